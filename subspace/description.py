@@ -1,0 +1,68 @@
+"""Offsets and embeddings as JSON and back: class, arguments, keys; tensors that no key rebuilds are held apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from subspace import embeddings, offsets
+from subspace.fixed import Fixed
+from subspace.offsets import Offset
+from subspace.random import Key
+
+
+class Held(dict[str, Tensor]):
+    """Tensors by name, each only once."""
+
+    def hold(self, tensor: Tensor, name: str | None = None) -> str:
+        """The name under which `tensor` is held, by default the next free number."""
+        for known, other in self.items():
+            if other is tensor:
+                return known
+        name = str(len(self)) if name is None else name
+        self[name] = tensor
+        return name
+
+
+def encode(value: Any, held: Held) -> Any:
+    """A description, or any argument in one, as JSON; its tensors go to `held`."""
+    if isinstance(value, Fixed):
+        kind = "offset" if isinstance(value, Offset) else "embedding"
+        return {"kind": kind} | {name: encode(argument, held) for name, argument in value.describe().items()}
+    if isinstance(value, Key):
+        return {"key": [value.seed, *value.path]}
+    if isinstance(value, Tensor):
+        return {"tensor": held.hold(value)}
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [encode(item, held) for item in value]
+    return value
+
+
+def decode(value: Any, like: Tensor, held: Mapping[str, Tensor], plugins: Sequence[type[Fixed]] = ()) -> Any:
+    """What `encode` described, built for the tensor `like`; classes are this package's and `plugins`, no others."""
+    if isinstance(value, list):
+        return [decode(item, like, held, plugins) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "key" in value and "kind" not in value:
+        seed, *path = value["key"]
+        return Key(seed, tuple(path))
+    if "tensor" in value:
+        return held[value["tensor"]].to(like.device)
+    known = _classes(value["kind"], plugins)
+    if value["class"] not in known:
+        raise ValueError(f"{value['kind']} must be one of {sorted(known)}, got {value['class']!r}: pass it in plugins=")
+    cls = known[value["class"]]
+    arguments = {k: decode(v, like, held, plugins) for k, v in value.items() if k not in ("kind", "class")}
+    if "like" in inspect.signature(cls).parameters:
+        arguments["like"] = like
+    return cls(**arguments)
+
+
+def _classes(kind: str, plugins: Sequence[type[Fixed]]) -> dict[str, type[Fixed]]:
+    package = offsets if kind == "offset" else embeddings
+    ours = [cast("type[Fixed]", getattr(package, name)) for name in package.__all__]
+    return {cls.__name__: cls for cls in (*ours, *(p for p in plugins if issubclass(p, Offset) == (kind == "offset")))}

@@ -1,0 +1,14 @@
+"""Embeddings: the fixed U of w = d + U theta, one file each.
+
+A new one is a file, a line here and a line in tests/cases.py.
+"""
+
+from subspace.embeddings.base import Embedding
+from subspace.embeddings.direct_sum import DirectSum
+from subspace.embeddings.direction import Direction
+from subspace.embeddings.gaussian import Gaussian
+from subspace.embeddings.identity import Identity
+from subspace.embeddings.scaled import Scaled
+from subspace.embeddings.sparse import Sparse
+
+__all__ = ["DirectSum", "Direction", "Embedding", "Gaussian", "Identity", "Scaled", "Sparse"]

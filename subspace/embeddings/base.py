@@ -1,0 +1,71 @@
+"""The interface of embeddings: a fixed injective linear map U from R^dim into the space of a weight.
+
+Only `forward` is abstract. The other products have defaults that are exact and slow, and are the reference that every
+override is tested against.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import LinearOperator, lsmr
+from torch import Tensor
+
+from subspace.fixed import Fixed, wide
+from subspace.random import Key
+
+
+class Embedding(Fixed, abc.ABC):
+    """A fixed injective linear map U: R^dim -> R^shape, or, with `of`, numel of the `of` rows of an injective one.
+
+    Raises ValueError if dim is outside [least_dim, of], `of` being numel unless given.
+    """
+
+    least_dim = 1
+
+    def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
+        super().__init__(like, key=key)
+        self.of = self.shape.numel() if of is None else of
+        if not self.least_dim <= dim <= self.of:
+            raise ValueError(f"dim must be in [{self.least_dim}, {self.of}], got {dim}")
+        self.dim = int(dim)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, theta: Tensor) -> Tensor: ...
+
+    @abc.abstractmethod
+    def forward(self, theta: Tensor) -> Tensor:
+        """U theta: (dim,) -> shape."""
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        """U^T w: shape -> (dim,)."""
+        theta: Tensor = torch.func.vjp(self, weight.new_zeros(self.dim))[1](weight)[0]
+        return theta
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        """U^+ w, the theta that minimises |U theta - w|: shape -> (dim,).  LSMR (Fong and Saunders 2011)."""
+        compute = wide(weight.dtype)
+
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values.ravel()).to(weight.device, weight.dtype)
+
+        def array(values: Tensor) -> np.ndarray:
+            return values.detach().flatten().cpu().double().numpy()
+
+        operator = LinearOperator(
+            (weight.numel(), self.dim),
+            matvec=lambda theta: array(self(tensor(theta))),
+            rmatvec=lambda w: array(self.adjoint(tensor(w).reshape(self.shape))),
+            dtype=np.float64,
+        )
+        eps = torch.finfo(compute).eps
+        return tensor(lsmr(operator, array(weight), atol=eps, btol=eps, conlim=0, maxiter=10 * self.dim + 100)[0])
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out)."""
+        return F.linear(x, self(theta))

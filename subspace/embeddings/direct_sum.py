@@ -1,0 +1,49 @@
+"""Embeddings side by side: U = [U_1, U_2, ...]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from subspace.embeddings.base import Embedding
+
+
+class DirectSum(Embedding):
+    """U theta = U_1 theta_1 + U_2 theta_2 + ..., theta the concatenation of theta_1, theta_2, ...
+
+    The caller's part: that the ranges meet only in 0. Raises ValueError where the shapes differ or the dims add up to
+    more than numel.
+
+    >>> from subspace.embeddings import Direction, Sparse
+    >>> from subspace.offsets import DCT
+    >>> like = torch.empty(1, 4)
+    >>> alpha_D_plus_S = DirectSum([Direction(DCT(like)), Sparse(like, index=torch.tensor([2]))])
+    >>> alpha_D_plus_S(torch.tensor([1.0, 5.0]))
+    tensor([[0.5000, 0.5000, 5.5000, 0.5000]])
+    """
+
+    def __init__(self, embeddings: Sequence[Embedding]) -> None:
+        shapes = {tuple(embedding.shape) for embedding in embeddings}
+        if len(shapes) != 1:
+            raise ValueError(f"embeddings must have one shape, got {sorted(shapes)}")
+        first = embeddings[0]
+        super().__init__(first.like.new_empty(()).expand(first.shape), sum(e.dim for e in embeddings))
+        self.embeddings = nn.ModuleList(embeddings)
+
+    def label(self) -> str:
+        return " + ".join(embedding.label() for embedding in self.embeddings)  # type: ignore[operator]
+
+    def _parts(self, theta: Tensor) -> list[tuple[Embedding, Tensor]]:
+        return list(zip(self.embeddings, theta.split([e.dim for e in self.embeddings]), strict=True))  # type: ignore
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return reduce(torch.add, [embedding(part) for embedding, part in self._parts(theta)])
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return torch.cat([embedding.adjoint(weight) for embedding in self.embeddings])  # type: ignore[operator]
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        return reduce(torch.add, [embedding.linear(part, x) for embedding, part in self._parts(theta)])

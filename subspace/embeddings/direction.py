@@ -1,0 +1,34 @@
+"""The line along a fixed tensor: with `DirectSum`, the trainable alpha of DCTpS."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+from subspace.offsets.base import Offset
+
+
+class Direction(Embedding):
+    """U theta = theta d, d an offset that is not zero; dim = 1. The column is d itself, not normalised.
+
+    >>> from subspace.offsets import DCT
+    >>> Direction(DCT(torch.empty(1, 4)))(torch.tensor([3.0]))
+    tensor([[1.5000, 1.5000, 1.5000, 1.5000]])
+    """
+
+    def __init__(self, offset: Offset) -> None:
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), 1)
+        self.offset = offset
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return theta.reshape(()) * self.offset()
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return (self.offset() * weight).sum().reshape(1)
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        d = self.offset()
+        return ((d * weight).sum() / (d * d).sum()).reshape(1)
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        return theta.reshape(()) * self.offset.linear(x)

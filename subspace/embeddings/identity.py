@@ -1,0 +1,28 @@
+"""U = identity: ordinary training."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+from subspace.random import Key
+
+
+class Identity(Embedding):
+    """U theta = theta in the weight's shape; dim = numel.
+
+    >>> Identity(torch.empty(2, 2))(torch.arange(4.0))
+    tensor([[0., 1.],
+            [2., 3.]])
+    """
+
+    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
+        super().__init__(like, like.numel(), key=key)
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return theta.reshape(self.shape)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return weight.reshape(-1)
+
+    coordinates = adjoint

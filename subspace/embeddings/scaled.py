@@ -1,0 +1,39 @@
+"""An embedding with its columns rescaled."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+
+
+class Scaled(Embedding):
+    """U diag(scale), scale of shape (dim,), finite and nowhere zero, in the state_dict.
+
+    >>> from subspace.embeddings import Identity
+    >>> Scaled(Identity(torch.empty(2)), torch.tensor([2.0, 3.0]))(torch.ones(2))
+    tensor([2., 3.])
+    """
+
+    scale: Tensor
+
+    def __init__(self, embedding: Embedding, scale: Tensor) -> None:
+        super().__init__(embedding.like.new_empty(()).expand(embedding.shape), embedding.dim, of=embedding.of)
+        if scale.shape != (self.dim,):
+            raise ValueError(f"scale must have shape ({self.dim},), got {tuple(scale.shape)}")
+        if not bool((scale.isfinite() & (scale != 0)).all()):
+            raise ValueError("scale must be finite and nowhere zero, got entries that are not")
+        self.embedding = embedding
+        self.register_buffer("scale", scale)
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return self.embedding(self.scale * theta)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return self.scale * self.embedding.adjoint(weight)
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        return self.embedding.coordinates(weight) / self.scale
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        return self.embedding.linear(self.scale * theta, x)

@@ -1,0 +1,82 @@
+"""k-sparse disjoint embedding: each theta is one entry of the weight; pruning, lottery tickets, the S of DCTpS.
+
+O(dim) memory: the index. Its columns are distinct unit vectors, so U^T U = I and U^+ = U^T, a gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+from subspace.fixed import required
+from subspace.random import Key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Sparse(Embedding):
+    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
+
+    Give `dim` and `key` for `dim` places at random (those for a smaller dim are among them), or the `index` itself. dim
+    may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
+    state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
+
+    >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
+    tensor([[0., 5.],
+            [0., 7.]])
+    """
+
+    index: Tensor
+    least_dim = 0
+
+    def __init__(
+        self, like: Tensor, dim: int | None = None, *, key: Key | None = None, index: Tensor | None = None
+    ) -> None:
+        if (dim is None) == (index is None):
+            raise TypeError(f"exactly one of dim and index must be given, got dim={dim} and index={index}")
+        if index is not None:
+            index = _checked(index, like)
+        super().__init__(like, dim if index is None else len(index), key=key)  # type: ignore[arg-type]
+        self.register_buffer("index", torch.empty(self.dim, dtype=torch.int64, device=self.like.device))
+        self.index.copy_(self.random_index() if index is None else index)
+
+    def random_index(self) -> Tensor:
+        """The sorted index that the key stands for: (dim,) int64, on the CPU."""
+        places = required(self.key, self).distinct(self.shape.numel(), self.dim)
+        return torch.from_numpy(places).sort().values
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        was_meta = self.index.is_meta
+        super()._apply(fn, recurse)
+        if was_meta and self.key is not None:
+            self.index.copy_(self.random_index())
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
+        chosen = {"dim": self.dim, "key": self.key} if rebuilt else {"index": self.index}
+        return {"class": type(self).__name__} | chosen
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return theta.new_zeros(self.shape.numel()).scatter(0, self.index, theta).reshape(self.shape)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return weight.reshape(-1)[self.index]
+
+    coordinates = adjoint
+
+
+def _checked(index: Tensor, like: Tensor) -> Tensor:
+    if index.ndim != 1 or index.dtype != torch.int64:
+        raise TypeError(f"index must be a 1-d int64 tensor, got {index.ndim}-d {index.dtype}")
+    index = index.sort().values
+    if len(index) and not (int(index[0]) >= 0 and int(index[-1]) < like.numel()):
+        raise ValueError(f"index must be in [0, {like.numel()}), got {int(index[0])} ... {int(index[-1])}")
+    if repeated := int((index.diff() == 0).sum()):
+        raise ValueError(f"index must have distinct entries, got {repeated} repeated")
+    return index

@@ -1,0 +1,43 @@
+"""Two numbers that tell one (d, U) from another: <r, d> and <r, U z>, for fixed pseudo-random r and z.
+
+They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
+gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subspace.parametrization import SubspaceParametrization
+from subspace.random import Key
+
+NARROW = (torch.float16, torch.bfloat16)
+
+
+class Probe(NamedTuple):
+    """<r, x>, and the difference from it that rounding can explain."""
+
+    value: float
+    tolerance: float
+
+
+def probe(x: Tensor) -> Probe:
+    """<r, x> for r uniform on (-1, 1), in float64."""
+    flat = x.detach().flatten().cpu().double()
+    relative = 1e-2 if x.dtype in NARROW else 1e-4
+    return Probe(float(flat @ _numbers("r", x.numel())), relative * float(flat.norm()))
+
+
+def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
+    """The probes of d and of U z."""
+    offset, embedding = parametrization.offset, parametrization.embedding
+    z = _numbers("z", embedding.dim).to(embedding.like)
+    with torch.no_grad():
+        return {"d": probe(offset()), "U": probe(embedding(z))}
+
+
+def _numbers(name: str, n: int) -> Tensor:
+    return torch.from_numpy(2 * Key(0).fold("fingerprint").fold(name).uniform(n) - 1)

@@ -1,0 +1,72 @@
+"""What offsets and embeddings have in common: they are fixed, and rebuilt from a key rather than stored."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from subspace.random import Key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Fixed(nn.Module):
+    """Something fixed that belongs to one tensor: no Parameters, and no dense state that its key can rebuild.
+
+    It follows the dtype and device of the module it is registered on. What it holds, it holds as plain tensors, not as
+    buffers: DistributedDataParallel would broadcast those at every forward.
+
+    A plug-in keeps each argument of its constructor as an attribute of the same name: that is how `describe` finds
+    them.
+    """
+
+    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
+        if not (isinstance(like, Tensor) and like.is_floating_point()):
+            raise TypeError(f"like must be a real floating-point tensor, got {getattr(like, 'dtype', like)}")
+        if not (key is None or isinstance(key, Key)):
+            raise TypeError(f"key must be a subspace.Key, got {key!r}")
+        super().__init__()
+        self.shape, self.key = like.shape, key
+        self.like = like.detach().new_empty(0)  # carries dtype and device
+
+    def describe(self) -> dict[str, Any]:
+        """The class's name and what its constructor takes besides `like`: enough to build it again."""
+        arguments = [name for name in inspect.signature(type(self)).parameters if name != "like"]
+        return {"class": type(self).__name__} | {name: getattr(self, name) for name in arguments}
+
+    def label(self) -> str:
+        """A short name, as "Direction(DCT)"."""
+        parts = ", ".join(child.label() for child in self.children() if isinstance(child, Fixed))
+        return f"{type(self).__name__}({parts})" if parts else type(self).__name__
+
+    def rebuild(self) -> None:
+        """Build again whatever is held, from the key, for the present dtype and device."""
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        before = self.like
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.like = fn(before)
+        if (self.like.dtype, self.like.device) != (before.dtype, before.device):
+            self.rebuild()
+        return self
+
+    def extra_repr(self) -> str:
+        shown = {name: value for name, value in self.describe().items() if isinstance(value, bool | int | float | str)}
+        return ", ".join([f"shape={tuple(self.shape)}", *(f"{k}={v}" for k, v in shown.items() if k != "class")])
+
+
+def required(key: Key | None, owner: object) -> Key:
+    """The key, or a TypeError that says who needs one."""
+    if key is None:
+        raise TypeError(f"{type(owner).__name__} needs a key=, got None")
+    return key
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: float32 for half types."""
+    return dtype if dtype == torch.float64 else torch.float32

@@ -1,0 +1,34 @@
+"""d = the weights as they are: fine-tuning in a subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from subspace.offsets.base import Offset
+from subspace.random import Key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Pretrained(Offset):
+    """d = a copy of `like`. It is in no checkpoint and no state_dict: load the pretrained weights, then register.
+
+    Raises ValueError if a value is not finite.
+    """
+
+    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
+        super().__init__(like, key=key)
+        if not like.is_meta and not bool(like.isfinite().all()):
+            raise ValueError(f"pretrained weights must be finite, got {int((~like.isfinite()).sum())} that are not")
+        self.weight = like.detach().clone()
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.weight = fn(self.weight)
+        return super()._apply(fn, recurse)

@@ -1,0 +1,199 @@
+"""w = d + U theta on any tensor of any module, through `torch.nn.utils.parametrize`.
+
+The tensor's own Parameter becomes theta, re-shaped in place: optimizers, state_dict, autocast, torch.func,
+torch.compile and DistributedDataParallel need to know nothing of it. This is the only file that knows parametrize's
+internals.
+
+Two rules follow from that. Register before the optimizer's first step: its state would keep the weight's old shape. And
+every read of a parametrized tensor computes it: where a forward pass reads one twice, wrap it in
+`torch.nn.utils.parametrize.cached()`. With `torch.func.functional_call`, override theta
+(`parametrizations.weight.original`), not the weight: an override of the weight would be projected onto the subspace.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subspace.embeddings import Embedding
+from subspace.offsets import Offset
+
+
+class SubspaceParametrization(nn.Module):
+    """theta -> d + U theta; its right inverse is w -> U^+ (w - d), the nearest point of the subspace."""
+
+    def __init__(self, offset: Offset, embedding: Embedding) -> None:
+        if offset.shape != embedding.shape:
+            raise ValueError(
+                f"offset and embedding must have one shape, got {tuple(offset.shape)} and {tuple(embedding.shape)}"
+            )
+        super().__init__()
+        self.offset, self.embedding = offset, embedding
+
+    @property
+    def dim(self) -> int:
+        """The length of theta."""
+        return self.embedding.dim
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """d + U theta: (dim,) -> shape."""
+        return self.offset() + self.embedding(theta)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """U^+ (w - d): shape -> (dim,)."""
+        return self.embedding.coordinates(weight - self.offset())
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
+        return self.offset.linear(x) + self.embedding.linear(theta, x)
+
+
+class Subspace(NamedTuple):
+    """A handle on one parametrized tensor; it holds no state of its own."""
+
+    module: nn.Module
+    name: str
+    parametrization: SubspaceParametrization
+
+    @property
+    def theta(self) -> nn.Parameter:
+        """The trained numbers: (dim,)."""
+        return cast(nn.Parameter, _original(self.module, self.name).original)
+
+
+def check(module: nn.Module, name: str, parametrization: SubspaceParametrization) -> nn.Parameter:
+    """The Parameter that `register` would turn into theta; raises what `register` raises, touching nothing."""
+    if parametrize.is_parametrized(module, name):
+        raise ValueError(f"{name} must not be parametrized yet, got one that is")
+    parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    if name not in parameters:
+        raise ValueError(f"name must be one of {sorted(parameters)}, got {name!r}")
+    weight = parameters[name]
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
+    if not weight.is_floating_point():
+        raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
+    if tied := [n for n, p in parameters.items() if p is weight and n != name]:
+        raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
+    if weight.shape != parametrization.offset.shape:
+        raise ValueError(
+            f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, "
+            f"got {tuple(parametrization.offset.shape)}"
+        )
+    for part in (parametrization.offset, parametrization.embedding):
+        if (part.like.dtype, part.like.device) != (weight.dtype, weight.device):
+            raise ValueError(
+                f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
+                f"got {part.like.dtype} on {part.like.device}"
+            )
+    return weight
+
+
+def register(
+    module: nn.Module, name: str, offset: Offset, embedding: Embedding, theta: Tensor | None = None
+) -> Subspace:
+    """Make module's Parameter `name` equal to d + U theta, theta trained in its place.
+
+    theta: (dim,), where training starts; by default U^+ (w - d), the point of the subspace nearest to the present
+    weight. The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one.
+
+    Raises ValueError if the module has no such Parameter, or it is parametrized already, or under two names, or its
+    shape, dtype or device is not that of `offset` and `embedding`; TypeError if it is not real floating-point. The
+    module is then as it was. A Parameter tied to one of another module cannot be seen from here; `recipes` refuse it.
+
+    >>> from subspace.offsets import DCT
+    >>> from subspace.embeddings import Sparse
+    >>> from subspace.random import Key
+    >>> layer = nn.Linear(100, 100)
+    >>> space = register(layer, "weight", DCT(layer.weight), Sparse(layer.weight, 10, key=Key(0)))
+    >>> space.theta.shape, layer.weight.shape
+    (torch.Size([10]), torch.Size([100, 100]))
+    """
+    parametrization = SubspaceParametrization(offset, embedding)
+    weight = check(module, name, parametrization)
+    with torch.no_grad():
+        start = parametrization.right_inverse(weight) if theta is None else theta.detach().to(weight)
+    if start.shape != (embedding.dim,):
+        raise ValueError(f"theta must have shape ({embedding.dim},), got {tuple(start.shape)}")
+    weight.grad = None  # of the old shape
+    parametrization.__dict__["right_inverse"] = lambda _: start.clone(memory_format=torch.contiguous_format)
+    parametrize.register_parametrization(module, name, parametrization, unsafe=True)
+    del parametrization.__dict__["right_inverse"]
+    weight.requires_grad_(True)
+    type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
+    return Subspace(module, name, parametrization)
+
+
+def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
+    """Every registered tensor of the model with its qualified name, as ("layer1.weight", Subspace)."""
+    for prefix, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for name, parametrization in cast(nn.ModuleDict, module.parametrizations).items():
+                if isinstance(first := cast(nn.ModuleList, parametrization)[0], SubspaceParametrization):
+                    yield f"{prefix}.{name}".lstrip("."), Subspace(module, name, first)
+
+
+def share(model: nn.Module, theta: nn.Parameter) -> None:
+    """Make `theta` the theta of every subspace of the model: ordinary weight tying, one gradient, their sum.
+
+    Make the optimizer afterwards. Raises ValueError if a subspace's dim, dtype or device differs from theta's, or there
+    is no subspace; the model is then as it was.
+    """
+    spaces = [space for _, space in subspaces(model)]
+    if not spaces:
+        raise ValueError("model must have at least one registered subspace, got none")
+    tie(spaces, theta)
+
+
+def tie(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
+    """Make `theta` the theta of these subspaces; raises as `share`."""
+    for space in spaces:
+        old = space.theta
+        if (old.shape, old.dtype, old.device) != (theta.shape, theta.dtype, theta.device):
+            raise ValueError(
+                f"theta must be {tuple(old.shape)} {old.dtype} on {old.device} for {space.name}, "
+                f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
+            )
+    for space in spaces:
+        _original(space.module, space.name).original = theta
+
+
+def materialize(model: nn.Module) -> nn.Module:
+    """A copy of the model with plain dense Parameters in place of its subspaces; the model stays as it is."""
+    dense = copy.deepcopy(model)
+    for _, space in list(subspaces(dense)):
+        with torch.no_grad():
+            weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
+        _original(space.module, space.name).original = nn.Parameter(weight.detach())  # in case theta is shared
+        parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
+        setattr(space.module, space.name, weight)
+    return dense
+
+
+def _original(module: nn.Module, name: str) -> Any:
+    return cast(nn.ModuleDict, module.parametrizations)[name]
+
+
+def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Copy a parametrized module, with a class of its own.
+
+    torch injects a class per module, whose properties remember that module; a plain deepcopy shares it, so that
+    removing the copy's parametrizations would destroy the original's, and `cached()` would give one the other's
+    weights.
+    """
+    for stale in getattr(module, "_flat_weights", []):  # an RNN's computed weights of its last forward pass
+        if isinstance(stale, Tensor) and not stale.is_leaf:
+            memo[id(stale)] = stale.detach()
+    names = list(cast(nn.ModuleDict, module.parametrizations))
+    own = {key: value for key, value in vars(type(module)).items() if key not in names}
+    replica: nn.Module = module.__new__(type(type(module).__name__, type(module).__bases__, own))
+    memo[id(module)] = replica
+    replica.__dict__ = copy.deepcopy(module.__dict__, memo)
+    for name in names:
+        parametrize._inject_property(replica, name)
+    return replica

@@ -1,0 +1,18 @@
+"""The `subspace` command. It loads what it needs only when called, as every worker process imports this module too."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; one sentence where the study's extra is not installed."""
+    try:
+        from subspace.study.app import app
+    except ModuleNotFoundError as missing:
+        sys.exit(f"subspace needs {missing.name} for its studies: pip install 'torch-subspace[study]'")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Live bars: one over the grid with the time left, and under it one for each run under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from subspace.study.config import Run
+from subspace.study.progress import Progress
+from subspace.study.store import Record
+
+
+class LiveProgress(Progress):
+    """For a terminal: runs that end well only move the bar, failures stay as lines above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(),
+        )
+        self.bars = Bars(*columns, console=console, speed_estimate_period=120, transient=True)
+        self.tasks: dict[Run, TaskID] = {}
+        self.epochs: dict[Run, int] = {}
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        super().expect(runs)
+        self.total = self.bars.add_task("study", total=self.cost, count=f"0/{len(runs)} runs")
+        self.bars.start()
+
+    def begin(self, run: Run) -> None:
+        self.tasks[run] = self.bars.add_task(f"  {run}", total=run.training.epochs, count="starting")
+
+    def epoch(self, run: Run, epochs: int) -> None:
+        self.epochs[run] = epochs
+        self.bars.update(self.tasks[run], completed=epochs, count=f"epoch {epochs}/{run.training.epochs}")
+        self._move()
+
+    def end(self, run: Run, record: Record) -> None:
+        self.bars.remove_task(self.tasks.pop(run))
+        self.epochs.pop(run, None)
+        super().end(run, record)
+        self._move()
+
+    def show(self, text: str, failed: bool) -> None:
+        if failed:
+            self.say(text)
+
+    def _move(self) -> None:
+        under_way = sum(run.cost * epochs / run.training.epochs for run, epochs in self.epochs.items())
+        self.bars.update(
+            self.total, completed=self.cost - self.left + under_way, count=f"{self.done}/{self.runs} runs"
+        )

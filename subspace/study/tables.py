@@ -1,0 +1,70 @@
+"""Results as tables: one row per run, and one per method and density over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd  # type: ignore[import-untyped]
+from rich.table import Table
+
+from subspace.study.methods import METHODS
+from subspace.study.store import Record
+
+SIZES = ["weights", "theta", "alpha", "bias", "norm", "other", "trained_bytes", "stored_bytes"]
+FIGURES = ["test_accuracy", "train_loss", *SIZES, "seconds"]
+
+
+def runs_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run: its configuration, how it ended, and `FIGURES`; a failed run has its error and no figures.
+
+    test_accuracy is a fraction of the test images after the last epoch. theta and the columns after it count numbers
+    that train: the entries of theta without alpha, alpha, and what trains beside theta, by kind.
+    """
+    rows = [row(record) for record in records]
+    return pd.DataFrame(rows, columns=None if rows else ["method", "density", "status", "error", *FIGURES])
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A record, flat."""
+    configuration = dict(record["configuration"])
+    flat = {**configuration.pop("training"), **configuration, "status": record["status"], "error": record["error"]}
+    metrics = record["metrics"]
+    if not metrics:
+        return flat | dict.fromkeys(FIGURES)
+    flat |= {name: metrics[name] for name in FIGURES if name in metrics}
+    flat |= {kind: metrics["beside"].get(kind, 0) for kind in ("bias", "norm", "other")}
+    flat |= {name: metrics[name][-1] for name in ("test_accuracy", "train_loss")}
+    return flat | {"theta": metrics["dim"] - metrics["alpha"]}
+
+
+def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and density: test accuracy over the finished seeds, and what a run trains and stores.
+
+    std is the sample standard deviation (n - 1; NaN for one seed). Methods are in the order of `METHODS`, densities fall.
+    """
+    groups = runs[runs["status"] == "finished"].groupby(["method", "density"], dropna=False)
+    figures = groups["test_accuracy"].agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "seeds"})
+    table = figures.join(groups[SIZES].max()).reset_index()
+    table["order"] = table["method"].map(list(METHODS).index)
+    return table.sort_values(["order", "density"], ascending=[True, False]).drop(columns="order").reset_index(drop=True)
+
+
+def printed(table: pd.DataFrame) -> Table:
+    """`summary_table` for people: accuracy in per cent, sizes in numbers and kB."""
+    shown = Table(title="Test accuracy: mean ± standard deviation over seeds", title_justify="left")
+    shown.add_column("method")
+    for name in ("density", "accuracy %", "seeds", "theta", "beside it", "stored"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for line in table.to_dict("records"):
+        kinds = [f"{int(line[kind]):,} {kind}" for kind in ("alpha", "bias", "norm", "other") if line[kind]]
+        shown.add_row(
+            METHODS[line["method"]].label,
+            "dense" if pd.isna(line["density"]) else f"{line['density']:.4g}",
+            f"{100 * line['mean']:.1f}" + ("" if pd.isna(line["std"]) else f" ± {100 * line['std']:.1f}"),
+            str(line["seeds"]),
+            f"{int(line['theta']):,}",
+            ", ".join(kinds) or "-",
+            f"{line['stored_bytes'] / 1000:,.1f} kB",
+        )
+    return shown
