@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Transform = Callable[[Tensor], Tensor]
+from subspace.linear_map import LinearMap
 
 
 def dct(x: Tensor) -> Tensor:
@@ -24,15 +24,13 @@ def dct(x: Tensor) -> Tensor:
     tensor([2., 0., 0., 0.])
     """
     _check(x)
-    y: Tensor = torch.ops.subspace.dct(x)
-    return y
+    return _DCT(x)
 
 
 def idct(y: Tensor) -> Tensor:
     """Inverse, and transpose, of `dct`: (..., n) -> (..., n)."""
     _check(y)
-    x: Tensor = torch.ops.subspace.idct(y)
-    return x
+    return _IDCT(y)
 
 
 def fwht(x: Tensor) -> Tensor:
@@ -45,8 +43,7 @@ def fwht(x: Tensor) -> Tensor:
     _check(x)
     if (n := x.shape[-1]) & (n - 1):
         raise ValueError(f"the length of the last axis must be a power of two, got {n}")
-    y: Tensor = torch.ops.subspace.fwht(x)
-    return y
+    return _FWHT(x)
 
 
 def _check(x: Tensor) -> None:
@@ -96,28 +93,18 @@ def _fwht(x: Tensor) -> Tensor:
     return y.reshape(x.shape)
 
 
-def _operator(name: str, transform: Transform, adjoint: str) -> None:
-    """Register `subspace::name`: `transform`, in at least float32, with `subspace::adjoint` as backward."""
-
-    def compute(x: Tensor) -> Tensor:
-        if x.numel() == 0:
-            return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _transform(name: str, transform: Callable[[Tensor], Tensor]) -> LinearMap:
+    def product(x: Tensor) -> Tensor:
+        if x.numel() == 0:  # which some FFT libraries refuse
+            return like(x)
         wide = x if x.dtype == torch.float64 else x.float()
         return transform(wide).to(x.dtype).contiguous()
 
-    def backward(_: object, gradient: Tensor) -> Tensor:
-        y: Tensor = getattr(torch.ops.subspace, adjoint)(gradient)
-        return y
+    def like(x: Tensor) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
 
-    def vmap(_: object, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
-        return operator(x.movedim(in_dims[0], 0)), 0
-
-    operator = torch.library.custom_op(f"subspace::{name}", compute, mutates_args=(), schema="(Tensor x) -> Tensor")
-    operator.register_fake(lambda x: torch.empty_like(x, memory_format=torch.contiguous_format))
-    operator.register_autograd(backward)
-    operator.register_vmap(vmap)
+    return LinearMap(name, product, like)
 
 
-_operator("dct", _dct, adjoint="idct")
-_operator("idct", _idct, adjoint="dct")
-_operator("fwht", _fwht, adjoint="fwht")
+_DCT, _IDCT, _FWHT = _transform("dct", _dct), _transform("idct", _idct), _transform("fwht", _fwht)
+_DCT.adjoint, _IDCT.adjoint = _IDCT, _DCT

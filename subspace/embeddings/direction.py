@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace.embeddings.base import Embedding
-from subspace.offsets.base import Offset
+from subspace.offsets import Offset, Zero
 
 
 class Direction(Embedding):
@@ -17,6 +17,8 @@ class Direction(Embedding):
     """
 
     def __init__(self, offset: Offset) -> None:
+        if isinstance(offset, Zero):
+            raise ValueError("offset must not be zero, got Zero")
         super().__init__(offset.like.new_empty(()).expand(offset.shape), 1)
         self.offset = offset
 

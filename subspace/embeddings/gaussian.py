@@ -8,13 +8,13 @@ rows, in the backward pass too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from subspace.embeddings.base import Embedding
 from subspace.fixed import required, wide
+from subspace.linear_map import LinearMap, Product
 from subspace.random import Key
 
 STORED = 1 << 29  # entries up to which U is stored unless told otherwise: 2 GiB in float32
@@ -35,6 +35,7 @@ class Gaussian(Embedding):
         self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None, stored: bool | None = None
     ) -> None:
         super().__init__(like, dim, key=required(key, self), of=of)
+        self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
         self.stored = like.numel() * dim <= STORED if stored is None else stored
         self.rebuild()
 
@@ -43,29 +44,27 @@ class Gaussian(Embedding):
 
     def _drawn(self) -> Tensor:
         matrix = self.like.new_empty(self.shape.numel(), self.dim)
-        for start, block in _blocks(matrix, *self._map()):
+        for start, block in _blocks(matrix, *self._constants()):
             matrix[start : start + len(block)] = block
         return matrix
 
-    def _map(self) -> tuple[str, int, int, int]:
-        return str(self.key), self.shape.numel(), self.dim, self.of
+    def _constants(self) -> tuple[str, int, int, int]:
+        return self._stream, self.shape.numel(), self.dim, self.of
 
     def forward(self, theta: Tensor) -> Tensor:
         if self.matrix is not None:
             return torch.mv(self.matrix, theta).reshape(self.shape)
-        w: Tensor = torch.ops.subspace.gaussian(theta, *self._map())
-        return w.reshape(self.shape)
+        return _U(theta, *self._constants()).reshape(self.shape)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         if self.matrix is not None:
             return torch.mv(self.matrix.T, weight.reshape(-1))
-        theta: Tensor = torch.ops.subspace.gaussian_adjoint(weight.reshape(-1), *self._map())
-        return theta
+        return _U_T(weight.reshape(-1), *self._constants())
 
     def column_norms(self) -> Tensor:
         """|U_j| for every column: (dim,) float64 on the CPU."""
         squares = torch.zeros(self.dim, dtype=torch.float64)
-        drawn = (block for _, block in _blocks(squares, *self._map()))
+        drawn = (block for _, block in _blocks(squares, *self._constants()))
         for block in drawn if self.matrix is None else torch.split(self.matrix, _rows(self.dim)):
             squares += block.cpu().double().square().sum(0)
         return squares.sqrt()
@@ -75,54 +74,36 @@ def _rows(dim: int) -> int:
     return max(1, BLOCK // dim)
 
 
-def _blocks(like: Tensor, key: str, numel: int, dim: int, of: int) -> Iterator[tuple[int, Tensor]]:
+def _blocks(like: Tensor, stream: str, numel: int, dim: int, of: int) -> Iterator[tuple[int, Tensor]]:
     """(first row, rows of U) after one another, in at least float32 on like's device."""
-    parsed, dtype = Key.parse(key), wide(like.dtype)
+    parsed, dtype = Key.parse(stream), wide(like.dtype)
     for start in range(0, numel, _rows(dim)):
         count = min(_rows(dim), numel - start)
         values = parsed.normal(count * dim, start * dim, dtype=str(dtype).removeprefix("torch."))
         yield start, torch.from_numpy(values).mul_(of**-0.5).reshape(count, dim).to(like.device)
 
 
-def _product(theta: Tensor, key: str, numel: int, dim: int, of: int) -> Tensor:
+def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     out = theta.new_empty(*theta.shape[:-1], numel)
-    for start, block in _blocks(theta, key, numel, dim, of):
+    for start, block in _blocks(theta, stream, numel, dim, of):
         out[..., start : start + len(block)] = theta.to(block.dtype) @ block.T
     return out
 
 
-def _adjoint(weight: Tensor, key: str, numel: int, dim: int, of: int) -> Tensor:
+def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     out = torch.zeros(*weight.shape[:-1], dim, dtype=wide(weight.dtype), device=weight.device)
-    for start, block in _blocks(weight, key, numel, dim, of):
+    for start, block in _blocks(weight, stream, numel, dim, of):
         out += weight[..., start : start + len(block)].to(block.dtype) @ block
     return out.to(weight.dtype)
 
 
-def _operator(name: str, product: Callable[..., Tensor], adjoint: str, length: Callable[[int, int], int]) -> None:
-    """Register `subspace::name`: one way through U, along the last axis, with the other way as its backward."""
-    operator = torch.library.custom_op(
-        f"subspace::{name}",
-        product,
-        mutates_args=(),
-        schema="(Tensor x, str key, SymInt numel, SymInt dim, SymInt of) -> Tensor",
-    )
-
-    def fake(x: Tensor, key: str, numel: int, dim: int, of: int) -> Tensor:
+def _map(name: str, product: Product, length: Callable[[int, int], int]) -> LinearMap:
+    def like(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
         return x.new_empty(*x.shape[:-1], length(numel, dim))
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.map = inputs[1:]
-
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return getattr(torch.ops.subspace, adjoint)(gradient, *ctx.map), None, None, None, None
-
-    def vmap(_: object, in_dims: tuple[int, ...], x: Tensor, *u: Any) -> tuple[Tensor, int]:
-        return operator(x.movedim(in_dims[0], 0), *u), 0
-
-    operator.register_fake(fake)
-    operator.register_autograd(backward, setup_context=setup_context)
-    operator.register_vmap(vmap)
+    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of")
 
 
-_operator("gaussian", _product, "gaussian_adjoint", lambda numel, dim: numel)
-_operator("gaussian_adjoint", _adjoint, "gaussian", lambda numel, dim: dim)
+_U = _map("gaussian", _product, lambda numel, dim: numel)
+_U_T = _map("gaussian_adjoint", _adjoint, lambda numel, dim: dim)
+_U.adjoint, _U_T.adjoint = _U_T, _U

@@ -1,7 +1,10 @@
 """How many entries each tensor gets: budgets, exact in total and nested (a larger total takes from no tensor).
 
-Every budget is one monotone rule, level -> a count for every tensor. `apportion` takes the highest level whose total is
-not too large, and gives what is left one each to the first tensors that the next level would give more.
+Every exact budget is min(numel, eps * share) for some share of each tensor, with eps such that the total is exact:
+what does not fit into a tensor goes to the others. `apportion` solves any such monotone rule, level -> a count for
+every tensor: it takes the highest level whose total is not too large, and gives what is left one each to the first
+tensors that the next level would give more. The global budget, which lets scores of all tensors compete, is no rule on
+shapes: it is what `select` does when it is given no budget.
 """
 
 from __future__ import annotations
@@ -20,19 +23,75 @@ def uniform(shapes: Sequence[Size], total: int) -> list[int]:
     >>> uniform([Size([100]), Size([10]), Size([40])], 15)
     [10, 1, 4]
     """
-    numels = [shape.numel() for shape in shapes]
-    unit = 4 * sum(numels)
-    return apportion(lambda level: [(2 * n * level + unit) // (2 * unit) for n in numels], unit, total)
+    return _shared([shape.numel() for shape in shapes], shapes, total)
 
 
 def epl(shapes: Sequence[Size], total: int) -> list[int]:
-    """Equal per layer (Price and Tanner 2021): the same count in every tensor; what does not fit goes to the others.
+    """Equal per layer (Price and Tanner 2021): the same count in every tensor.
 
     >>> epl([Size([100]), Size([10]), Size([40])], 70)
     [30, 10, 30]
     """
-    numels = [shape.numel() for shape in shapes]
-    return apportion(lambda level: [min(n, level) for n in numels], max(numels), total)
+    return _shared([1] * len(shapes), shapes, total)
+
+
+def epl_to_last(shapes: Sequence[Size], total: int) -> list[int]:
+    """Equal per layer by the authors' rule: whatever does not fit goes to the last tensor, and there may be lost.
+
+    For comparison with their figures only: it is not exact. It overfills the last tensor before the others have had
+    their share, loses what does not fit there, and rounds every tensor on its own.
+
+    >>> epl_to_last([Size([10]), Size([100]), Size([40])], 90), epl_to_last([Size([10]), Size([100]), Size([40])], 129)
+    ([10, 30, 40], [10, 43, 40])
+    """
+    counts = [min(shape.numel(), total / len(shapes)) for shape in shapes]
+    counts[-1] = min(counts[-1] + total - sum(counts), shapes[-1].numel())
+    return [round(count) for count in counts]
+
+
+def epf(shapes: Sequence[Size], total: int) -> list[int]:
+    """Equal per filter (Price and Tanner 2021): the same count in every row of every tensor.
+
+    This fixes each tensor's total; with `groups=rows` the entries are also spread evenly inside it, so that no two rows
+    of a tensor differ by more than one. (The authors' code fixes the totals only.)
+
+    >>> epf([Size([2, 9]), Size([5, 9]), Size([3, 2])], 30)
+    [7, 17, 6]
+    """
+    return _shared([_axes(shape)[0] for shape in shapes], shapes, total)
+
+
+def er(shapes: Sequence[Size], total: int) -> list[int]:
+    """Erdos-Renyi (Mocanu et al. 2018): density proportional to (n_in + n_out) / (n_in n_out), kernels not counted.
+
+    >>> er([Size([100, 100]), Size([10, 100]), Size([10, 10, 3, 3])], 600)
+    [245, 135, 220]
+    """
+    return _shared([sum(_axes(s)[:2]) * s[2:].numel() for s in shapes], shapes, total)
+
+
+def erk(shapes: Sequence[Size], total: int) -> list[int]:
+    """Erdos-Renyi-Kernel (Evci et al. 2020): density proportional to the sum of the axes over their product.
+
+    The authors' iteration: where that exceeds 1 the tensor is dense, and eps is solved again for the others. (The DCTpS
+    code clips instead, and loses the excess.)
+
+    >>> erk([Size([100, 100]), Size([10, 100]), Size([10, 10, 3, 3])], 600)
+    [357, 197, 46]
+    """
+    return _shared([sum(_axes(shape)) for shape in shapes], shapes, total)
+
+
+def _axes(shape: Size) -> tuple[int, ...]:
+    return tuple(shape) or (1,)
+
+
+def _shared(shares: Sequence[int], shapes: Sequence[Size], total: int) -> list[int]:
+    """min(numel, eps * share) rounded; a level is 1 / unit of eps, fine enough to add at most one to any tensor."""
+    caps, unit = [shape.numel() for shape in shapes], 4 * max(1, sum(shares))
+    top = unit * max(-(-cap // max(1, share)) for cap, share in zip(caps, shares, strict=True))
+    rule = list(zip(shares, caps, strict=True))
+    return apportion(lambda level: [min((2 * s * level + unit) // (2 * unit), cap) for s, cap in rule], top, total)
 
 
 def apportion(counts: Callable[[int], list[int]], top: int, total: int) -> list[int]:
@@ -48,3 +107,16 @@ def apportion(counts: Callable[[int], list[int]], top: int, total: int) -> list[
     for i in [i for i, (now, then) in enumerate(zip(base, above, strict=True)) if then > now][:left]:
         base[i] += 1
     return base
+
+
+def entries(numel: int, density: float | None, dim: int | None) -> int:
+    """How many of `numel` weights exactly one of density and dim asks for; ValueError outside (0, 1] and [1, numel]."""
+    if (density is None) == (dim is None):
+        raise TypeError(f"exactly one of density and dim must be given, got density={density} and dim={dim}")
+    if density is not None and not 0 < density <= 1:
+        raise ValueError(f"density must be in (0, 1], got {density}")
+    count = round(density * numel) if density is not None else dim
+    if count is None or not 1 <= count <= numel:
+        asked = f"dim={dim}" if density is None else f"density={density}, which is {count} entries"
+        raise ValueError(f"dim must be in [1, {numel}], got {asked}")
+    return count

@@ -43,6 +43,7 @@ class Gaussian(Offset):
             raise ValueError(f"distribution must be 'normal' or 'uniform', got {distribution!r}")
         if fan not in ("in", "out", "average"):
             raise ValueError(f"fan must be 'in', 'out' or 'average', got {fan!r}")
+        self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
         self.distribution, self.fan, self.gain, self.keep = distribution, fan, gain, keep
         self.rebuild()
 
@@ -60,7 +61,7 @@ class Gaussian(Offset):
 
     def _draw(self) -> Tensor:
         uniform = self.distribution == "uniform"
-        d: Tensor = torch.ops.subspace.draw(str(self.key), self.shape, uniform, self.std, self.like)
+        d: Tensor = torch.ops.subspace.draw(self._stream, self.shape, uniform, self.std, self.like)
         return d
 
     def forward(self) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +13,14 @@ from subspace.study.config import Run, Study, Training
 from subspace.study.live import LiveProgress
 from subspace.study.methods import METHODS
 from subspace.study.plots import accuracy_against_density
-from subspace.study.progress import Progress, duration
+from subspace.study.progress import Progress, duration, outcome
 from subspace.study.runner import carry_out, unfinished
-from subspace.study.store import Store
+from subspace.study.store import Record, Store
 from subspace.study.tables import printed, runs_table, summary_table
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-DEFAULT = Study()
+DEFAULT = Training()
+OUT = Path("subspace-study")
 
 
 @app.callback()
@@ -31,17 +30,78 @@ def subspace() -> None:
 
 @app.command()
 def study(
-    methods: Annotated[str, typer.Option(help="names with commas between")] = ",".join(METHODS),
-    densities: Annotated[str, typer.Option(help="fractions in (0, 1] with commas between")] = "0.1,0.01,0.001",
-    seeds: Annotated[int, typer.Option(help="how many: seeds 0, 1, ...")] = DEFAULT.seeds,
-    epochs: Annotated[int, typer.Option(help="passes over the training images")] = DEFAULT.training.epochs,
-    batch: Annotated[int, typer.Option(help="images per step")] = DEFAULT.training.batch,
+    methods: Annotated[str, typer.Option(help="names, with commas between")] = ",".join(METHODS),
+    densities: Annotated[str, typer.Option(help="fractions in (0, 1], with commas between")] = "0.1,0.01,0.001",
+    seeds: Annotated[int, typer.Option(min=1, help="how many: seeds 0, 1, ...")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = DEFAULT.epochs,
+    batch: Annotated[int, typer.Option(min=1, help="images per step")] = DEFAULT.batch,
     learning_rate: Annotated[
-        float, typer.Option(help="Adam's, of the dense network; at density P it is divided by the square root of P")
-    ] = DEFAULT.training.learning_rate,
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
-    out: Annotated[Path, typer.Option(help="directory of the results; what is finished there is not run again")] = Path(
-        "subspace-study"
-    ),
+        float, typer.Option(help="Adam's for the dense network; at density P, divided by the square root of P")
+    ] = DEFAULT.learning_rate,
+    workers: Annotated[int, typer.Option(min=1, help="processes, of one thread each")] = 2,
+    out: Annotated[Path, typer.Option(help="directory of results; what is finished there is not run again")] = OUT,
 ) -> None:
-    """Compare methods on real images (5,000 MNIST digits, LeNet-5): a table, a picture, and one JSON per run."""
+    """Compare methods on real images (5,000 MNIST digits, LeNet-5): one JSON per run, a table and a picture."""
+    try:
+        training = Training(epochs, batch, learning_rate)
+        runs = Study(tuple(listed(methods)), fractions(densities), seeds, training).runs()
+        store = Store(out)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        raise typer.BadParameter(f"out must be a writable directory, got {str(out)!r}: {error.strerror}") from None
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    try:
+        complete(runs, store, workers, console)
+    except KeyboardInterrupt:
+        done = sum(record["status"] == "finished" for record in records(runs, store))
+        console.print(f"Stopped with {done} of {len(runs)} runs finished; the same command goes on from there.")
+        raise typer.Exit(130) from None
+    failures = report(runs, store, console)
+    raise typer.Exit(1 if failures else 0)
+
+
+def listed(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    """Numbers with commas between; ValueError naming the first that is none."""
+    for word in listed(text):
+        try:
+            float(word)
+        except ValueError:
+            raise ValueError(f"density must be in (0, 1], got {word!r}") from None
+    return tuple(map(float, listed(text)))
+
+
+def complete(runs: list[Run], store: Store, workers: int, console: Console) -> None:
+    """Train every run that has no finished result."""
+    with LiveProgress(console) if console.is_terminal else Progress(console) as progress:
+        missing = unfinished(runs, store, progress)
+        progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished already, in {store.folder}")
+        progress.expect(missing)
+        carry_out(missing, store, workers, progress)
+        progress.say(f"{len(missing)} runs in {duration(progress.elapsed)}")
+
+
+def records(runs: list[Run], store: Store) -> list[Record]:
+    """What the store has of the runs."""
+    return [record for run in runs if (record := store.read(run))]
+
+
+def report(runs: list[Run], store: Store, console: Console) -> int:
+    """Write runs.csv, table.csv and accuracy.png, show the table and the failures; returns how many there are."""
+    rows = runs_table(records(runs, store))
+    table = summary_table(rows)
+    rows.to_csv(store.folder / "runs.csv", index=False)
+    table.to_csv(store.folder / "table.csv", index=False)
+    if len(table):
+        accuracy_against_density(table, store.folder / "accuracy.png", "LeNet-5 on 5,000 MNIST digits")
+        console.print(printed(table))
+    failed = [(run, record) for run in runs if (record := store.read(run)) and record["status"] == "failed"]
+    for run, record in failed:
+        console.print(outcome(run, record), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"runs.csv, table.csv, accuracy.png and runs/ are in {store.folder}", markup=False, soft_wrap=True)
+    return len(failed)

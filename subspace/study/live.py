@@ -56,6 +56,4 @@ class LiveProgress(Progress):
 
     def _move(self) -> None:
         under_way = sum(run.cost * epochs / run.training.epochs for run, epochs in self.epochs.items())
-        self.bars.update(
-            self.total, completed=self.cost - self.left + under_way, count=f"{self.done}/{self.runs} runs"
-        )
+        self.bars.update(self.total, completed=self.cost - self.left + under_way, count=f"{self.done}/{self.runs} runs")

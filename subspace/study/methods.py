@@ -1,7 +1,7 @@
 """The methods a study compares: one line each, and the only place where the study knows them.
 
-A new method is one line in `METHODS`: its name, its label, and what it does to a model at a density and a seed. A method
-whose step is slower than ordinary training's says so in `cost`, which only orders the runs and the time left.
+A new method is one line in `METHODS`: its name, its label, and what it does to a model at a density and a seed. A
+method whose steps are slower than ordinary training's says so in `cost`, which only orders the runs and the time left.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def _at(recipe: Callable[..., nn.Module], **options: object) -> Callable[[nn.Mod
 
 
 METHODS = {
-    "ordinary": Method("ordinary training (dense)", lambda model, *_: recipes.ordinary(model), has_density=False),
+    "ordinary": Method("ordinary (dense)", lambda model, *_: recipes.ordinary(model), has_density=False),
     "random_pruning_uniform": Method("random pruning, uniform", _at(recipes.random_pruning, budget=budgets.uniform)),
     "random_pruning_epl": Method("random pruning, EPL", _at(recipes.random_pruning, budget=budgets.epl)),
     "dctps": Method("DCTpS, EPL", _at(recipes.dctps, budget=budgets.epl)),
-    "freezenet": Method("seeded init + sparse, EPL", _at(recipes.freezenet, budget=budgets.epl)),
-    "random_subspace": Method("random subspace", _at(recipes.random_subspace), cost=lambda density: 1 + 120 * density),
+    "freezenet": Method("FreezeNet (random), EPL", _at(recipes.freezenet, budget=budgets.epl)),
+    "random_subspace": Method("random subspace", _at(recipes.random_subspace), cost=lambda density: 1 + 100 * density),
 }
 
 

@@ -48,9 +48,11 @@ def level(axes: Axes, lines: pd.DataFrame) -> float:
 
 def curve(axes: Axes, lines: pd.DataFrame, place: int) -> float:
     """A method: its line, markers and band. Returns its height at the lowest density."""
-    style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
-    axes.plot(lines["density"], lines["mean"], linewidth=2, markersize=6, markeredgecolor="white", zorder=3, **style)
-    axes.fill_between(lines["density"], lines["min"], lines["max"], color=style["color"], alpha=0.16, linewidth=0)
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    axes.plot(
+        lines["density"], lines["mean"], color=colour, marker=marker, markeredgecolor="white", linewidth=2, zorder=3
+    )
+    axes.fill_between(lines["density"], lines["min"], lines["max"], color=colour, alpha=0.16, linewidth=0)
     return float(lines["mean"].iloc[0])
 
 

@@ -26,6 +26,11 @@ class Progress(AbstractContextManager["Progress"]):
         self.runs, self.done, self.began = len(runs), 0, time.monotonic()
         self.cost = self.left = sum(run.cost for run in runs)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since `expect`."""
+        return time.monotonic() - self.began
+
     def begin(self, run: Run) -> None:
         """A worker has begun a run."""
 
@@ -40,7 +45,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def show(self, text: str, failed: bool) -> None:
         """How a run ended."""
-        seconds = (time.monotonic() - self.began) * self.left / max(self.cost - self.left, 1e-9)
+        seconds = self.elapsed * self.left / max(self.cost - self.left, 1e-9)
         self.say(f"{self.done}/{self.runs}  {text}" + (f"  (about {duration(seconds)} left)" if self.left > 0 else ""))
 
     def say(self, text: str) -> None:

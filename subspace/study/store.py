@@ -1,11 +1,12 @@
 """Results on disk: one JSON per run, in a directory named by the hash of its configuration.
 
     FOLDER/runs/<hash>/result.json
-        {"schema": 1, "status": "finished" | "failed", "configuration": {...}, "environment": {...}, "metrics": {...} | null,
-         "error": null | "one sentence", "traceback": null | "...", "warnings": [...], "sha256": "of all the rest"}
+        {"schema": 1, "configuration": {...}, "status": "finished" | "failed", "environment": {...},
+         "metrics": {...} | null, "error": null | "one sentence", "traceback": null | "...", "warnings": [...],
+         "sha256": "of all the rest"}
 
-A file is written beside its place, brought to the disk and then renamed, so a reader sees a whole result or none. A file
-that is damaged all the same is renamed to result.damaged-1.json (-2, ...), never deleted.
+A file is written beside its place, brought to the disk and then renamed, so a reader sees a whole result or none. A
+file that is damaged all the same is renamed to result.damaged-1.json (-2, ...), never deleted.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Store:
 
     def write(self, run: Run, record: Record) -> None:
         """Put a run's record in its place, at once and for good; one that is there already is replaced."""
-        record = {"schema": SCHEMA, "configuration": run.dict(), **record}
+        record = {"schema": SCHEMA, "configuration": run.configuration(), **record}
         path = self.path(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, json.dumps({**record, "sha256": checksum(record)}, indent=1, allow_nan=False) + "\n")
@@ -79,7 +80,7 @@ def defect(record: object, run: Run) -> str | None:
         return f"schema {record.get('schema')!r} in place of {SCHEMA}"
     if record.get("sha256") != checksum(record):
         return "contents that do not match their checksum"
-    if record["configuration"] != run.dict():
+    if record["configuration"] != run.configuration():
         return "the result of another configuration"
     return None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
+from rich import box
 from rich.table import Table
 
 from subspace.study.methods import METHODS
@@ -21,8 +22,7 @@ def runs_table(records: Iterable[Record]) -> pd.DataFrame:
     test_accuracy is a fraction of the test images after the last epoch. theta and the columns after it count numbers
     that train: the entries of theta without alpha, alpha, and what trains beside theta, by kind.
     """
-    rows = [row(record) for record in records]
-    return pd.DataFrame(rows, columns=None if rows else ["method", "density", "status", "error", *FIGURES])
+    return pd.DataFrame([row(record) for record in records])
 
 
 def row(record: Record) -> dict[str, Any]:
@@ -41,30 +41,37 @@ def row(record: Record) -> dict[str, Any]:
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per method and density: test accuracy over the finished seeds, and what a run trains and stores.
 
-    std is the sample standard deviation (n - 1; NaN for one seed). Methods are in the order of `METHODS`, densities fall.
+    std is the sample standard deviation (n - 1; NaN for one seed). Methods are in the order of `METHODS`, densities
+    fall.
     """
     groups = runs[runs["status"] == "finished"].groupby(["method", "density"], dropna=False)
     figures = groups["test_accuracy"].agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "seeds"})
-    table = figures.join(groups[SIZES].max()).reset_index()
-    table["order"] = table["method"].map(list(METHODS).index)
-    return table.sort_values(["order", "density"], ascending=[True, False]).drop(columns="order").reset_index(drop=True)
+    table: pd.DataFrame = figures.join(groups[SIZES].max()).reset_index()
+    place = {name: number for number, name in enumerate(METHODS)}
+    return table.sort_values("density", ascending=False).sort_values(
+        "method", key=lambda names: names.map(place), kind="stable", ignore_index=True
+    )
 
 
 def printed(table: pd.DataFrame) -> Table:
-    """`summary_table` for people: accuracy in per cent, sizes in numbers and kB."""
-    shown = Table(title="Test accuracy: mean ± standard deviation over seeds", title_justify="left")
+    """`summary_table` for people, 80 characters wide: accuracy in per cent, what trains in numbers, bytes in kB."""
+    shown = Table(title="Test accuracy, mean ± standard deviation over seeds", title_justify="left", pad_edge=False)
+    shown.box, shown.title_style = box.SIMPLE_HEAD, "bold"
     shown.add_column("method")
-    for name in ("density", "accuracy %", "seeds", "theta", "beside it", "stored"):
+    for name in ("density", "accuracy %", "seeds", "theta", "beside", "stored kB"):
         shown.add_column(name, justify="right", no_wrap=True)
+    previous = None
     for line in table.to_dict("records"):
-        kinds = [f"{int(line[kind]):,} {kind}" for kind in ("alpha", "bias", "norm", "other") if line[kind]]
+        label = METHODS[line["method"]].label
+        beside = [f"{int(line[kind]):,} {kind}" for kind in ("alpha", "bias", "norm", "other") if line[kind]]
         shown.add_row(
-            METHODS[line["method"]].label,
+            label if label != previous else "",
             "dense" if pd.isna(line["density"]) else f"{line['density']:.4g}",
             f"{100 * line['mean']:.1f}" + ("" if pd.isna(line["std"]) else f" ± {100 * line['std']:.1f}"),
             str(line["seeds"]),
             f"{int(line['theta']):,}",
-            ", ".join(kinds) or "-",
-            f"{line['stored_bytes'] / 1000:,.1f} kB",
+            ", ".join(beside) or "-",
+            f"{line['stored_bytes'] / 1000:,.1f}",
         )
+        previous = label
     return shown

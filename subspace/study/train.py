@@ -1,8 +1,8 @@
 """One run: build, re-parametrize, train with Adam, test after every epoch; a pure function of the configuration.
 
-Learning rate. An Adam step moves every trained number by about the learning rate, so it moves w = d + U theta, U with unit
-columns, by lr dim^(1/2). A run at density P trains with learning_rate / P^(1/2): every method then walks at the speed of
-the dense network, with nothing tuned by method. At one fixed rate, sparse runs barely leave their start.
+Learning rate. An Adam step moves every trained number by about the learning rate lr, and so w = d + U theta, where U has
+unit columns, by lr dim^(1/2). A run at density P trains with learning_rate / P^(1/2): every method then walks at the
+speed of the dense network, and nothing is tuned by method. At one fixed rate, sparse runs barely leave their start.
 
 No test figure chooses anything: the accuracy of a run is the one after its last epoch.
 """
@@ -78,17 +78,14 @@ def measured(model: nn.Module, run: Run) -> Metrics:
 
 def batches(n: int, size: int, key: Key) -> Iterator[Tensor]:
     """All of range(n) in random order, `size` at a time; the last may be smaller."""
-    return iter(torch.from_numpy(key.permutation(n)).split(size))
+    order = torch.from_numpy(key.permutation(n))
+    return (order[start : start + size] for start in range(0, n, size))
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The fraction of the images whose largest logit is at their label."""
-    training = model.training
     model.eval()
-    correct = sum(
-        int((model(some).argmax(dim=1) == their).sum())
-        for some, their in zip(images.split(500), labels.split(500), strict=True)
-    )
-    model.train(training)
-    return correct / len(labels)
+    logits = torch.cat([model(images[start : start + 500]) for start in range(0, len(images), 500)])
+    model.train()
+    return (logits.argmax(dim=1) == labels).double().mean().item()

@@ -1,0 +1,45 @@
+"""Set up this checkout and use it: `python dev.py study [options]` or `python dev.py test [pytest options]`.
+
+Needs Python >= 3.10 and nothing else. Makes .venv here with the tested versions (constraints.txt), again only when
+pyproject.toml or constraints.txt has changed.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "-q", "-n", "2"])
+
+
+def set_up() -> None:
+    """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
+    wanted = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")) + sys.version.encode()
+    stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(wanted).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    print("setting up .venv (some minutes, once) ...", flush=True)
+    venv.create(ENVIRONMENT, clear=True, with_pip=True)
+    install = [PYTHON, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*install, "--editable", f"{ROOT}[study,test]"], check=True)
+    stamp.write_text(digest)
+
+
+def main(command: str = "", *options: str) -> int:
+    """Run one of the two commands; the exit status is the worst of its parts."""
+    if command not in ("study", "test") or sys.version_info < (3, 10):
+        print(f"usage: python dev.py study|test [options], with Python >= 3.10; got {command!r}", file=sys.stderr)
+        return 2
+    set_up()
+    if command == "study":
+        return subprocess.call([PYTHON, "-m", "subspace.study.cli", "study", *options])
+    return max(subprocess.call([PYTHON, "-m", *check, *(options if "pytest" in check else [])], cwd=ROOT) for check in CHECKS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Where a tensor's entries may lie: groups of places that each get the same number of them, to within one.
+
+A grouping is a function of the weight's shape, with the flat places of one group in every line of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Size, Tensor
+
+from subspace.methods.top import top
+
+Groups = Callable[[Size], Tensor]
+
+
+def rows(shape: Size) -> Tensor:
+    """Every row (filter) is a group: a constant fan-in, EPF.
+
+    >>> rows(Size([2, 3]))
+    tensor([[0, 1, 2],
+            [3, 4, 5]])
+    """
+    return torch.arange(shape.numel()).reshape(shape[0] if shape else 1, -1)
+
+
+def blocks(m: int) -> Groups:
+    """Every m consecutive inputs (channels, at one tap of one filter) are a group: N:M sparsity at density N / M.
+
+    The grouping raises ValueError where m does not divide the number of inputs, shape[1].
+
+    >>> blocks(2)(Size([1, 4, 2]))
+    tensor([[0, 2],
+            [4, 6],
+            [1, 3],
+            [5, 7]])
+    """
+
+    def grouping(shape: Size) -> Tensor:
+        inputs = shape[1] if len(shape) > 1 else 1
+        if m < 1 or inputs % m:
+            raise ValueError(f"the number of inputs must be a multiple of {m}, got shape {tuple(shape)}")
+        places = torch.arange(shape.numel()).reshape(shape[0], inputs, -1)
+        taps_first = places.unflatten(1, (-1, m)).permute(0, 3, 1, 2) if m < inputs else places.permute(0, 2, 1)
+        return taps_first.reshape(-1, m)
+
+    return grouping
+
+
+def spread(scores: Tensor, count: int, groups: Tensor) -> Tensor:
+    """The `count` highest scores, shared evenly by the groups: (numel,) -> sorted (count,) int64.
+
+    Where count is no multiple of the number of groups, the groups with the highest next score get one more.
+    """
+    each, left = divmod(count, len(groups))
+    grouped = scores[groups]
+    order = grouped.argsort(dim=1, descending=True, stable=True)
+    places = groups.gather(1, order)
+    chosen = places[:, :each].reshape(-1)
+    if left:
+        following = places[:, each]
+        chosen = torch.cat([chosen, following[top(scores[following], left)]])
+    return chosen.sort().values

@@ -1,0 +1,10 @@
+"""Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones."""
+
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]
+settings.register_profile("laws", deadline=None, derandomize=True, max_examples=12, suppress_health_check=ONCE)
+settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)
+settings.load_profile("laws")
