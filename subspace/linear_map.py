@@ -31,7 +31,7 @@ class LinearMap:
 
     def __call__(self, x: Tensor, *constants: Any) -> Tensor:
         compiling = torch.compiler.is_compiling()
-        y: Tensor = self.operator(x, *constants) if compiling else _Apply.apply(x, self, constants)
+        y: Tensor = self.operator(x, *constants) if compiling else _Apply.apply(x, self, constants)  # type: ignore[no-untyped-call]
         return y
 
     @staticmethod

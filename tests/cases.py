@@ -1,4 +1,4 @@
-"""THE lists: every law runs over every entry. A new offset or embedding is one line here; `test_architecture` insists."""
+"""THE lists: every law runs over every entry. A new offset or embedding is one line here; a test insists on it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class OffsetCase:
 
 @dataclass(frozen=True)
 class EmbeddingCase:
-    """make(like, dim, key) of that dim; free: it takes any dim; orthonormal: U^T U = I; scaled: E|U theta|^2 = |theta|^2.
+    """make(like, dim, key) of that dim.
 
-    random: U depends on the key.
+    free: it takes any dim. orthonormal: U^T U = I. scaled: E|U theta|^2 = |theta|^2. random: it depends on the key.
     """
 
     name: str

@@ -289,7 +289,10 @@ LIKE = torch.empty(2, 3)
         (lambda: DirectSum([Identity(LIKE), Direction(DCT(LIKE))]), r"dim must be in \[1, 6\], got 7"),
         (lambda: Scaled(Identity(LIKE), torch.ones(5)), r"scale must have shape \(6,\), got \(5,\)"),
         (lambda: Scaled(Identity(LIKE), torch.zeros(6)), "scale must be finite and nowhere zero"),
-        (lambda: Identity(torch.zeros(2, dtype=torch.int32)), "like must be a real floating-point tensor, got torch.int32"),
+        (
+            lambda: Identity(torch.zeros(2, dtype=torch.int32)),
+            "like must be a real floating-point tensor, got torch.int32",
+        ),
     ],
 )
 def test_bad_input_is_refused(bad, error):

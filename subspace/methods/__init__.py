@@ -1,1 +1,49 @@
-"""Choosing and moving U."""
+"""Choosing and moving U: budgets, saliencies, selection, lottery tickets, dynamic sparse training.
+
+Choosing is a function from a model and an objective to scores, and from scores to an index for every tensor; nothing is
+changed by it. Moving writes the index of a `Sparse` embedding in place. A new saliency is a file of a few lines, a line
+here and a line in tests/test_methods_saliency.py.
+"""
+
+from subspace.methods import budgets
+from subspace.methods.grasp import grasp
+from subspace.methods.groups import blocks, rows
+from subspace.methods.lottery_ticket import LotteryTicket
+from subspace.methods.magnitude import magnitude, random
+from subspace.methods.moving import Mover, constant, cosine, linear
+from subspace.methods.prune import force, supports
+from subspace.methods.rigl import RigL
+from subspace.methods.saliency import Objective, Saliency, Scores, gradient, saliency
+from subspace.methods.select import Supports, select, shuffle
+from subspace.methods.set import SET
+from subspace.methods.snip import snip
+from subspace.methods.synflow import flow, synflow
+
+__all__ = [
+    "SET",
+    "LotteryTicket",
+    "Mover",
+    "Objective",
+    "RigL",
+    "Saliency",
+    "Scores",
+    "Supports",
+    "blocks",
+    "budgets",
+    "constant",
+    "cosine",
+    "flow",
+    "force",
+    "gradient",
+    "grasp",
+    "linear",
+    "magnitude",
+    "random",
+    "rows",
+    "saliency",
+    "select",
+    "shuffle",
+    "snip",
+    "supports",
+    "synflow",
+]

@@ -41,9 +41,8 @@ def blocks(m: int) -> Groups:
         inputs = shape[1] if len(shape) > 1 else 1
         if m < 1 or inputs % m:
             raise ValueError(f"the number of inputs must be a multiple of {m}, got shape {tuple(shape)}")
-        places = torch.arange(shape.numel()).reshape(shape[0], inputs, -1)
-        taps_first = places.unflatten(1, (-1, m)).permute(0, 3, 1, 2) if m < inputs else places.permute(0, 2, 1)
-        return taps_first.reshape(-1, m)
+        places = torch.arange(shape.numel()).reshape(shape[0] if shape else 1, inputs // m, m, -1)
+        return places.permute(0, 3, 1, 2).reshape(-1, m)
 
     return grouping
 

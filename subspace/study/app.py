@@ -12,11 +12,10 @@ from rich.console import Console
 from subspace.study.config import Run, Study, Training
 from subspace.study.live import LiveProgress
 from subspace.study.methods import METHODS
-from subspace.study.plots import accuracy_against_density
-from subspace.study.progress import Progress, duration, outcome
+from subspace.study.progress import Progress, duration
+from subspace.study.report import records, report
 from subspace.study.runner import carry_out, unfinished
-from subspace.study.store import Record, Store
-from subspace.study.tables import printed, runs_table, summary_table
+from subspace.study.store import Store
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 DEFAULT = Training()
@@ -53,10 +52,11 @@ def study(
     console = Console() if sys.stdout.isatty() else Console(width=100)
     try:
         complete(runs, store, workers, console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as stop:
+        why = f"Stopped ({stop})" if str(stop) else "Stopped"
         done = sum(record["status"] == "finished" for record in records(runs, store))
-        console.print(f"Stopped with {done} of {len(runs)} runs finished; the same command goes on from there.")
-        raise typer.Exit(130) from None
+        console.print(f"{why} with {done} of {len(runs)} runs finished: the same command goes on from there.")
+        raise typer.Exit(1 if isinstance(stop, OSError) else 130) from None
     failures = report(runs, store, console)
     raise typer.Exit(1 if failures else 0)
 
@@ -83,25 +83,5 @@ def complete(runs: list[Run], store: Store, workers: int, console: Console) -> N
         progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished already, in {store.folder}")
         progress.expect(missing)
         carry_out(missing, store, workers, progress)
-        progress.say(f"{len(missing)} runs in {duration(progress.elapsed)}")
-
-
-def records(runs: list[Run], store: Store) -> list[Record]:
-    """What the store has of the runs."""
-    return [record for run in runs if (record := store.read(run))]
-
-
-def report(runs: list[Run], store: Store, console: Console) -> int:
-    """Write runs.csv, table.csv and accuracy.png, show the table and the failures; returns how many there are."""
-    rows = runs_table(records(runs, store))
-    table = summary_table(rows)
-    rows.to_csv(store.folder / "runs.csv", index=False)
-    table.to_csv(store.folder / "table.csv", index=False)
-    if len(table):
-        accuracy_against_density(table, store.folder / "accuracy.png", "LeNet-5 on 5,000 MNIST digits")
-        console.print(printed(table))
-    failed = [(run, record) for run in runs if (record := store.read(run)) and record["status"] == "failed"]
-    for run, record in failed:
-        console.print(outcome(run, record), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"runs.csv, table.csv, accuracy.png and runs/ are in {store.folder}", markup=False, soft_wrap=True)
-    return len(failed)
+        if missing:
+            progress.say(f"{len(missing)} runs in {duration(progress.elapsed)}")

@@ -16,8 +16,8 @@ from subspace.study.methods import METHODS, method
 class Training:
     """How a network is trained, with Adam: `learning_rate` is that of the dense network (see `study.train`)."""
 
-    epochs: int = 5
-    batch: int = 128
+    epochs: int = 4
+    batch: int = 100
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
@@ -86,6 +86,10 @@ class Study:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
+        if not self.densities:
+            raise ValueError("densities must be some numbers in (0, 1], got none")
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 

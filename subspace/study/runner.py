@@ -12,7 +12,8 @@ from multiprocessing.connection import wait
 from subspace.study.config import Run
 from subspace.study.progress import Progress
 from subspace.study.store import Store
-from subspace.study.worker import Worker
+from subspace.study.train import train
+from subspace.study.worker import Task, Worker
 
 
 def unfinished(runs: Iterable[Run], store: Store, progress: Progress) -> list[Run]:
@@ -29,33 +30,30 @@ def unfinished(runs: Iterable[Run], store: Store, progress: Progress) -> list[Ru
     return missing
 
 
-def carry_out(runs: Iterable[Run], store: Store, workers: int, progress: Progress) -> None:
+def carry_out(runs: Iterable[Run], store: Store, workers: int, progress: Progress, task: Task = train) -> None:
     """Train the runs in worker processes and store every record. Leaves no process behind, interrupted or not."""
     waiting = deque(sorted(runs, key=lambda run: -run.cost))
+    under_way: dict[int, Run] = {}
     crew: list[Worker] = []
     try:
-        crew += [Worker() for _ in range(min(workers, len(waiting)))]
-        while waiting or any(worker.run for worker in crew):
-            for place, worker in enumerate(crew):
-                if waiting and worker.run is None:
-                    if not worker.process.is_alive():
-                        crew[place] = worker = Worker()
-                    worker.start(run := waiting.popleft())
+        crew += [Worker(task) for _ in range(min(workers, len(waiting)))]
+        while waiting or under_way:
+            for place in range(len(crew)):
+                if waiting and place not in under_way:
+                    if not crew[place].process.is_alive():
+                        crew[place] = Worker(task)
+                    under_way[place] = run = waiting.popleft()
+                    crew[place].start(run)
                     progress.begin(run)
-            for pipe in wait([worker.pipe for worker in crew if worker.run]):
-                listen(next(worker for worker in crew if worker.pipe is pipe), store, progress)
+            places = {crew[place].pipe: place for place in under_way}
+            for pipe in wait(list(places)):
+                run, message = under_way[place := places[pipe]], crew[place].receive()  # type: ignore[index]
+                if isinstance(message, int):
+                    progress.epoch(run, message)
+                else:
+                    del under_way[place]
+                    store.write(run, message)
+                    progress.end(run, message)
     finally:
         for worker in crew:
             worker.stop()
-
-
-def listen(worker: Worker, store: Store, progress: Progress) -> None:
-    """Pass on one message of a worker: the epochs done, or the record of its run."""
-    run, message = worker.run, worker.receive()
-    assert run is not None
-    if isinstance(message, int):
-        progress.epoch(run, message)
-    else:
-        worker.run = None
-        store.write(run, message)
-        progress.end(run, message)

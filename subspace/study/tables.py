@@ -22,20 +22,21 @@ def runs_table(records: Iterable[Record]) -> pd.DataFrame:
     test_accuracy is a fraction of the test images after the last epoch. theta and the columns after it count numbers
     that train: the entries of theta without alpha, alpha, and what trains beside theta, by kind.
     """
-    return pd.DataFrame([row(record) for record in records])
+    table: pd.DataFrame = pd.DataFrame([row(record) for record in records])
+    return table
 
 
 def row(record: Record) -> dict[str, Any]:
     """A record, flat."""
     configuration = dict(record["configuration"])
-    flat = {**configuration.pop("training"), **configuration, "status": record["status"], "error": record["error"]}
-    metrics = record["metrics"]
-    if not metrics:
-        return flat | dict.fromkeys(FIGURES)
-    flat |= {name: metrics[name] for name in FIGURES if name in metrics}
-    flat |= {kind: metrics["beside"].get(kind, 0) for kind in ("bias", "norm", "other")}
-    flat |= {name: metrics[name][-1] for name in ("test_accuracy", "train_loss")}
-    return flat | {"theta": metrics["dim"] - metrics["alpha"]}
+    training = configuration.pop("training")
+    flat = {**configuration, **training, "status": record["status"], "error": record["error"]}
+    figures = dict(record["metrics"] or {})
+    if figures:
+        figures |= {name: figures[name][-1] for name in ("test_accuracy", "train_loss")}
+        figures |= {kind: figures["beside"].get(kind, 0) for kind in ("bias", "norm", "other")}
+        figures["theta"] = figures["dim"] - figures["alpha"]
+    return flat | {name: figures.get(name) for name in FIGURES}
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -48,9 +49,10 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     figures = groups["test_accuracy"].agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "seeds"})
     table: pd.DataFrame = figures.join(groups[SIZES].max()).reset_index()
     place = {name: number for number, name in enumerate(METHODS)}
-    return table.sort_values("density", ascending=False).sort_values(
+    table = table.sort_values("density", ascending=False).sort_values(
         "method", key=lambda names: names.map(place), kind="stable", ignore_index=True
     )
+    return table
 
 
 def printed(table: pd.DataFrame) -> Table:

@@ -1,8 +1,8 @@
 """One run: build, re-parametrize, train with Adam, test after every epoch; a pure function of the configuration.
 
-Learning rate. An Adam step moves every trained number by about the learning rate lr, and so w = d + U theta, where U has
-unit columns, by lr dim^(1/2). A run at density P trains with learning_rate / P^(1/2): every method then walks at the
-speed of the dense network, and nothing is tuned by method. At one fixed rate, sparse runs barely leave their start.
+Learning rate: an Adam step moves every trained number by about the learning rate lr, and so w = d + U theta, where U
+has unit columns, by lr dim^(1/2). A run at density P trains with learning_rate / P^(1/2): every method then walks at
+the speed of the dense network, and nothing is tuned by method. At one fixed rate, sparse runs barely leave their start.
 
 No test figure chooses anything: the accuracy of a run is the one after its last epoch.
 """

@@ -1,0 +1,99 @@
+"""Iterative magnitude pruning (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from subspace.embeddings import Sparse
+from subspace.methods.budgets import entries
+from subspace.methods.saliency import Scores
+from subspace.methods.select import Supports, choose, finite, warn_empty
+from subspace.offsets import Zero
+from subspace.parametrization import register
+from subspace.targets import Selection, targets
+
+
+class LotteryTicket:
+    """Train, prune a fraction of what remains by |w| over all tensors together, rewind, repeat.
+
+    The rewinding point is the model as it is given: at initialization, or after some steps of training (Frankle et al.
+    2020). Every round trains a fresh copy of it, biases and norms included, with w = U theta, so the model itself is
+    never touched. train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+
+    fraction: pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %. include, exclude: as
+    `targets`. Raises ValueError if fraction is not in (0, 1), and as `targets`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Callable[[nn.Module], object],
+        *,
+        fraction: float = 0.2,
+        include: Selection | None = None,
+        exclude: Selection | None = None,
+    ) -> None:
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+        self.numels = {q: weight.numel() for q, (_, _, weight) in targets(model, include, exclude).items()}
+        self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
+        self.rounds = 0
+        self.supports: Supports = {}  # none before the first round, which is dense
+
+    @property
+    def dim(self) -> int:
+        """How many weights remain."""
+        return sum(map(len, self.supports.values())) if self.supports else sum(self.numels.values())
+
+    def ticket(self) -> nn.Module:
+        """A copy of the model at the rewinding point, with what is pruned so far gone from it."""
+        model = copy.deepcopy(self.start)
+        for q, index in self.supports.items():
+            module, name = _owner(model, q)
+            weight = getattr(module, name)
+            register(module, name, Zero(weight), Sparse(weight, index=index))
+        return model
+
+    def prune(self, dim: int | None = None) -> None:
+        """One round: train the ticket, and keep its `dim` largest weights, by default all but the fraction.
+
+        Raises ValueError if dim is more than remains, FloatingPointError naming tensor and round where a trained
+        weight is not finite; the rounds so far are then as they were.
+        """
+        dim = int((1 - self.fraction) * self.dim) if dim is None else dim
+        if not 1 <= dim <= self.dim:
+            raise ValueError(f"dim must be in [1, {self.dim}], got {dim}")
+        model = self.ticket()
+        self.train(model)
+        with torch.no_grad():
+            scores: Scores = {q: getattr(*_owner(model, q)).abs() for q in self.numels}
+        finite(scores, f" in round {self.rounds + 1}")
+        self.supports = choose(scores, dim, None, None, self.supports or None)
+        self.rounds += 1
+
+    def run(self, density: float | None = None, *, dim: int | None = None) -> nn.Module:
+        """Rounds until dim = round(density N) weights remain, the last one as small as it takes; then the ticket."""
+        total = entries(sum(self.numels.values()), density, dim)
+        while self.dim > total:
+            self.prune(max(total, int((1 - self.fraction) * self.dim)))
+        warn_empty({q: len(index) for q, index in self.supports.items()})
+        return self.ticket()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rounds so far have come to, the rewinding point included: tensors and numbers."""
+        return {"rounds": self.rounds, "supports": dict(self.supports), "start": self.start.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.rounds, self.supports = int(state["rounds"]), dict(state["supports"])
+        self.start.load_state_dict(state["start"])
+
+
+def _owner(model: nn.Module, qualified: str) -> tuple[nn.Module, str]:
+    prefix, _, name = qualified.rpartition(".")
+    return model.get_submodule(prefix), name

@@ -1,0 +1,93 @@
+"""Pruning at initialization, in one shot or in rounds: from a saliency to the places kept. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from subspace.methods.budgets import Budget, entries
+from subspace.methods.groups import Groups
+from subspace.methods.saliency import Objective, Saliency, Scores, gradient, replaced
+from subspace.methods.select import Supports, choose, finite, warn_empty
+from subspace.targets import Selection
+
+
+def supports(
+    model: nn.Module,
+    saliency: Saliency,
+    objective: Objective | None,
+    density: float | None = None,
+    *,
+    dim: int | None = None,
+    steps: int = 1,
+    budget: Budget | None = None,
+    groups: Groups | None = None,
+) -> Supports:
+    """What the saliency keeps: in round t of `steps`, the best N density^(t / steps) of those kept before.
+
+    Every round scores the network with the weights pruned so far set to zero. One round is SNIP, GraSP or magnitude
+    pruning; 100 with `synflow` are SynFlow; with `snip` they are Iterative SNIP (de Jorge et al. 2021). All
+    tensors that the saliency scores take part: partial(snip, include=...) scores others than the default.
+
+    Raises FloatingPointError naming tensor and round where a score is not finite, and as `select`.
+    """
+    return _rounds(model, partial(saliency, model, objective), density, dim, steps, budget, groups)
+
+
+def force(
+    model: nn.Module,
+    objective: Objective,
+    density: float | None = None,
+    *,
+    dim: int | None = None,
+    steps: int = 60,
+    budget: Budget | None = None,
+    groups: Groups | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+) -> Supports:
+    """What FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021, eq. 6): pruned weights may return.
+
+    The score is |g w|, g the gradient at the network as pruned so far, w the dense weight. One round is SNIP. (What the
+    DCTpS code calls FORCE is Iterative SNIP with 10 rounds: there pruned weights never return.) Raises as `supports`.
+    """
+    weights = dict(model.named_parameters())
+    dense = {q: w.detach() for q, w in weights.items()}
+
+    def score() -> Scores:
+        slopes = gradient(model, objective, include=include, exclude=exclude)
+        return {q: slope * dense[q].abs() for q, slope in slopes.items()}
+
+    return _rounds(model, score, density, dim, steps, budget, groups, returning=True)
+
+
+def _rounds(
+    model: nn.Module,
+    score: Callable[[], Scores],
+    density: float | None,
+    dim: int | None,
+    steps: int,
+    budget: Budget | None,
+    groups: Groups | None,
+    returning: bool = False,
+) -> Supports:
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    weights = dict(model.named_parameters())
+    kept: Supports = {}
+    for step in range(1, steps + 1):
+        pruned = {q: torch.zeros_like(weights[q]).flatten() for q in kept}
+        for q, index in kept.items():
+            pruned[q][index] = weights[q].detach().flatten()[index]
+        with replaced(weights, {q: w.reshape(weights[q].shape) for q, w in pruned.items()}):
+            scores = score()
+        finite(scores, f" in round {step} of {steps}")
+        numel = sum(s.numel() for s in scores.values())
+        total = entries(numel, density, dim)
+        now = total if step == steps else round(numel * (total / numel) ** (step / steps))
+        kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
+    warn_empty({q: len(index) for q, index in kept.items()}, stacklevel=4)
+    return kept

@@ -1,0 +1,38 @@
+"""SET (Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subspace.methods.moving import Mover
+from subspace.methods.saliency import Objective
+from subspace.methods.select import Supports
+from subspace.random import Key
+
+
+class SET(Mover):
+    """Grow at random, from the key folded with the tensor's name and the step; `step()` needs no objective.
+
+    The paper's fraction is constant, `decay=constant`, and its new weights are random; here they start at 0.
+    """
+
+    def __init__(self, *args: Any, key: Key | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.key = Key(0).fold("SET") if key is None else key
+
+    def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
+        grown = {}
+        for q, index in kept.items():
+            free = self.parts[q].sparse.shape.numel() - len(index)
+            drawn = self.key.fold(q).fold(str(self.steps)).distinct(free, counts[q])
+            grown[q] = _outside(index, torch.from_numpy(drawn).sort().values.to(index.device))
+        return grown
+
+
+def _outside(index: Tensor, ranks: Tensor) -> Tensor:
+    """The places of these ranks among those not in the sorted index."""
+    free_before = index - torch.arange(len(index), device=index.device)
+    return ranks + torch.searchsorted(free_before, ranks, right=True)
