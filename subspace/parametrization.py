@@ -169,9 +169,8 @@ def materialize(model: nn.Module) -> nn.Module:
     for _, space in list(subspaces(dense)):
         with torch.no_grad():
             weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
-        _original(space.module, space.name).original = nn.Parameter(weight.detach())  # in case theta is shared
+        _original(space.module, space.name).original = weight  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
-        setattr(space.module, space.name, weight)
     return dense
 
 

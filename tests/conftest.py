@@ -1,10 +1,11 @@
 """Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones."""
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 torch.set_num_threads(1)
 ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=12, suppress_health_check=ONCE)
 settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)
+settings.register_profile("once", parent=settings.get_profile("laws"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("laws")

@@ -63,7 +63,9 @@ def test_counts_are_exact_and_cover_every_conv_and_linear_weight(recipe, density
     chosen = supports(model)
     assert sum(map(len, chosen.values())) == round(density * N)
     assert {name: space.parametrization.offset.shape.numel() for name, space in subspaces(model)} == WEIGHTS
-    assert [len(chosen[name]) for name in WEIGHTS] == budget([torch.Size([n]) for n in WEIGHTS.values()], round(density * N))
+    assert [len(chosen[name]) for name in WEIGHTS] == budget(
+        [torch.Size([n]) for n in WEIGHTS.values()], round(density * N)
+    )
 
 
 @each_budgeted
@@ -125,7 +127,14 @@ def test_starts():
         index = get[0][name].parametrization.embedding.index
         kept[index] = w.flatten()[index]
         d = Gaussian(w, key=Key(3).fold(name).fold("d"))()
-        for model, expected in ((pruned, kept.view_as(w)), (frozen, d), (random, d), (tuned, w), (usual, w), (dct, DCT(w)())):
+        for model, expected in (
+            (pruned, kept.view_as(w)),
+            (frozen, d),
+            (random, d),
+            (tuned, w),
+            (usual, w),
+            (dct, DCT(w)()),
+        ):
             space = dict(subspaces(model))[name]
             torch.testing.assert_close(getattr(space.module, space.name).detach(), expected)
 
@@ -167,7 +176,9 @@ def test_random_subspace_draws_when_u_is_large(monkeypatch):
 
 
 def test_a_budget_that_leaves_tensors_empty_says_which():
-    with pytest.warns(UserWarning, match="the budget of 2 leaves no entry to attention.in_proj_weight, attention.out_proj"):
+    with pytest.warns(
+        UserWarning, match="the budget of 2 leaves no entry to attention.in_proj_weight, attention.out_proj"
+    ):
         model = recipes.random_pruning(net(), dim=2)
     assert not model["head"]["fc"].weight.any()
     nn.functional.linear(torch.ones(1, 8), model["head"]["fc"].weight).sum().backward()
@@ -222,7 +233,9 @@ def test_bad_input_is_refused_in_one_sentence_and_the_model_is_as_it_was(recipe,
     assert str(raised.value) == error
     now = state(model)
     assert now[1] == before[1]
-    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(now[0].values(), before[0].values(), strict=True))
+    assert all(
+        a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(now[0].values(), before[0].values(), strict=True)
+    )
 
 
 def test_weights_that_cannot_be_are_refused_before_any_is_touched():
@@ -238,7 +251,9 @@ def test_weights_that_cannot_be_are_refused_before_any_is_touched():
         if recipe is recipes.sparse_finetuning:
             bad["head"]["fc"].weight.data[0, 0] = float("inf")
         untouched = repr(bad)
-        with pytest.raises(ValueError, match=r"one dtype and device, got another for head.fc.weight|must be finite, got 1"):
+        with pytest.raises(
+            ValueError, match=r"one dtype and device, got another for head.fc.weight|must be finite, got 1"
+        ):
             recipe(bad, dim=9)
         assert repr(bad) == untouched
     assert state(model)[1] == before

@@ -31,17 +31,19 @@ def subspace() -> None:
 def study(
     methods: Annotated[str, typer.Option(help="names, with commas between")] = ",".join(METHODS),
     densities: Annotated[str, typer.Option(help="fractions in (0, 1], with commas between")] = "0.1,0.01,0.001",
-    seeds: Annotated[int, typer.Option(min=1, help="how many: seeds 0, 1, ...")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = DEFAULT.epochs,
-    batch: Annotated[int, typer.Option(min=1, help="images per step")] = DEFAULT.batch,
+    seeds: Annotated[int, typer.Option(help="how many: seeds 0, 1, ...")] = 3,
+    epochs: Annotated[int, typer.Option(help="passes over the training images")] = DEFAULT.epochs,
+    batch: Annotated[int, typer.Option(help="images per step")] = DEFAULT.batch,
     learning_rate: Annotated[
         float, typer.Option(help="Adam's for the dense network; at density P, divided by the square root of P")
     ] = DEFAULT.learning_rate,
-    workers: Annotated[int, typer.Option(min=1, help="processes, of one thread each")] = 2,
+    workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
     out: Annotated[Path, typer.Option(help="directory of results; what is finished there is not run again")] = OUT,
 ) -> None:
     """Compare methods on real images (5,000 MNIST digits, LeNet-5): one JSON per run, a table and a picture."""
     try:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
         training = Training(epochs, batch, learning_rate)
         runs = Study(tuple(listed(methods)), fractions(densities), seeds, training).runs()
         store = Store(out)
@@ -55,7 +57,9 @@ def study(
     except (KeyboardInterrupt, OSError) as stop:
         why = f"Stopped ({stop})" if str(stop) else "Stopped"
         done = sum(record["status"] == "finished" for record in records(runs, store))
-        console.print(f"{why} with {done} of {len(runs)} runs finished: the same command goes on from there.")
+        console.print(
+            f"{why} with {done} of {len(runs)} runs finished: the same command goes on from there.", soft_wrap=True
+        )
         raise typer.Exit(1 if isinstance(stop, OSError) else 130) from None
     failures = report(runs, store, console)
     raise typer.Exit(1 if failures else 0)

@@ -33,7 +33,8 @@ class LiveProgress(Progress):
 
     def expect(self, runs: Sequence[Run]) -> None:
         super().expect(runs)
-        self.total = self.bars.add_task("study", total=self.cost, count=f"0/{len(runs)} runs")
+        width = 2 + max((len(str(run)) for run in runs), default=0)  # so that the bars stay where they are
+        self.total = self.bars.add_task(f"{'study':{width}}", total=self.cost, count=f"0/{len(runs)} runs")
         self.bars.start()
 
     def begin(self, run: Run) -> None:

@@ -45,9 +45,9 @@ def carry_out(runs: Iterable[Run], store: Store, workers: int, progress: Progres
                     under_way[place] = run = waiting.popleft()
                     crew[place].start(run)
                     progress.begin(run)
-            places = {crew[place].pipe: place for place in under_way}
-            for pipe in wait(list(places)):
-                run, message = under_way[place := places[pipe]], crew[place].receive()  # type: ignore[index]
+            ready = wait([crew[place].pipe for place in under_way])
+            for place, run in [item for item in under_way.items() if crew[item[0]].pipe in ready]:
+                message = crew[place].receive()
                 if isinstance(message, int):
                     progress.epoch(run, message)
                 else:

@@ -59,9 +59,11 @@ def printed(table: pd.DataFrame) -> Table:
     """`summary_table` for people, 80 characters wide: accuracy in per cent, what trains in numbers, bytes in kB."""
     shown = Table(title="Test accuracy, mean ± standard deviation over seeds", title_justify="left", pad_edge=False)
     shown.box, shown.title_style = box.SIMPLE_HEAD, "bold"
-    shown.add_column("method")
-    for name in ("density", "accuracy %", "seeds", "theta", "beside", "stored kB"):
+    shown.add_column("method", no_wrap=True)
+    for name in ("density", "accuracy %", "seeds", "theta"):
         shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("beside", justify="right", min_width=8)  # "5 alpha, 10 bias" may take two lines
+    shown.add_column("stored kB", justify="right", no_wrap=True)
     previous = None
     for line in table.to_dict("records"):
         label = METHODS[line["method"]].label

@@ -1,0 +1,237 @@
+"""Bugs that must each make a law fail: the laws are tested too.
+
+A bug is a change to one line of the package, and the law that ought to notice. `python tests/planted_bugs.py [word]` plants
+them one after the other in a copy and says what noticed; the suite does the same (`test_planted_bugs.py`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Bug(NamedTuple):
+    """In file, `right` becomes `wrong`; then a test of `laws` whose name contains `law` must fail."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    laws: str
+    law: str
+
+
+BUGS = [
+    # randomness
+    Bug("ambiguous path", "random.py", "[self.seed, *self.path]", '[self.seed, "".join(self.path)]', "random", "names"),
+    Bug("counter ignored", "random.py", "counter=start // 4", "counter=0", "random", "entered"),
+    Bug("biased integers", "random.py", "[words <= largest]", "[words <= words]", "random", "fair_words"),
+    Bug("repeated places", "random.py", "np.sort(first)[:sparse]", ":sparse", "random", "distinct_places"),
+    Bug("places not nested", "random.py", "np.sort(first)[:sparse]", "first[:sparse]", "random", "distinct_places"),
+    Bug("one-sided tails", "random.py", "np.copysign(", "np.maximum(", "random", "quantiles"),
+    Bug("one bit, two signs", "random.py", 'bitorder="little"', 'bitorder="big"', "random", "fair_bits"),
+    # transforms
+    Bug(
+        "swapped adjoint",
+        "transforms.py",
+        "_IDCT.adjoint = _IDCT, _DCT",
+        "_IDCT.adjoint = _DCT, _IDCT",
+        "transform",
+        "adj",
+    ),
+    Bug("first coefficient", "transforms.py", "y[..., 0] *= math.sqrt(0.5)", "pass", "transform", "scipy"),
+    Bug("half precision inside", "transforms.py", "else x.float()", "else x", "transform", "half"),
+    Bug("lazy conj", "transforms.py", "+1, y), n)", "-1, y).conj(), n)", "transform", "operator"),
+    # offsets
+    Bug("wrong normalisation", "offsets/dct.py", "self.gain / math.sqrt(q)", "self.gain", "offset", "truncated_orth"),
+    Bug(
+        "wrong length", "offsets/dct.py", "q, device = max(n_out, n_in)", "q, device = n_in", "offset", "truncated_orth"
+    ),
+    Bug(
+        "wrong patch order",
+        "offsets/base.py",
+        '"o (taps c) -> o c taps"',
+        '"o (c taps) -> o c taps"',
+        "offset",
+        "patch",
+    ),
+    Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
+    Bug(
+        "Hadamard scale", "offsets/hadamard.py", "math.sqrt(max(n_out, n_in))", "math.sqrt(n_in)", "offset", "hadamard"
+    ),
+    Bug("fan of a channel", "offsets/gaussian.py", "n_out * self.shape[2:].numel()", "n_out", "offset", "torchs"),
+    Bug("uniform bound", "offsets/gaussian.py", "std * math.sqrt(3)", "std", "offset", "torchs"),
+    Bug(
+        "global generator",
+        "offsets/gaussian.py",
+        "n, dtype = math.prod(shape)",
+        "torch.rand(1); n, dtype = math.prod(shape)",
+        "offset",
+        "global",
+    ),
+    Bug("weights shared", "offsets/pretrained.py", "like.detach().clone()", "like.detach()", "offset", "copy"),
+    # embeddings
+    Bug(
+        "unsorted index",
+        "embeddings/sparse.py",
+        "from_numpy(places).sort().values",
+        "from_numpy(places)",
+        "embedding",
+        "column",
+    ),
+    Bug("index forgotten", "embeddings/sparse.py", "if was_meta and", "if", "embedding", "moved"),
+    Bug("not to scale", "embeddings/gaussian.py", ".mul_(of**-0.5)", "", "embedding", "lengths"),
+    Bug(
+        "one block again",
+        "embeddings/gaussian.py",
+        "count * dim, start * dim,",
+        "count * dim, 0,",
+        "embedding",
+        "stream",
+    ),
+    Bug(
+        "U held whole", "embeddings/gaussian.py", "return max(1, BLOCK // dim)", "return 1 << 30", "embedding", "block"
+    ),
+    Bug("no square", "embeddings/direction.py", "/ (d * d).sum()", "/ d.norm()", "embedding", "pseudo"),
+    Bug(
+        "summands swapped",
+        "embeddings/direct_sum.py",
+        "embedding in self.embeddings]",
+        "embedding in self.embeddings][::-1]",
+        "embedding",
+        "adjoint",
+    ),
+    Bug(
+        "scale forgotten",
+        "embeddings/scaled.py",
+        "self.scale * self.embedding.adjoint",
+        "self.embedding.adjoint",
+        "embedding",
+        "adjoint",
+    ),
+    # the parametrization and its traps
+    Bug(
+        "d forgotten",
+        "parametrization.py",
+        "return self.offset() + self.embedding(theta)",
+        "return self.embedding(theta)",
+        "parametrization",
+        "d_plus_u",
+    ),
+    Bug(
+        "d not subtracted",
+        "parametrization.py",
+        "coordinates(weight - self.offset())",
+        "coordinates(weight)",
+        "parametrization",
+        "nearest",
+    ),
+    Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
+    Bug("shared class", "parametrization.py", "type(module).__deepcopy__ = _deepcopy", "pass", "traps", "deepcopy"),
+    Bug("frozen theta", "parametrization.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
+    Bug(
+        "copy left parametrized",
+        "parametrization.py",
+        "parametrize.remove_parametrizations(",
+        "id(",
+        "parametrization",
+        "materialize",
+    ),
+    # recipes and budgets
+    Bug("names not folded in", "recipes.py", "Key(seed).fold(q)", "Key(seed)", "recipes", "different_maps"),
+    Bug("columns as they come", "recipes.py", ".sum(0).rsqrt()", ".sum(0).square().rsqrt()", "recipes", "unit_columns"),
+    Bug("truncated budget", "methods/budgets.py", "base[i] += 1", "pass", "recipes", "exact"),
+    # checkpoints
+    Bug(
+        "no fingerprint",
+        "checkpoint.py",
+        "if not abs(saved - now.value) <= now.tolerance",
+        "if False",
+        "checkpoint",
+        "as_saved",
+    ),
+    Bug("no digest", "checkpoint.py", 'if about["digest"] != _digest(tensors)', "if False", "checkpoint", "flipped"),
+    Bug(
+        "written in place",
+        "checkpoint.py",
+        'os.fdopen(descriptor, "wb")',
+        'open(path, "wb")',
+        "checkpoint",
+        "unwritable",
+    ),
+    Bug(
+        "buffers left out",
+        "checkpoint.py",
+        "(*model.named_parameters(), *model.named_buffers())",
+        "model.named_parameters()",
+        "checkpoint",
+        "saved_one",
+    ),
+    Bug(
+        "theta counted twice",
+        "summary.py",
+        "0 if id(theta) in thetas else theta.nbytes",
+        "theta.nbytes",
+        "summary",
+        "shared",
+    ),
+]
+
+
+def noticed(bug: Bug) -> tuple[bool, str]:
+    """Plant the bug in a copy of the package and run its law there: did a test fail? And what pytest printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("subspace", "tests"):
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+        file = Path(folder, "subspace", bug.file)
+        text = file.read_text()
+        if text.count(bug.right) != 1:
+            return False, f"{bug.file} must contain {bug.right!r} once, got {text.count(bug.right)} times"
+        file.write_text(text.replace(bug.right, bug.wrong))
+        laws = (
+            f"tests/test_{bug.laws}.py"
+            if Path(folder, f"tests/test_{bug.laws}.py").exists()
+            else f"tests/test_{bug.laws}_laws.py"
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-qx",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=",
+            laws,
+            "-k",
+            bug.law,
+        ]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return (
+            run.returncode == 1,
+            run.stdout + run.stderr,
+        )  # 1: a test failed; none collected, or a broken import, is other
+
+
+def main(word: str = "") -> int:
+    """Plant every bug whose name contains `word`; the exit status is the number that nothing noticed."""
+    missed = 0
+    for bug in BUGS:
+        if word in bug.name:
+            found, output = noticed(bug)
+            missed += not found
+            print(
+                f"{'noticed' if found else 'MISSED '}  {bug.name}" + ("" if found else f"\n{output[-1500:]}"),
+                flush=True,
+            )
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""The command as a user has it: a small study from end to end, Ctrl-C, and what it says to bad values."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from subspace.study.app import app
+
+COMMAND = [sys.executable, "-m", "subspace.study.cli", "study"]
+SMALL = ["--methods", "ordinary,dctps", "--densities", "0.01", "--seeds", "1", "--epochs", "1", "--workers", "1"]
+
+
+def test_a_study_ends_with_table_files_and_picture_and_is_not_run_twice(tmp_path):
+    options = [*SMALL, "--out", str(tmp_path / "out")]
+    first = subprocess.run([*COMMAND, *options], capture_output=True, text=True)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "\x1b" not in first.stdout
+    assert first.stdout.startswith("2 runs, 0 of them finished already")
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*/result.json")]
+    assert sorted(record["configuration"]["method"] for record in records) == ["dctps", "ordinary"]
+    table = pd.read_csv(tmp_path / "out/table.csv")
+    for record in records:
+        accuracy = record["metrics"]["test_accuracy"][-1]
+        assert table.set_index("method")["mean"][record["configuration"]["method"]] == accuracy
+        assert f" {100 * accuracy:.1f} " in first.stdout
+        assert record["environment"]["threads"] == 1
+    assert len(pd.read_csv(tmp_path / "out/runs.csv")) == 2
+    assert (tmp_path / "out/accuracy.png").stat().st_size > 10_000
+
+    second = CliRunner().invoke(app, ["study", *options])
+    assert second.exit_code == 0
+    assert second.stdout.startswith("2 runs, 2 of them finished already")
+    shown = first.stdout[first.stdout.index("Test accuracy") :]
+    assert second.stdout.endswith(shown)
+
+
+def test_ctrl_c_stops_every_process_and_says_how_to_go_on(tmp_path):
+    study = subprocess.Popen(
+        [*COMMAND, "--methods", "ordinary", "--epochs", "1000", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert study.stdout.readline().startswith("3 runs, 0 of them finished already")
+    time.sleep(1)  # the workers are starting
+    os.killpg(study.pid, signal.SIGINT)  # as a terminal does
+    stdout, stderr = study.communicate(timeout=20)
+    assert stdout == "Stopped with 0 of 3 runs finished: the same command goes on from there.\n"
+    assert (study.returncode, stderr) == (130, "")
+    for _ in range(100):  # multiprocessing's own helper goes a moment later
+        try:
+            os.killpg(study.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process is left behind")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "dctpss"], r"method must be one of ordinary, .*, got 'dctpss'; did you mean 'dctps'\?"),
+        (["--methods", ""], r"methods must be some of ordinary, .*, got none"),
+        (["--densities", "0.1,1.5"], r"density must be in \(0, 1\], got 1.5"),
+        (["--densities", "0.1,ten"], r"density must be in \(0, 1\], got 'ten'"),
+        (["--seeds", "0"], r"seeds must be at least 1, got 0"),
+        (["--epochs", "-1"], r"epochs must be at least 1, got -1"),
+        (["--workers", "0"], r"workers must be at least 1, got 0"),
+        (["--learning-rate", "0"], r"learning_rate must be positive and finite, got 0.0"),
+        (["--out", __file__], r"out must be a writable directory, got '.*test_study_cli.py'"),
+    ],
+)
+def test_a_bad_value_gets_one_sentence_and_runs_nothing(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["study", *options])
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error")]
+    assert re.search(message, line)
+    assert list(tmp_path.iterdir()) == []
+
+
+ALONE = """
+import sys, subspace
+extras = {"pandas", "matplotlib", "rich", "typer", "mlxtend"}
+print(sorted(name for name in sys.modules if name in extras or name.startswith("subspace.study")))
+sys.modules["typer"] = None
+from subspace.study.cli import main
+main()
+"""
+
+
+def test_the_library_needs_no_extra_and_the_command_says_in_one_sentence_which_is_missing():
+    result = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert result.stdout == "[]\n"
+    assert result.stderr == "subspace needs typer for its studies: pip install 'torch-subspace[study]'\n"
+    assert result.returncode == 1

@@ -1,0 +1,97 @@
+"""Laws of one run: pure, portable, fair, and loud when it diverges."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from subspace import Key
+from subspace.study import data
+from subspace.study.config import Run, Training
+from subspace.study.train import accuracy, batches, train
+
+SHORT = Training(epochs=2, batch=50)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    """120 bright squares, dark squares and stripes, in place of the digits: a tenth of a second an epoch."""
+    noise = torch.from_numpy(Key(0).integers(160 * 784, 100)).reshape(160, 1, 28, 28) / 100
+    labels = torch.arange(160) % 3
+    noise[labels == 0, :, 8:20, 8:20] += 2
+    noise[labels == 1, :, 8:20, 8:20] -= 2
+    noise[labels == 2, :, ::4] += 2
+    few = data.Data(noise[:120], labels[:120], noise[120:], labels[120:])
+    monkeypatch.setattr(data, "mnist5k", lambda: few)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def figures(run):
+    return {name: value for name, value in train(run).items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("name", ["ordinary", "random_pruning_epl", "dctps", "freezenet", "random_subspace"])
+def test_the_same_configuration_gives_the_same_bits(name, one_thread):
+    density = None if name == "ordinary" else 0.002
+    run = Run(name, density, 0, training=SHORT)
+    assert figures(run) == figures(run)
+    assert figures(run)["train_loss"] != figures(Run(name, density, 1, training=SHORT))["train_loss"]
+
+
+def test_no_global_generator_is_moved():
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    train(Run("dctps", 0.01, 0, training=SHORT))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert random.getstate() == python_state
+
+
+def test_no_global_generator_is_read():
+    run = Run("freezenet", 0.01, 0, training=SHORT)
+    before = figures(run)
+    torch.rand(3), np.random.rand(3), random.random()
+    assert figures(run)["train_loss"] == pytest.approx(before["train_loss"], rel=1e-5)
+
+
+def test_the_curves_have_one_point_per_epoch_and_training_learns():
+    reported = []
+    metrics = train(Run("ordinary", None, 0, training=Training(epochs=3, batch=30)), reported.append)
+    assert reported == [1, 2, 3]
+    assert len(metrics["train_loss"]) == len(metrics["test_accuracy"]) == 3
+    assert metrics["train_loss"][-1] < metrics["train_loss"][0]
+    assert metrics["test_accuracy"][-1] > 0.9
+    assert metrics["seconds"] > 0
+
+
+def test_a_diverging_run_stops_with_one_sentence():
+    with pytest.raises(FloatingPointError, match=r"the loss must be finite, got (nan|inf) in epoch 1"):
+        train(Run("ordinary", None, 0, training=Training(2, 20, learning_rate=1e30)))
+
+
+def test_sizes_are_those_of_the_model_and_the_learning_rate_follows_the_density():
+    dense = train(Run("ordinary", None, 0, training=Training(1, 120, 0.004)))
+    sparse = train(Run("dctps", 0.01, 0, training=Training(1, 120, 0.004)))
+    assert (dense["weights"], dense["dim"], dense["alpha"], dense["learning_rate"]) == (61_210, 61_210, 0, 0.004)
+    assert (sparse["weights"], sparse["dim"] - sparse["alpha"], sparse["alpha"]) == (61_210, 612, 5)
+    assert sparse["learning_rate"] == pytest.approx(0.04)
+    assert dense["trained_bytes"] == 4 * 61_210
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+    first, second = (list(batches(10, 4, Key(0).fold(str(epoch)))) for epoch in range(2))
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(torch.cat(first).tolist()) == list(range(10))
+    assert torch.cat(first).tolist() != torch.cat(second).tolist()
+
+
+def test_accuracy_is_the_share_of_largest_logits_at_the_label():
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
+    assert accuracy(torch.nn.Identity(), logits, torch.tensor([0, 1, 1, 1])) == 0.75
