@@ -14,110 +14,39 @@ cross_entropy(net(x), y); without a budget all tensors then compete.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subspace import methods
-from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled, Sparse
+from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
-from subspace.methods.budgets import Budget, entries, epl, erk
-from subspace.methods.groups import Groups, spread
-from subspace.methods.saliency import Objective, Saliency, replaced
-from subspace.methods.select import Supports, warn_empty
-from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
-from subspace.parametrization import SubspaceParametrization, check, register, subspaces, tie
+from subspace.methods.budgets import Budget, entries, erk
+from subspace.methods.groups import Groups
+from subspace.methods.recipe import Start, keep, narrowed, register_all, sparse
+from subspace.methods.saliency import Objective, Saliency
+from subspace.offsets import DCT, Gaussian, Pretrained, Zero
+from subspace.parametrization import subspaces, tie
 from subspace.random import Key
 from subspace.targets import Selection, targets
-
-Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
-
-
-class Recipe(Protocol):
-    """What every recipe with a sparse U takes.
-
-    U is random, divided by `budget` (EPL by default); or, given an objective, chosen by `saliency` in so many `steps`,
-    scored at the recipe's first w, with every entry in U, and of all tensors together unless there is a budget.
-    """
-
-    def __call__(
-        self,
-        model: nn.Module,
-        *,
-        density: float | None = None,
-        dim: int | None = None,
-        seed: int = 0,
-        budget: Budget | None = None,
-        groups: Groups | None = None,
-        objective: Objective | None = None,
-        saliency: Saliency | None = None,
-        steps: int = 1,
-        include: Selection | None = None,
-        exclude: Selection | None = None,
-    ) -> nn.Module: ...
 
 
 def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Selection | None = None) -> nn.Module:
     """Ordinary training: d = 0, U = identity, theta = w."""
-    return _register(
+    return register_all(
         model, {q: (Zero(w), Identity(w), None) for q, (_, _, w) in targets(model, include, exclude).items()}
     )
 
 
-def _sparse(default: Saliency) -> Callable[[Callable[[Tensor, Sparse, Key], Start]], Recipe]:
-    """Makes the recipe whose tensors are start(weight, U, key), U sparse; `default` is its saliency."""
-
-    def make(start: Callable[[Tensor, Sparse, Key], Start]) -> Recipe:
-        def recipe(
-            model: nn.Module,
-            *,
-            density: float | None = None,
-            dim: int | None = None,
-            seed: int = 0,
-            budget: Budget | None = None,
-            groups: Groups | None = None,
-            objective: Objective | None = None,
-            saliency: Saliency | None = None,
-            steps: int = 1,
-            include: Selection | None = None,
-            exclude: Selection | None = None,
-        ) -> nn.Module:
-            weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
-            keys = {q: Key(seed).fold(q) for q in weights}
-            total = entries(sum(w.numel() for w in weights.values()), density, dim)
-            if objective is None:
-                counts = dict(zip(weights, (budget or epl)([w.shape for w in weights.values()], total), strict=True))
-                warn_empty(counts)
-                U = {q: _random(w, counts[q], keys[q].fold("U"), groups) for q, w in weights.items()}
-            else:
-                first = {
-                    q: _first(w, start(w, Sparse(w, index=torch.arange(w.numel())), keys[q]))
-                    for q, w in weights.items()
-                }
-                chosen = _narrowed(saliency or default, include, exclude)
-                with replaced(weights, first):
-                    kept = methods.supports(
-                        model, chosen, objective, dim=total, steps=steps, budget=budget, groups=groups
-                    )
-                U = {q: Sparse(w, index=kept[q]) for q, w in weights.items()}
-            return _register(model, {q: start(w, U[q], keys[q]) for q, w in weights.items()})
-
-        recipe.__name__, recipe.__qualname__, recipe.__doc__ = start.__name__, start.__name__, start.__doc__
-        return recipe
-
-    return make
-
-
-@_sparse(methods.snip)
+@sparse(methods.snip)
 def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept."""
     return Zero(weight), U, None
 
 
-@_sparse(methods.snip)
+@sparse(methods.snip)
 def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
@@ -126,7 +55,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Gaussian(weight, key=key.fold("d"), keep=True), U, weight.new_zeros(U.dim)
 
 
-@_sparse(methods.gradient)
+@sparse(methods.gradient)
 def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
@@ -135,7 +64,7 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Pretrained(weight), U, weight.new_zeros(U.dim)
 
 
-@_sparse(methods.gradient)
+@sparse(methods.gradient)
 def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
     """DCTpS (Price and Tanner 2021): w = alpha DCT + S, alpha trained from 1, S sparse at random and trained from 0.
 
@@ -161,9 +90,9 @@ def prune(
     exclude: Selection | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept."""
-    chosen = _narrowed(saliency, include, exclude)
+    chosen = narrowed(saliency, include, exclude)
     kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return _keep(model, kept)
+    return keep(model, kept)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -183,7 +112,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021), `methods.force`: as Iterative SNIP, but pruned weights may return."""
-    return _keep(model, methods.force(model, objective, **options))
+    return keep(model, methods.force(model, objective, **options))
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -210,7 +139,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return _keep(model, search.supports)
+    return keep(model, search.supports)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
@@ -260,43 +189,7 @@ def random_subspace(
     starts: dict[str, Start] = {}
     for q, w in weights.items():
         starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), w.new_zeros(k)
-    _register(model, starts)
+    register_all(model, starts)
     spaces = [space for q, space in subspaces(model) if q in weights]
     tie(spaces, spaces[0].theta)
     return model
-
-
-def _register(model: nn.Module, starts: dict[str, Start]) -> nn.Module:
-    """Register every tensor, once all of them have passed the checks."""
-    modules = dict(model.named_modules())
-    owners = {q: (modules[q.rpartition(".")[0]], q.rpartition(".")[2]) for q in starts}
-    for q, (offset, embedding, _) in starts.items():
-        check(*owners[q], SubspaceParametrization(offset, embedding))
-    for q, (offset, embedding, theta) in starts.items():
-        register(*owners[q], offset, embedding, theta)
-    return model
-
-
-def _keep(model: nn.Module, kept: Supports) -> nn.Module:
-    """d = 0, U = what is kept, theta = the weights kept."""
-    weights = dict(model.named_parameters())
-    return _register(model, {q: (Zero(weights[q]), Sparse(weights[q], index=i), None) for q, i in kept.items()})
-
-
-def _random(weight: Tensor, k: int, key: Key, groups: Groups | None) -> Sparse:
-    if groups is None:
-        return Sparse(weight, k, key=key)
-    scores = torch.from_numpy(key.uniform(weight.numel()))
-    return Sparse(weight, index=spread(scores, k, groups(weight.shape)))
-
-
-def _first(weight: Tensor, start: Start) -> Tensor:
-    """The first w of a start."""
-    offset, embedding, theta = start
-    with torch.no_grad():
-        return weight if theta is None else offset() + embedding(theta)
-
-
-def _narrowed(saliency: Saliency, include: Selection | None, exclude: Selection | None) -> Saliency:
-    given = {"include": include, "exclude": exclude}
-    return partial(saliency, **{name: value for name, value in given.items() if value is not None})

@@ -109,6 +109,24 @@ def test_rounds_are_exact_and_nested():
     assert search.rounds == 6 + 5  # 0.8^6 -> 0.8^10 > 0.1 > 0.8^11
 
 
+def test_what_is_pruned_never_returns_even_where_all_is_zero():
+    search = LotteryTicket(net(), train)
+    search.prune(300)
+    before = dict(search.supports)
+    search.train = lambda model: [p.data.zero_() for p in model.parameters()]
+    search.prune(100)
+    assert search.dim == 100
+    assert all(set(search.supports[q].tolist()) <= set(before[q].tolist()) for q in before)
+
+
+def test_training_the_model_afterwards_does_not_move_the_rewinding_point():
+    model = net()
+    before = bits(model)
+    search = LotteryTicket(model, train)
+    train(model)
+    assert bits(search.ticket()) == before
+
+
 def test_it_resumes_bit_exactly():
     straight = LotteryTicket(net(), train)
     straight.prune()
@@ -130,6 +148,8 @@ def test_the_recipe_prunes_the_model_itself():
     assert recipes.imp(model, train, density=0.3) is model
     assert bits(model) == bits(expected)
     assert next(subspaces(model))[1].theta is weight
+    whole = recipes.imp(net(), train, density=1.0)  # no round at all
+    assert sum(space.theta.numel() for _, space in subspaces(whole)) == N
     chosen = recipes.imp(net(), train, dim=30, fraction=0.5, include=["4"])
     assert [name for name, _ in subspaces(chosen)] == ["4.weight"]
 

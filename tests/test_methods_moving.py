@@ -303,10 +303,10 @@ def test_set_grows_uniformly_outside_what_is_kept():
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_largest_in_blocks_is_the_largest(block, seed, levels, taken, wanted):
     key = Key(seed)
-    gradient = torch.from_numpy(key.integers(50, 2 * levels + 1)).float() - levels
-    kept = torch.from_numpy(key.distinct(50, int(taken * 50))).sort().values
-    count = int(wanted * (50 - len(kept)))
-    candidates = sorted(set(range(50)) - set(kept.tolist()), key=lambda p: (-abs(float(gradient[p])), p))
+    gradient = torch.from_numpy(key.integers(53, 2 * levels + 1)).float() - levels
+    kept = torch.from_numpy(key.distinct(53, int(taken * 53))).sort().values
+    count = int(wanted * (53 - len(kept)))
+    candidates = sorted(set(range(53)) - set(kept.tolist()), key=lambda p: (-abs(float(gradient[p])), p))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(growth, "BLOCK", block)
         assert largest(gradient, kept, count).tolist() == sorted(candidates[:count])

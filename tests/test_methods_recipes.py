@@ -117,8 +117,8 @@ def test_a_recipe_with_an_objective_scores_at_its_own_start(recipe, d, score):
         assert all(torch.equal(w, start[q]) for q, w in first(model).items())  # S = 0
 
 
-def test_saliency_steps_and_budget_can_be_chosen():
-    chosen = recipes.dctps(net(), dim=40, objective=loss, saliency=methods.random(Key(1)), steps=3, budget=budgets.epl)
+def test_saliency_and_budget_can_be_chosen():
+    chosen = recipes.dctps(net(), dim=40, objective=loss, saliency=methods.random(Key(1)), budget=budgets.epl)
     kept = methods.select(methods.random(Key(1))(net()), dim=40, budget=budgets.epl)
     assert supports(chosen) == {q: index.tolist() for q, index in kept.items()}
 

@@ -269,6 +269,16 @@ def test_force_is_its_algorithm(k, steps):
     assert bool(returned) == (steps > 1)  # or this would not tell it from Iterative SNIP
 
 
+def test_what_a_round_has_pruned_never_returns():
+    def jealous(model: nn.Module, objective: object) -> dict[str, Tensor]:
+        weights = {q: w.detach() for q, w in model.named_parameters()}
+        return {q: torch.where(w == 0, 2.0, SALIENCIES["random"](model)[q]) for q, w in weights.items()}
+
+    first = prune(perceptron(), jealous, loss, dim=counts(30, 2)[0])
+    kept = prune(perceptron(), jealous, loss, dim=30, steps=2)
+    assert places(kept) < places(first)
+
+
 def test_force_in_one_round_is_snip():
     model = made(convolutional).eval()
     one, other = force(model, loss, 0.2, steps=1), prune(model, snip, loss, 0.2)
@@ -393,6 +403,14 @@ def test_select_by_blocks_keeps_the_best_of_every_block():
     mask = torch.zeros(32).scatter(0, kept, 1).reshape(4, 2, 4)
     best_two = scores["w"].reshape(4, 2, 4).topk(2).indices
     assert torch.equal(mask.nonzero()[:, 2].reshape(4, 2, 2), best_two.sort().values)
+
+
+@given(seed=st.integers(0, 99), levels=st.integers(2, 9), dim=st.integers(1, 24))
+def test_select_by_rows_gives_what_is_left_to_the_best_next_scores(seed, levels, dim):
+    scores = drawn(seed, levels, shapes=[(4, 6)])
+    rank = np.argsort(np.argsort(-scores["tensor 0"].numpy(), axis=1, kind="stable"), axis=1).flatten()  # in its row
+    order = np.lexsort((np.arange(24), -scores["tensor 0"].numpy().flatten(), rank))  # by rank, then by score, by place
+    assert select(scores, dim=dim, groups=rows)["tensor 0"].tolist() == sorted(order[:dim].tolist())
 
 
 def test_among_keeps_only_what_was_kept():

@@ -100,3 +100,13 @@ def test_the_library_needs_no_extra_and_the_command_says_in_one_sentence_which_i
     assert result.stdout == "[]\n"
     assert result.stderr == "subspace needs typer for its studies: pip install 'torch-subspace[study]'\n"
     assert result.returncode == 1
+
+
+def test_a_disk_that_fails_stops_the_study_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("subspace.study.app.carry_out", full)
+    result = CliRunner().invoke(app, ["study", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.endswith("Stopped: [Errno 28] No space left on device. What is finished is kept.\n")

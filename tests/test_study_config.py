@@ -1,6 +1,7 @@
 """Laws of a run's configuration: it is all of it, it survives JSON, and its hash sees every field."""
 
 import dataclasses
+import itertools
 import json
 import warnings
 
@@ -135,6 +136,7 @@ def test_the_digits_are_4000_and_1000_balanced_normalised_and_look_like_digits()
     assert abs(digits.train_images.std(correction=0) - 1) < 1e-4
     train, test = (images.flatten(1) for images in (digits.train_images, digits.test_images))
     means = torch.stack([train[digits.train_labels == digit].mean(0) for digit in range(10)])
+    assert (means.mean(1).argmin(), means.mean(1).argmax()) == (1, 0)  # a one takes the least ink, a zero the most
     nearest = torch.cdist(test, means).argmin(1)
     assert (nearest == digits.test_labels).double().mean() > 0.7  # images and labels belong together
 
@@ -151,6 +153,8 @@ def test_lenet5_has_its_shapes_and_its_initialisation_comes_from_the_key():
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
     for weight in (model.conv2.weight, model.conv3.weight, model.fc1.weight):
         assert abs(weight.std() * (weight[0].numel() / 2) ** 0.5 - 1) < 0.1  # Kaiming, fan-in
+    drawn = [weight.flatten()[:150] / weight[0].numel() ** -0.5 for weight in model.parameters()]
+    assert not any(torch.allclose(one, two) for one, two in itertools.combinations(drawn, 2))
     same, other = models.lenet5(Key(0)), models.lenet5(Key(1))
     assert torch.equal(model.conv3.weight, same.conv3.weight)
     assert not torch.equal(model.conv3.weight, other.conv3.weight)

@@ -9,12 +9,13 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
-from subspace.study.config import Run, Training
+from subspace.study.config import Run, Study, Training
 from subspace.study.live import LiveProgress
 from subspace.study.progress import Progress
 from subspace.study.runner import carry_out, unfinished
@@ -139,3 +140,33 @@ def test_a_killed_study_leaves_whole_results_and_goes_on_from_them(store, tmp_pa
     assert study.wait(20) == -signal.SIGKILL
     assert unfinished(grid(0, 1, 2, 100, 101), store, Progress(in_memory())) == grid(100, 101)
     assert begun()[:3] == [0, 1, 2]
+
+
+class Instant:
+    """In place of a worker process: every run is done as soon as it begins."""
+
+    process = SimpleNamespace(is_alive=lambda: True)
+
+    def __init__(self, task):
+        self.pipe, self.end = multiprocessing.Pipe()
+
+    def start(self, run):
+        self.end.send(outcome(METRICS, None))
+
+    def receive(self):
+        return self.pipe.recv()
+
+    def stop(self):
+        self.pipe.close()
+
+
+def test_the_longest_runs_begin_first(store, monkeypatch):
+    monkeypatch.setattr("subspace.study.runner.Worker", Instant)
+    started = []
+    progress = Progress(in_memory())
+    progress.begin = started.append
+    runs = Study(seeds=1).runs()
+    progress.expect(runs)
+    carry_out(runs, store, 1, progress, task)
+    assert [(run.method, run.density) for run in started[:2]] == [("random_subspace", 0.1), ("random_subspace", 0.01)]
+    assert sorted(map(str, started)) == sorted(map(str, runs))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from subspace import Key
-from subspace.study import data
+from subspace.study import data, models
 from subspace.study.config import Run, Training
 from subspace.study.train import accuracy, batches, train
 
@@ -83,6 +83,24 @@ def test_sizes_are_those_of_the_model_and_the_learning_rate_follows_the_density(
     assert (sparse["weights"], sparse["dim"] - sparse["alpha"], sparse["alpha"]) == (61_210, 612, 5)
     assert sparse["learning_rate"] == pytest.approx(0.04)
     assert dense["trained_bytes"] == 4 * 61_210
+
+
+def test_a_dense_run_is_the_plain_loop_anyone_would_write():
+    images, labels, *_ = data.mnist5k()
+    model = models.lenet5(Key(4).fold("init"))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    epochs = []
+    for epoch in range(3):
+        order, losses = Key(4).fold("order").fold(str(epoch)).permutation(120), []
+        for start in (0, 50, 100):
+            optimizer.zero_grad()
+            some = order[start : start + 50]
+            losses.append(torch.nn.functional.cross_entropy(model(images[some]), labels[some]))
+            losses[-1].backward()
+            optimizer.step()
+        epochs.append(sum(losses).item() / 3)
+    metrics = train(Run("ordinary", None, 4, training=Training(3, 50, 0.002)))
+    assert metrics["train_loss"] == pytest.approx(epochs, rel=1e-4)
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():

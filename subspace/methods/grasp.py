@@ -12,7 +12,7 @@ from subspace.methods.saliency import Objective, Scores, Weights, gradients, sal
 
 @saliency
 def grasp(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
-    """w * (H g), the negative of the paper's score -w * (H g) (eq. 8), of which the highest are removed.
+    """w * (H g), the negative of the paper's score -w * (H g), of which the highest are removed.
 
     g and H are the gradient and the Hessian of the objective with respect to the chosen weights. The paper's is
     cross_entropy(net(x) / 200, y) on ten samples of every class. (Its code takes H in two halves of the batch to save

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from subspace.fixed import wide
 from subspace.methods.saliency import Objective, evaluate, preserved
 from subspace.methods.select import Supports
-from subspace.methods.top import top
+from subspace.methods.top import infinite, top
 from subspace.parametrization import Subspace
 
 BLOCK = 1 << 20  # entries looked at together
@@ -56,7 +56,7 @@ def steepest(
 
     def reduce(q: str) -> None:
         gradient = sums.pop(q).reshape(-1)
-        if bad := int((~gradient.isfinite()).sum()):
+        if bad := infinite(gradient):
             raise FloatingPointError(f"gradients must be finite, got {bad} in {q} that are not{when}")
         chosen[q] = largest(gradient, kept[q], counts[q])
 

@@ -40,20 +40,21 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        self.numels = {q: weight.numel() for q, (_, _, weight) in targets(model, include, exclude).items()}
+        weights = {q: weight for q, (_, _, weight) in targets(model, include, exclude).items()}
+        self.supports: Supports = {q: torch.arange(w.numel(), device=w.device) for q, w in weights.items()}
+        self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
         self.rounds = 0
-        self.supports: Supports = {}  # none before the first round, which is dense
 
     @property
     def dim(self) -> int:
         """How many weights remain."""
-        return sum(map(len, self.supports.values())) if self.supports else sum(self.numels.values())
+        return sum(map(len, self.supports.values()))
 
     def ticket(self) -> nn.Module:
         """A copy of the model at the rewinding point, with what is pruned so far gone from it."""
         model = copy.deepcopy(self.start)
-        for q, index in self.supports.items():
+        for q, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
             module, name = _owner(model, q)
             weight = getattr(module, name)
             register(module, name, Zero(weight), Sparse(weight, index=index))
@@ -71,14 +72,14 @@ class LotteryTicket:
         model = self.ticket()
         self.train(model)
         with torch.no_grad():
-            scores: Scores = {q: getattr(*_owner(model, q)).abs() for q in self.numels}
+            scores: Scores = {q: getattr(*_owner(model, q)).abs() for q in self.supports}
         finite(scores, f" in round {self.rounds + 1}")
-        self.supports = choose(scores, dim, None, None, self.supports or None)
+        self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1
 
     def run(self, density: float | None = None, *, dim: int | None = None) -> nn.Module:
         """Rounds until dim = round(density N) weights remain, the last one as small as it takes; then the ticket."""
-        total = entries(sum(self.numels.values()), density, dim)
+        total = entries(self.numel, density, dim)
         while self.dim > total:
             self.prune(max(total, int((1 - self.fraction) * self.dim)))
         warn_empty({q: len(index) for q, index in self.supports.items()})

@@ -29,8 +29,8 @@ def supports(
     """What the saliency keeps: in round t of `steps`, the best N density^(t / steps) of those kept before.
 
     Every round scores the network with the weights pruned so far set to zero. One round is SNIP, GraSP or magnitude
-    pruning; 100 with `synflow` are SynFlow; with `snip` they are Iterative SNIP (de Jorge et al. 2021). All
-    tensors that the saliency scores take part: partial(snip, include=...) scores others than the default.
+    pruning; 100 with `synflow` are SynFlow; with `snip` they are Iterative SNIP (de Jorge et al. 2021). All tensors
+    that the saliency scores take part: partial(snip, include=...) scores others than the default.
 
     Raises FloatingPointError naming tensor and round where a score is not finite, and as `select`.
     """
@@ -49,7 +49,7 @@ def force(
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> Supports:
-    """What FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021, eq. 6): pruned weights may return.
+    """What FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
 
     The score is |g w|, g the gradient at the network as pruned so far, w the dense weight. One round is SNIP. (What the
     DCTpS code calls FORCE is Iterative SNIP with 10 rounds: there pruned weights never return.) Raises as `supports`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from subspace.targets import Selection, targets
 
 Objective = Callable[[nn.Module], Tensor]  # e.g. lambda net: cross_entropy(net(x), y)
 Scores = dict[str, Tensor]  # by qualified name, shaped like the weight
-Saliency = Callable[[nn.Module, Objective | None], Scores]
+Saliency = Callable[[nn.Module, Any], Scores]  # (model, objective), which some do not need
 Weights = Mapping[str, nn.Parameter]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups, spread
 from subspace.methods.saliency import Scores
-from subspace.methods.top import top
+from subspace.methods.top import infinite, top
 from subspace.random import Key
 
 Supports = dict[str, Tensor]  # by qualified name, the sorted flat int64 index of what is kept
@@ -73,7 +74,7 @@ def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Support
 def finite(scores: Scores, when: str = "") -> None:
     """Raise FloatingPointError naming the first tensor with a score that is not finite."""
     for q, s in scores.items():
-        if bad := int((~s.isfinite()).sum()):
+        if bad := infinite(s):
             raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {q} that are not{when}")
 
 
@@ -95,8 +96,7 @@ def _only(flat: Tensor, index: Tensor) -> Tensor:
 
 def _split(index: Tensor, sizes: Mapping[str, int]) -> Supports:
     """A sorted index into the concatenation of tensors of these sizes, as one for each."""
-    supports, start = {}, 0
-    for q, size in sizes.items():
-        supports[q] = index[(index >= start) & (index < start + size)] - start
-        start += size
-    return supports
+    starts = [0, *accumulate(sizes.values())]
+    bounds = torch.searchsorted(index, index.new_tensor(starts)).tolist()
+    cuts = zip(sizes, starts, bounds, bounds[1:], strict=False)
+    return {q: index[first:last] - start for q, start, first, last in cuts}

@@ -9,7 +9,7 @@ from subspace.methods.saliency import Objective, Scores, Weights, gradients, sal
 
 @saliency
 def snip(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
-    """|g w|, g the gradient of the objective (eq. 5, without its normalisation, which changes no order).
+    """|g w|, g the gradient of the objective; without the paper's normalisation, which changes no order.
 
     The objective is a loss such as cross-entropy. (FORCE's public code, and what was made from it, uses `nll_loss` on
     raw logits, which is not a likelihood.) In rounds it is Iterative SNIP: `supports(model, snip, ..., steps=60)`.

@@ -11,7 +11,7 @@ from subspace.methods.saliency import Objective, Scores, Weights, gradients, sal
 
 
 def flow(*shape: int) -> Objective:
-    """The objective of SynFlow, R (eq. 6): the sum of the outputs for an input of ones of that shape, batch axis first.
+    """The objective of SynFlow, R: the sum of the outputs for an input of ones of that shape, batch axis first.
 
     For a network that takes something else than one real tensor, write it out, as lambda net: net(tokens).sum().
     """

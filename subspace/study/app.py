@@ -54,13 +54,13 @@ def study(
     console = Console() if sys.stdout.isatty() else Console(width=100)
     try:
         complete(runs, store, workers, console)
-    except (KeyboardInterrupt, OSError) as stop:
-        why = f"Stopped ({stop})" if str(stop) else "Stopped"
+    except KeyboardInterrupt:
         done = sum(record["status"] == "finished" for record in records(runs, store))
-        console.print(
-            f"{why} with {done} of {len(runs)} runs finished: the same command goes on from there.", soft_wrap=True
-        )
-        raise typer.Exit(1 if isinstance(stop, OSError) else 130) from None
+        console.print(f"Stopped with {done} of {len(runs)} runs finished: the same command goes on from there.")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        console.print(f"Stopped: {error}. What is finished is kept.", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     failures = report(runs, store, console)
     raise typer.Exit(1 if failures else 0)
 

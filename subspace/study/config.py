@@ -17,7 +17,7 @@ class Training:
     """How a network is trained, with Adam: `learning_rate` is that of the dense network (see `study.train`)."""
 
     epochs: int = 4
-    batch: int = 100
+    batch: int = 128
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ def defect(record: object, run: Run) -> str | None:
         return f"schema {record.get('schema')!r} in place of {SCHEMA}"
     if record.get("sha256") != checksum(record):
         return "contents that do not match their checksum"
-    if record["configuration"] != run.configuration():
+    if record.get("configuration") != run.configuration():
         return "the result of another configuration"
     return None
 
