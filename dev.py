@@ -19,8 +19,8 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], 
 
 def set_up() -> None:
     """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
-    wanted = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")) + sys.version.encode()
-    stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(wanted).hexdigest()
+    wanted = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(b"".join(wanted) + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
     print("setting up .venv (some minutes, once) ...", flush=True)
@@ -31,14 +31,15 @@ def set_up() -> None:
 
 
 def main(command: str = "", *options: str) -> int:
-    """Run one of the two commands; the exit status is the worst of its parts."""
+    """Run one of the two commands; the exit status is 0 if every part of it succeeds."""
     if command not in ("study", "test") or sys.version_info < (3, 10):
         print(f"usage: python dev.py study|test [options], with Python >= 3.10; got {command!r}", file=sys.stderr)
         return 2
     set_up()
     if command == "study":
         return subprocess.call([PYTHON, "-m", "subspace.study.cli", "study", *options])
-    return max(subprocess.call([PYTHON, "-m", *check, *(options if "pytest" in check else [])], cwd=ROOT) for check in CHECKS)
+    checks = [[PYTHON, "-m", *check, *(options if "pytest" in check else [])] for check in CHECKS]
+    return int(any(subprocess.call(check, cwd=ROOT) for check in checks))  # a list: all of them, whatever fails
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from subspace import embeddings, offsets, recipes
+from subspace import embeddings, methods, offsets, recipes
 from subspace.checkpoint import load, save
 from subspace.methods import budgets
 from subspace.parametrization import (
@@ -31,6 +31,7 @@ __all__ = [
     "idct",
     "load",
     "materialize",
+    "methods",
     "offsets",
     "recipes",
     "register",

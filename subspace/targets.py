@@ -26,9 +26,7 @@ LAYERS = (
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def targets(
-    model: nn.Module, include: Selection | None = None, exclude: Selection | None = None
-) -> dict[str, Target]:
+def targets(model: nn.Module, include: Selection | None = None, exclude: Selection | None = None) -> dict[str, Target]:
     """(module, name, weight) of the chosen tensors, by qualified name, in the model's order.
 
     By default the `weight` of every linear and convolution layer, first and last included, and the projections of
@@ -68,9 +66,7 @@ def _usual(module: nn.Module, name: str) -> bool:
     return isinstance(module, LAYERS) and name == "weight"
 
 
-def _selected(
-    argument: str, selection: Selection, owners: dict[str, Owner], usual: set[str]
-) -> set[str]:
+def _selected(argument: str, selection: Selection, owners: dict[str, Owner], usual: set[str]) -> set[str]:
     if callable(selection):
         return {q for q, (_, _, weight) in owners.items() if weight is not None and selection(q, weight)}
     if isinstance(selection, str):

@@ -17,11 +17,12 @@ from subspace.linear_map import LinearMap
 
 
 def dct(x: Tensor) -> Tensor:
-    """Orthonormal DCT-II: (..., n) -> (..., n), y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n), c_0 = n^-1/2, c_k =
-    (2/n)^1/2.
+    """Orthonormal DCT-II: (..., n) -> (..., n), y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n).
 
-    >>> dct(torch.ones(4))
-    tensor([2., 0., 0., 0.])
+    c_0 = (1/n)^1/2, else c_k = (2/n)^1/2.
+
+    >>> dct(torch.tensor([3.0, 1.0])) * 2**0.5
+    tensor([4.0000, 2.0000])
     """
     _check(x)
     return _DCT(x)
@@ -34,8 +35,9 @@ def idct(y: Tensor) -> Tensor:
 
 
 def fwht(x: Tensor) -> Tensor:
-    """Orthonormal Walsh-Hadamard transform in Sylvester's order, its own inverse: (..., n) -> (..., n), n a power of
-    two.
+    """Orthonormal Walsh-Hadamard transform, its own inverse: (..., n) -> (..., n), n a power of two.
+
+    In Sylvester's order: y_j = n^-1/2 sum_i (-1)^(number of bits that i and j share) x_i.
 
     >>> fwht(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     tensor([0.5000, 0.5000, 0.5000, 0.5000])

@@ -1,7 +1,7 @@
 """Bugs that must each make a law fail: the laws are tested too.
 
-A bug is a change to one line of the package, and the law that ought to notice. `python tests/planted_bugs.py [word]` plants
-them one after the other in a copy and says what noticed; the suite does the same (`test_planted_bugs.py`).
+A bug is a change to one line of the package, and the law that ought to notice. `python tests/planted_bugs.py [word]`
+plants them one after the other in a copy and says what noticed; the suite does the same (`test_planted_bugs.py`).
 """
 
 from __future__ import annotations
@@ -147,6 +147,59 @@ BUGS = [
     Bug("names not folded in", "recipes.py", "Key(seed).fold(q)", "Key(seed)", "recipes", "different_maps"),
     Bug("columns as they come", "recipes.py", ".sum(0).rsqrt()", ".sum(0).square().rsqrt()", "recipes", "unit_columns"),
     Bug("truncated budget", "methods/budgets.py", "base[i] += 1", "pass", "recipes", "exact"),
+    # choosing and moving U
+    Bug(
+        "no mask in RigL",
+        "methods/growth.py",
+        "block[kept[first:last] - start] = -1",
+        "pass",
+        "methods_moving",
+        "masks",
+    ),
+    Bug(
+        "moments stay behind", "methods/moving.py", "(theta, theta.grad, *state)", "(theta,)", "methods_moving", "state"
+    ),
+    Bug(
+        "grown from a neighbour",
+        "methods/moving.py",
+        "stays, per_entry[source], 0",
+        "stays | True, per_entry[source], 0",
+        "methods_moving",
+        "zero",
+    ),
+    Bug(
+        "statistics moved",
+        "methods/saliency.py",
+        "owner[name] = buffer.copy_(content)",
+        "pass",
+        "methods_saliency",
+        "as_it_was",
+    ),
+    Bug("mode changed", "methods/saliency.py", "module.training = training", "pass", "methods_saliency", "as_it_was"),
+    Bug(
+        "SynFlow in float32",
+        "methods/synflow.py",
+        "tensor.abs().double()",
+        "tensor.abs().float()",
+        "methods_saliency",
+        "conserves",
+    ),
+    Bug(
+        "FORCE that never returns",
+        "methods/prune.py",
+        "returning=True)",
+        "returning=False)",
+        "methods_saliency",
+        "force",
+    ),
+    Bug(
+        "not rewound",
+        "methods/lottery_ticket.py",
+        "model = copy.deepcopy(self.start)",
+        "model = self.start",
+        "methods_lottery",
+        "rewinds",
+    ),
     # checkpoints
     Bug(
         "no fingerprint",
@@ -194,11 +247,7 @@ def noticed(bug: Bug) -> tuple[bool, str]:
         if text.count(bug.right) != 1:
             return False, f"{bug.file} must contain {bug.right!r} once, got {text.count(bug.right)} times"
         file.write_text(text.replace(bug.right, bug.wrong))
-        laws = (
-            f"tests/test_{bug.laws}.py"
-            if Path(folder, f"tests/test_{bug.laws}.py").exists()
-            else f"tests/test_{bug.laws}_laws.py"
-        )
+        (laws,) = Path(folder).glob(f"tests/test_{bug.laws}*.py")
         command = [
             sys.executable,
             "-m",

@@ -1,4 +1,4 @@
-"""The shape of the package: imports point down, plug-ins are listed, files are small and public names are documented."""
+"""The shape of the package: imports point down, files are small, public names are documented."""
 
 from __future__ import annotations
 

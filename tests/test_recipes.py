@@ -209,18 +209,18 @@ def state(model):
 
 
 BAD = [
-    (dict(density=0.0), "density must be in (0, 1], got 0.0"),
-    (dict(density=1.5), "density must be in (0, 1], got 1.5"),
-    (dict(density=float("nan")), "density must be in (0, 1], got nan"),
-    (dict(density=1e-9), "dim must be in [1, 440], got density=1e-09, which is 0 entries"),
-    (dict(dim=441), "dim must be in [1, 440], got dim=441"),
-    (dict(dim=0), "dim must be in [1, 440], got dim=0"),
-    (dict(), "exactly one of density and dim must be given, got density=None and dim=None"),
-    (dict(density=0.1, dim=3), "exactly one of density and dim must be given, got density=0.1 and dim=3"),
-    (dict(dim=9, seed=0.5), "seed must be an integer, got 0.5"),
-    (dict(dim=9, include=["nothing"]), "include must name tensors of the model, got 'nothing', which none ends in"),
-    (dict(dim=9, exclude=["conv", "x"]), "exclude must name tensors of the model, got 'x', which none ends in"),
-    (dict(dim=9, include="conv"), "the model must have a tensor that is chosen, got none among 13"),
+    ({"density": 0.0}, "density must be in (0, 1], got 0.0"),
+    ({"density": 1.5}, "density must be in (0, 1], got 1.5"),
+    ({"density": float("nan")}, "density must be in (0, 1], got nan"),
+    ({"density": 1e-9}, "dim must be in [1, 440], got density=1e-09, which is 0 entries"),
+    ({"dim": 441}, "dim must be in [1, 440], got dim=441"),
+    ({"dim": 0}, "dim must be in [1, 440], got dim=0"),
+    ({}, "exactly one of density and dim must be given, got density=None and dim=None"),
+    ({"density": 0.1, "dim": 3}, "exactly one of density and dim must be given, got density=0.1 and dim=3"),
+    ({"dim": 9, "seed": 0.5}, "seed must be an integer, got 0.5"),
+    ({"dim": 9, "include": ["nothing"]}, "include must name tensors of the model, got 'nothing', which none ends in"),
+    ({"dim": 9, "exclude": ["conv", "x"]}, "exclude must name tensors of the model, got 'x', which none ends in"),
+    ({"dim": 9, "include": "conv"}, "the model must have a tensor that is chosen, got none among 13"),
 ]
 
 

@@ -20,8 +20,8 @@ SMALL = ["--methods", "ordinary,dctps", "--densities", "0.01", "--seeds", "1", "
 
 def test_a_study_ends_with_table_files_and_picture_and_is_not_run_twice(tmp_path):
     options = [*SMALL, "--out", str(tmp_path / "out")]
-    first = subprocess.run([*COMMAND, *options], capture_output=True, text=True)
-    assert (first.returncode, first.stderr) == (0, "")
+    first = CliRunner().invoke(app, ["study", *options])
+    assert (first.exit_code, first.stderr) == (0, "")
     assert "\x1b" not in first.stdout
     assert first.stdout.startswith("2 runs, 0 of them finished already")
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*/result.json")]

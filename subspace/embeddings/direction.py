@@ -11,6 +11,7 @@ from subspace.offsets import Offset, Zero
 class Direction(Embedding):
     """U theta = theta d, d an offset that is not zero; dim = 1. The column is d itself, not normalised.
 
+    >>> import torch
     >>> from subspace.offsets import DCT
     >>> Direction(DCT(torch.empty(1, 4)))(torch.tensor([3.0]))
     tensor([[1.5000, 1.5000, 1.5000, 1.5000]])

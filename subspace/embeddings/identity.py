@@ -11,6 +11,7 @@ from subspace.random import Key
 class Identity(Embedding):
     """U theta = theta in the weight's shape; dim = numel.
 
+    >>> import torch
     >>> Identity(torch.empty(2, 2))(torch.arange(4.0))
     tensor([[0., 1.],
             [2., 3.]])

@@ -10,6 +10,7 @@ from subspace.embeddings.base import Embedding
 class Scaled(Embedding):
     """U diag(scale), scale of shape (dim,), finite and nowhere zero, in the state_dict.
 
+    >>> import torch
     >>> from subspace.embeddings import Identity
     >>> Scaled(Identity(torch.empty(2)), torch.tensor([2.0, 3.0]))(torch.ones(2))
     tensor([2., 3.])

@@ -10,6 +10,7 @@ from subspace.offsets.base import Offset
 class Zero(Offset):
     """d = 0, as a view of one number.
 
+    >>> import torch
     >>> int(Zero(torch.empty(2, 3))().count_nonzero())
     0
     """
