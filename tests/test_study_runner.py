@@ -39,7 +39,8 @@ def task(run, report):
     for epoch in range(run.training.epochs):
         time.sleep(0.02 if run.seed < 100 else 60)
         report(epoch + 1)
-    return {**METRICS, "threads": torch.get_num_threads()}
+    alone = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return {**METRICS, "threads": torch.get_num_threads(), "leaves Ctrl-C to the parent": alone}
 
 
 def grid(*seeds):
@@ -71,7 +72,7 @@ def test_failures_are_recorded_and_shown_and_stop_nothing_else(store):
     assert "in task" in read[13]["traceback"]
     assert read[9]["error"] == "the worker process died: killed by SIGKILL"
     assert read[13]["metrics"] is read[9]["metrics"] is None
-    assert read[0]["metrics"] == {**METRICS, "threads": 1}
+    assert read[0]["metrics"] == {**METRICS, "threads": 1, "leaves Ctrl-C to the parent": True}
     assert read[0]["environment"].keys() == {"subspace", "torch", "numpy", "python", "platform", "cpu", "threads"}
     assert read[5]["warnings"] == ["seed 5 is odd"]
     assert begun() == sorted(run.seed for run in runs)
