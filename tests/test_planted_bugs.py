@@ -1,4 +1,4 @@
-"""Every planted bug makes its law fail. That takes some minutes, so it is asked for: `python dev.py test -m planted`."""
+"""Every planted bug makes its law fail; that takes some minutes, so only with `python dev.py test -m planted`."""
 
 import pytest
 from planted_bugs import BUGS, ROOT, laws, noticed
