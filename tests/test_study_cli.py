@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import subspace
 from subspace.study.app import app
+from subspace.study.cli import main
+from subspace.study.methods import METHODS
 
 COMMAND = [sys.executable, "-m", "subspace.study.cli", "study"]
 SMALL = ["--methods", "ordinary,dctps", "--densities", "0.01", "--seeds", "1", "--epochs", "1", "--workers", "1"]
@@ -33,6 +37,7 @@ def test_a_study_ends_with_table_files_and_picture_and_is_not_run_twice(tmp_path
         assert f" {100 * accuracy:.1f} " in first.stdout
         assert record["environment"]["threads"] == 1
     assert len(pd.read_csv(tmp_path / "out/runs.csv")) == 2
+    assert "Accuracy against dense, FLOPs and stored bytes" in first.stdout
     assert (tmp_path / "out/accuracy.png").stat().st_size > 10_000
 
     second = CliRunner().invoke(app, ["study", *options])
@@ -42,13 +47,31 @@ def test_a_study_ends_with_table_files_and_picture_and_is_not_run_twice(tmp_path
     assert second.stdout.endswith(shown)
 
 
+@pytest.mark.parametrize(
+    ("words", "methods"),
+    [
+        ("all", list(METHODS)),
+        ("rigl, all", ["rigl", *(name for name in METHODS if name != "rigl")]),
+        ("imp,snip", ["imp", "snip"]),
+        (None, ["ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "freezenet", "random_subspace"]),
+    ],
+)
+def test_methods_are_those_named_all_of_them_or_the_basic_six(words, methods, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("subspace.study.app.complete", lambda runs, *_: asked.extend(runs))
+    monkeypatch.setattr("subspace.study.app.report", lambda *_: 0)
+    options = [] if words is None else ["--methods", words]
+    assert CliRunner().invoke(app, ["study", *options, "--out", str(tmp_path)]).exit_code == 0
+    assert list(dict.fromkeys(run.method for run in asked)) == methods
+
+
 def test_ctrl_c_stops_every_process_and_says_how_to_go_on(tmp_path):
     study = subprocess.Popen(
         [*COMMAND, "--methods", "ordinary", "--epochs", "1000", "--out", str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert study.stdout.readline().startswith("3 runs, 0 of them finished already")
-    time.sleep(1)  # the workers are starting
+    time.sleep(0.5)  # the workers are starting
     os.killpg(study.pid, signal.SIGINT)  # as a terminal does
     stdout, stderr = study.communicate(timeout=20)
     assert stdout == "Stopped with 0 of 3 runs finished: the same command goes on from there.\n"
@@ -66,6 +89,7 @@ def test_ctrl_c_stops_every_process_and_says_how_to_go_on(tmp_path):
     ("options", "message"),
     [
         (["--methods", "dctpss"], r"method must be one of ordinary, .*, got 'dctpss'; did you mean 'dctps'\?"),
+        (["--methods", "all,iterative_snipp"], r"got 'iterative_snipp'; did you mean 'iterative_snip'\?"),
         (["--methods", ""], r"methods must be some of ordinary, .*, got none"),
         (["--densities", "0.1,1.5"], r"density must be in \(0, 1\], got 1.5"),
         (["--densities", "0.1,ten"], r"density must be in \(0, 1\], got 'ten'"),
@@ -85,21 +109,22 @@ def test_a_bad_value_gets_one_sentence_and_runs_nothing(options, message, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-ALONE = """
-import sys, subspace
-extras = {"pandas", "matplotlib", "rich", "typer", "mlxtend"}
-print(sorted(name for name in sys.modules if name in extras or name.startswith("subspace.study")))
-sys.modules["typer"] = None
-from subspace.study.cli import main
-main()
-"""
+def test_the_library_needs_none_of_the_extras():
+    extras = ("pandas", "matplotlib", "rich", "typer", "mlxtend", "subspace.study")
+    root = Path(subspace.__file__).parent
+    for path in root.rglob("*.py"):
+        if "study" not in path.relative_to(root).parts:
+            imports = re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
+            assert not [name for name in imports if name.startswith(extras)], path
 
 
-def test_the_library_needs_no_extra_and_the_command_says_in_one_sentence_which_is_missing():
-    result = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
-    assert result.stdout == "[]\n"
-    assert result.stderr == "subspace needs typer for its studies: pip install 'torch-subspace[study]'\n"
-    assert result.returncode == 1
+def test_the_command_says_in_one_sentence_which_extra_is_missing(monkeypatch):
+    monkeypatch.delitem(sys.modules, "subspace.study.app")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(
+        SystemExit, match=r"^subspace needs typer for its studies: pip install 'torch-subspace\[study\]'$"
+    ):
+        main()
 
 
 def test_a_disk_that_fails_stops_the_study_in_one_sentence(tmp_path, monkeypatch):

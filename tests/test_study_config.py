@@ -12,7 +12,8 @@ import subspace
 from subspace import Key
 from subspace.study import data, models
 from subspace.study.config import Run, Study, Training
-from subspace.study.methods import METHODS, method
+from subspace.study.methods import BASIC, METHODS, method
+from subspace.study.setting import Setting
 
 RUN = Run("dctps", 0.01, 0)
 OTHER = {
@@ -22,6 +23,7 @@ OTHER = {
     "model": "other",
     "data": "other",
     "training": Training(epochs=7),
+    "options": (("delta_t", 9), ("fraction", 0.3), ("t_end", 0.75)),
     "version": "other",
 }
 OTHER_TRAINING = {"epochs": 9, "batch": 9, "learning_rate": 9.0}
@@ -30,12 +32,29 @@ OTHER_TRAINING = {"epochs": 9, "batch": 9, "learning_rate": 9.0}
 def test_the_hash_changes_with_every_field():
     assert OTHER.keys() == {field.name for field in dataclasses.fields(Run)}
     assert OTHER_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
-    changed = [dataclasses.replace(RUN, **{name: value}) for name, value in OTHER.items()]
+    changed = [dataclasses.replace(RUN, **{name: OTHER[name]}) for name in OTHER if name != "options"]
+    moving = Run("rigl", 0.01, 0)
+    changed += [moving, dataclasses.replace(moving, options=OTHER["options"])]
     changed += [
         dataclasses.replace(RUN, training=dataclasses.replace(RUN.training, **{name: value}))
         for name, value in OTHER_TRAINING.items()
     ]
     assert len({run.hash for run in [RUN, *changed]}) == 1 + len(changed)
+
+
+def test_a_method_without_options_is_configured_as_before_there_were_any():
+    assert Run("freezenet", 0.1, 2, version="0.1.0").configuration() == {
+        "method": "freezenet",
+        "density": 0.1,
+        "seed": 2,
+        "model": "lenet5",
+        "data": "mnist5k",
+        "training": {"epochs": 4, "batch": 128, "learning_rate": 0.003},
+        "version": "0.1.0",
+    }
+    assert Run("dctps", 0.01, 0, version="0.1.0").hash == "46e6f6f3d0e10ecf"
+    assert Run("ordinary", None, 1, version="0.1.0").hash == "9c9f7a22b99451b8"
+    assert Run("imp", 0.1, 0).configuration()["options"] == {"rounds": 9}
 
 
 def test_the_hash_is_of_values_and_not_of_how_they_were_written():
@@ -49,7 +68,14 @@ def test_the_hash_is_of_values_and_not_of_how_they_were_written():
 
 
 @pytest.mark.parametrize(
-    "run", [RUN, Run("ordinary", None, 3), Run("random_subspace", 1e-3, 7, training=Training(2, 8, 0.5))]
+    "run",
+    [
+        RUN,
+        Run("ordinary", None, 3),
+        Run("random_subspace", 1e-3, 7, training=Training(2, 8, 0.5)),
+        Run("force", 0.1, 0),
+        Run("rigl", 0.1, 0, options=OTHER["options"]),
+    ],
 )
 def test_a_run_survives_json(run):
     assert Run.parse(json.loads(json.dumps(run.configuration()))) == run
@@ -65,11 +91,21 @@ def test_the_default_study_is_six_methods_three_densities_three_seeds_and_dense_
     assert [(run.density, run.seed) for run in runs if run.method == "ordinary"] == [(None, 0), (None, 1), (None, 2)]
     assert {(run.method, run.density, run.seed) for run in runs if run.method != "ordinary"} == {
         (name, density, seed)
-        for name in METHODS
+        for name in BASIC
         if name != "ordinary"
         for density in (0.1, 0.01, 0.001)
         for seed in range(3)
     }
+
+
+def test_a_study_of_all_methods_has_each_at_every_density():
+    runs = Study(tuple(METHODS), seeds=1).runs()
+    assert len(runs) == len({run.hash for run in runs}) == 1 + 3 * (len(METHODS) - 1)
+
+
+def test_epochs_and_costs_include_the_rounds_of_imp():
+    assert (Run("imp", 0.1, 0).epochs, Run("force", 0.1, 0).epochs, RUN.epochs) == (40, 4, 4)
+    assert Run("imp", 0.1, 0).cost == 10 * RUN.cost
 
 
 def test_a_grid_that_repeats_itself_has_each_run_once():
@@ -86,6 +122,8 @@ def test_a_grid_that_repeats_itself_has_each_run_once():
         (lambda: Run("dctps", float("nan"), 0), r"density must be in \(0, 1\], got nan"),
         (lambda: Run("dctps", None, 0), r"density must be in \(0, 1\], got None"),
         (lambda: Run("ordinary", 0.1, 0), r"density must be None for ordinary, got 0.1"),
+        (lambda: Run("dctps", 0.1, 0, options=(("steps", 3),)), r"options of dctps must be none, got steps"),
+        (lambda: Run("force", 0.1, 0, options=()), r"options of force must be samples, steps, got none"),
         (lambda: Run("dctps", 0.1, -1), r"seed must be at least 0, got -1"),
         (lambda: Training(epochs=0), r"epochs must be at least 1, got 0"),
         (lambda: Training(batch=0), r"batch must be at least 1, got 0"),
@@ -100,19 +138,67 @@ def test_bad_values_are_refused_in_one_sentence(make, message):
         make()
 
 
-def test_every_method_trains_exactly_the_budget_of_the_same_network():
+@pytest.fixture(scope="module")
+def few():
+    """Thirty images without meaning, and a loop that does nothing."""
+    images = torch.from_numpy(Key(0).normal(30 * 784, dtype="float32")).reshape(30, 1, 28, 28)
+
+    def setting(name, density=0.001, seed=0):
+        options = {n: 2 if n in ("steps", "rounds") else value for n, value in METHODS[name].options.items()}
+        return Setting(density, seed, options, images, torch.arange(30) % 3, 4, lambda model: None)
+
+    return setting
+
+
+def test_every_method_trains_exactly_the_budget_of_the_same_network(few):
     sizes = {}
     for name in METHODS:
         model = models.lenet5(Key(0))
         with warnings.catch_warnings():  # a uniform budget of 61 leaves conv1 none, and says so
             warnings.simplefilter("ignore")
-            method(name).apply(model, 0.001, 0)
+            method(name).apply(model, few(name))
         sizes[name] = subspace.summary(model)
-        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sizes[name].dim, name
+        assert sum(p.numel() for p in set(model.parameters()) if p.requires_grad) == sizes[name].dim, name
     assert {size.weights for size in sizes.values()} == {61_210}
     assert {name: size.dim - size.alpha for name, size in sizes.items()} == {
         name: 61_210 if name == "ordinary" else 61 for name in METHODS
     }
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "dctps_set", "dctps_rigl"])
+def test_movers_follow_the_options(name, few):
+    model = method(name).apply(models.lenet5(Key(0)), few(name, density=0.1))
+    mover = method(name).mover(model, torch.optim.Adam(model.parameters()), few(name))
+    assert (mover.delta_t, mover.fraction, mover.t_end) == (8, 0.3, 3)
+
+
+def test_imp_needs_no_round_at_density_one(few):
+    assert subspace.summary(method("imp").apply(models.lenet5(Key(0)), few("imp", density=1.0))).dim == 61_210
+
+
+def test_the_data_of_a_saliency_are_one_batch_drawn_from_the_seed(few):
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.mean((1, 2, 3)).unsqueeze(1) * torch.tensor([1.0, -1.0, 2.0])
+
+    setting = few("snip")
+    logits = Net()(setting.images)
+    everything = torch.nn.functional.cross_entropy(logits, setting.labels)
+    assert setting.loss(30)(Net()) == pytest.approx(everything.item())
+    assert setting.loss(128)(Net()) == pytest.approx(everything.item())
+    first, again, other = (few("snip", seed=seed).loss(5) for seed in (0, 0, 1))
+    values = [objective(Net()).item() for objective in (first, first, again, other)]
+    assert values[0] == values[1] == values[2] != values[3]
+    assert [len(images) for images in seen[-4:]] == [5] * 4
+    cooled = torch.nn.functional.cross_entropy(logits / 200, setting.labels)
+    assert setting.balanced_loss(per_class=10, temperature=200)(Net()) == pytest.approx(cooled.item())
+    setting.balanced_loss(per_class=4, temperature=1)(Net())
+    places = [int((setting.images == image).flatten(1).all(1).nonzero()) for image in seen[-1]]
+    assert torch.bincount(setting.labels[places]).tolist() == [4, 4, 4]
+    assert len(set(places)) == 12
 
 
 def test_the_split_is_stratified_disjoint_complete_and_the_same_every_time():

@@ -48,6 +48,12 @@ def grid(*seeds):
 
 
 @pytest.fixture
+def forked(monkeypatch):
+    """Workers that need not import torch again: in a second, and safe here, where no task computes with it."""
+    monkeypatch.setattr("subspace.study.worker.get_context", lambda method: multiprocessing.get_context("fork"))
+
+
+@pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     return Store(tmp_path / "results")
@@ -61,7 +67,7 @@ def in_memory(**options):
     return Console(file=io.StringIO(), width=100, **options)
 
 
-def test_failures_are_recorded_and_shown_and_stop_nothing_else(store):
+def test_failures_are_recorded_and_shown_and_stop_nothing_else(store, forked):
     runs = grid(0, 13, 9, 5, 1, 2)
     progress = Progress(in_memory())
     progress.expect(runs)
@@ -126,7 +132,7 @@ from test_study_runner import *
 if __name__ == "__main__":
     progress = Progress(Console())
     progress.expect(runs := grid(0, 1, 2, 100, 101))  # the last two would take minutes
-    carry_out(runs, Store({folder!r}), 2, progress, task)
+    carry_out(runs, Store({folder!r}), 1, progress, task)
 """
 
 
@@ -141,6 +147,16 @@ def test_a_killed_study_leaves_whole_results_and_goes_on_from_them(store, tmp_pa
     assert study.wait(20) == -signal.SIGKILL
     assert unfinished(grid(0, 1, 2, 100, 101), store, Progress(in_memory())) == grid(100, 101)
     assert begun()[:3] == [0, 1, 2]
+
+
+def test_live_bars_count_the_rounds_of_imp():
+    run = Run("imp", 0.1, 0)
+    with LiveProgress(in_memory(force_terminal=True)) as progress:
+        progress.expect([run])
+        progress.begin(run)
+        progress.epoch(run, 10)
+        assert (progress.bars.tasks[1].fields["count"], progress.bars.tasks[1].total) == ("epoch 10/40", 40)
+        assert progress.bars.tasks[0].completed == pytest.approx(run.cost / 4)
 
 
 class Instant:

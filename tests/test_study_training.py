@@ -1,6 +1,7 @@
 """Laws of one run: pure, portable, fair, and loud when it diverges."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from subspace import Key
 from subspace.study import data, models
 from subspace.study.config import Run, Training
-from subspace.study.train import accuracy, batches, train
+from subspace.study.loop import batches
+from subspace.study.train import accuracy, train
 
 SHORT = Training(epochs=2, batch=50)
 
@@ -38,12 +40,16 @@ def figures(run):
     return {name: value for name, value in train(run).items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("name", ["ordinary", "random_pruning_epl", "dctps", "freezenet", "random_subspace"])
+@pytest.mark.parametrize(
+    "name",
+    ["ordinary", "random_pruning_epl", "dctps", "freezenet", "random_subspace", "snip", "grasp", "set", "dctps_rigl"],
+)
 def test_the_same_configuration_gives_the_same_bits(name, one_thread):
-    density = None if name == "ordinary" else 0.002
-    run = Run(name, density, 0, training=SHORT)
-    assert figures(run) == figures(run)
-    assert figures(run)["train_loss"] != figures(Run(name, density, 1, training=SHORT))["train_loss"]
+    density = None if name == "ordinary" else 0.0005 if name == "random_subspace" else 0.02
+    run = Run(name, density, 0, training=Training(epochs=1, batch=10))  # twelve steps: movers move once
+    once = figures(run)
+    assert once == figures(run)
+    assert once["train_loss"] != figures(replace(run, seed=1))["train_loss"]
 
 
 def test_no_global_generator_is_moved():
@@ -113,3 +119,47 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
 def test_accuracy_is_the_share_of_largest_logits_at_the_label():
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
     assert accuracy(torch.nn.Identity(), logits, torch.tensor([0, 1, 1, 1])) == 0.75
+
+
+def test_the_cost_of_a_dense_run_is_a_forward_and_a_backward_pass_of_every_image():
+    metrics = train(Run("ordinary", None, 0, training=SHORT))
+    assert metrics["samples"] == 240
+    assert metrics["flops_init"] == 0
+    assert metrics["flops_final"] == 832_520
+    assert metrics["flops_training"] == metrics["flops_computed"] == 2_262_360
+    assert metrics["flops_total"] == 240 * 2_262_360
+    assert metrics["stored_init"] == metrics["stored_training"] == metrics["stored_bytes"] == 4 * 61_210
+
+
+def test_the_cost_of_snip_is_its_batch_and_then_the_weights_it_keeps():
+    metrics = train(Run("snip", 0.01, 0, training=SHORT))
+    assert metrics["flops_init"] == 120 * 2_262_360  # all there is, in place of 128
+    assert metrics["flops_total"] == metrics["flops_init"] + 240 * metrics["flops_training"]
+    assert 2 * 612 < metrics["flops_final"] < metrics["flops_training"] < 3 * metrics["flops_final"]
+    assert metrics["stored_init"] == 4 * 61_210 + 12 * 612
+    assert metrics["stored_training"] == metrics["stored_bytes"] == 12 * 612
+
+
+def test_the_cost_of_a_mover_includes_the_dense_gradients_it_looks_at():
+    runs = {name: Run(name, 0.01, 0, training=Training(2, 5)) for name in ("random_pruning_erk", "set", "rigl")}
+    still, drawn, grown = (figures(run) for run in runs.values())  # 48 steps, moves at 8, 16, 24 and 32 before 36
+    assert still["flops_training"] == drawn["flops_training"]
+    looked = 4 * 5 * (still["flops_training"] - still["flops_final"] + 832_520)  # without S^T g, with all of W's
+    assert grown["flops_total"] == pytest.approx(still["flops_total"] + looked)
+    assert still["flops_init"] == drawn["flops_init"] == grown["flops_init"] == 0
+    assert (still["stored_bytes"], grown["stored_init"], grown["stored_bytes"]) == (4 * 612, 4 * 612, 12 * 612)
+    assert len({tuple(metrics["train_loss"]) for metrics in (still, drawn, grown)}) == 3
+
+
+def test_imp_trains_in_rounds_that_are_counted_and_reported():
+    reported = []
+    run = Run("imp", 0.01, 0, training=Training(1, 60), options=(("rounds", 2),))
+    metrics = train(run, reported.append)
+    assert reported == [1, 2, 3] == list(range(1, run.epochs + 1))
+    assert len(metrics["train_loss"]) == len(metrics["test_accuracy"]) == 1
+    assert (metrics["dim"], metrics["samples"], metrics["flops_init"]) == (612, 3 * 120, 0)
+    assert metrics["flops_total"] > 120 * 2_262_360  # the first round is dense
+    assert metrics["flops_training"] == metrics["flops_total"] / 360
+    assert metrics["stored_init"] == 4 * 61_210 + 12 * 612
+    assert metrics["stored_training"] == 2 * 4 * 61_210  # the dense network, and that to rewind to
+    assert metrics["stored_bytes"] == 12 * 612

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from subspace.study.config import Run, Study, Training
 from subspace.study.live import LiveProgress
-from subspace.study.methods import METHODS
+from subspace.study.methods import BASIC, METHODS
 from subspace.study.progress import Progress, duration
 from subspace.study.report import records, report
 from subspace.study.runner import carry_out, unfinished
@@ -29,7 +29,7 @@ def subspace() -> None:
 
 @app.command()
 def study(
-    methods: Annotated[str, typer.Option(help="names, with commas between")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help="names, with commas between, or all")] = ",".join(BASIC),
     densities: Annotated[str, typer.Option(help="fractions in (0, 1], with commas between")] = "0.1,0.01,0.001",
     seeds: Annotated[int, typer.Option(help="how many: seeds 0, 1, ...")] = 3,
     epochs: Annotated[int, typer.Option(help="passes over the training images")] = DEFAULT.epochs,
@@ -40,12 +40,12 @@ def study(
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
     out: Annotated[Path, typer.Option(help="directory of results; what is finished there is not run again")] = OUT,
 ) -> None:
-    """Compare methods on real images (5,000 MNIST digits, LeNet-5): one JSON per run, a table and a picture."""
+    """Compare methods on real images (5,000 MNIST digits, LeNet-5): one JSON per run, two tables and a picture."""
     try:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         training = Training(epochs, batch, learning_rate)
-        runs = Study(tuple(listed(methods)), fractions(densities), seeds, training).runs()
+        runs = Study(tuple(named(methods)), fractions(densities), seeds, training).runs()
         store = Store(out)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -68,6 +68,11 @@ def study(
 def listed(text: str) -> list[str]:
     """The words of a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def named(text: str) -> list[str]:
+    """Methods with commas between; `all` is each of them."""
+    return [name for word in listed(text) for name in (METHODS if word == "all" else [word])]
 
 
 def fractions(text: str) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import subspace
-from subspace.study.methods import METHODS, method
+from subspace.study.methods import BASIC, METHODS, method
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ValueError for an unknown method, or a density that is not in (0, 1] (None: ordinary's)."""
+    """One training run. ValueError for an unknown method, or a density that is not in (0, 1] (None: ordinary's).
+
+    options: the method's own numbers, by name; None stands for those in `METHODS`.
+    """
 
     method: str
     density: float | None
@@ -39,9 +42,16 @@ class Run:
     model: str = "lenet5"
     data: str = "mnist5k"
     training: Training = field(default_factory=Training)
+    options: tuple[tuple[str, float], ...] | None = None
     version: str = subspace.__version__
 
     def __post_init__(self) -> None:
+        expected = method(self.method).options
+        options = dict(expected if self.options is None else self.options)
+        if options.keys() != expected.keys():
+            names = [", ".join(sorted(given)) or "none" for given in (expected, options)]
+            raise ValueError(f"options of {self.method} must be {names[0]}, got {names[1]}")
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
         if not method(self.method).has_density:
             if self.density is not None:
                 raise ValueError(f"density must be None for {self.method}, got {self.density}")
@@ -62,25 +72,33 @@ class Run:
         return hashlib.sha256(canonical(self.configuration()).encode()).hexdigest()[:16]
 
     @property
+    def epochs(self) -> int:
+        """How many there are at most, those of the rounds that choose U included."""
+        return self.training.epochs * (1 + int(dict(self.options or ()).get("rounds", 0)))
+
+    @property
     def cost(self) -> float:
         """The expected time, in epochs of ordinary training."""
-        return self.training.epochs * METHODS[self.method].cost(self.density or 1.0)
+        return self.epochs * METHODS[self.method].cost(self.density or 1.0)
 
     def configuration(self) -> dict[str, Any]:
-        """All of it as JSON has it; `Run.parse` is the inverse."""
-        return asdict(self)
+        """All of it as JSON has it, options only where there are any; `Run.parse` is the inverse."""
+        fields = asdict(self)
+        options = dict(fields.pop("options"))
+        return {**fields, "options": options} if options else fields
 
     @classmethod
     def parse(cls, configuration: dict[str, Any]) -> Run:
         """The run whose `configuration()` is this."""
-        return cls(**{**configuration, "training": Training(**configuration["training"])})
+        training, options = Training(**configuration["training"]), configuration.get("options", {})
+        return cls(**{**configuration, "training": training, "options": tuple(options.items())})
 
 
 @dataclass(frozen=True)
 class Study:
     """Methods x densities x seeds; ordinary training has no density and is there once per seed."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = BASIC
     densities: tuple[float, ...] = (0.1, 0.01, 0.001)
     seeds: int = 3
     training: Training = field(default_factory=Training)

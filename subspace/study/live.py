@@ -38,11 +38,11 @@ class LiveProgress(Progress):
         self.bars.start()
 
     def begin(self, run: Run) -> None:
-        self.tasks[run] = self.bars.add_task(f"  {run}", total=run.training.epochs, count="starting")
+        self.tasks[run] = self.bars.add_task(f"  {run}", total=run.epochs, count="starting")
 
     def epoch(self, run: Run, epochs: int) -> None:
         self.epochs[run] = epochs
-        self.bars.update(self.tasks[run], completed=epochs, count=f"epoch {epochs}/{run.training.epochs}")
+        self.bars.update(self.tasks[run], completed=epochs, count=f"epoch {epochs}/{run.epochs}")
         self._move()
 
     def end(self, run: Run, record: Record) -> None:
@@ -56,5 +56,5 @@ class LiveProgress(Progress):
             self.say(text)
 
     def _move(self) -> None:
-        under_way = sum(run.cost * epochs / run.training.epochs for run, epochs in self.epochs.items())
+        under_way = sum(run.cost * epochs / run.epochs for run, epochs in self.epochs.items())
         self.bars.update(self.total, completed=self.cost - self.left + under_way, count=f"{self.done}/{self.runs} runs")

@@ -1,6 +1,11 @@
-"""The picture of a study: test accuracy against density, one line per method with its band over seeds."""
+"""The picture of a study: test accuracy against density, one line per method with its band over seeds.
+
+Up to `TOGETHER` methods share one plot; more are drawn in a panel for each family, the others' lines in grey behind.
+"""
 
 from __future__ import annotations
+
+import math
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,26 +17,60 @@ from subspace.study.methods import METHODS
 # Okabe and Ito's colours, told apart with every kind of colour vision; the markers differ too.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vp"
-GREY = "#555555"
+GREY, PALE = "#555555", "#D8D8D8"
+TOGETHER = len(COLOURS)
 
 
 def accuracy_against_density(table: pd.DataFrame, title: str, classes: int = 10) -> Figure:
     """A `tables.summary_table` as a picture: lines are means over seeds, bands run from the worst seed to the best."""
-    figure = Figure(figsize=(8.6, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    frame(axes, sorted(table["density"].dropna().unique()))
-    axes.axhline(100 / classes, color=GREY, linestyle=":", linewidth=1.2)
-    axes.text(0.01, 100 / classes + 1, "chance", color=GREY, fontsize=9, transform=axes.get_yaxis_transform())
-    ends = []
-    methods = table.assign(**{name: 100 * table[name] for name in ("mean", "min", "max")}).groupby("method", sort=False)
-    for place, (name, lines) in enumerate(methods):
-        draw = level if lines["density"].isna().all() else curve
-        ends.append((*draw(axes, lines.sort_values("density"), place), METHODS[str(name)].label))
-    name_lines(axes, ends)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    table = table.assign(**{name: 100 * table[name] for name in ("mean", "min", "max")})
+    table = table.assign(family=[METHODS[name].family for name in table["method"]])
+    if table["method"].nunique() <= TOGETHER:
+        figure = Figure(figsize=(8.6, 4.8), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes, table, table, classes)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    else:
+        figure = panels(table, classes)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     note = f"lines: mean over {table['seeds'].max()} seeds; bands: from the worst seed to the best"
     figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
     return figure
+
+
+def panels(table: pd.DataFrame, classes: int) -> Figure:
+    """A panel for each family of methods, the dense network in all of them."""
+    levels = table["density"].isna()
+    families = list(dict.fromkeys(table["family"][~levels])) or ["dense"]
+    columns = min(3, len(families))
+    rows = math.ceil(len(families) / columns)
+    figure = Figure(figsize=(4.9 * columns, 3.5 * rows + 0.6), layout="constrained")
+    for place, family in enumerate(families):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        draw(axes, table[levels | (table["family"] == family)], table, classes)
+        axes.set_title(family, loc="left", fontsize=11)
+        if place % columns:
+            axes.set_ylabel("")
+        if place + columns < len(families):
+            axes.set_xlabel("")
+    return figure
+
+
+def draw(axes: Axes, table: pd.DataFrame, others: pd.DataFrame, classes: int) -> None:
+    """The methods of a table in colours, and all methods behind them in grey."""
+    frame(axes, sorted(others["density"].dropna().unique()))
+    axes.axhline(100 / classes, color=GREY, linestyle=":", linewidth=1.2)
+    axes.text(0.01, 100 / classes + 1, "chance", color=GREY, fontsize=9, transform=axes.get_yaxis_transform())
+    drawn = set(table["method"])
+    for name, lines in others.groupby("method", sort=False):
+        if name not in drawn:
+            lines = lines.sort_values("density")
+            axes.plot(lines["density"], lines["mean"], color=PALE, linewidth=1.2, zorder=1)
+    ends = []
+    for place, (name, lines) in enumerate(table.groupby("method", sort=False)):
+        line = level if lines["density"].isna().all() else curve
+        ends.append((*line(axes, lines.sort_values("density"), place), METHODS[str(name)].label))
+    name_lines(axes, ends)
 
 
 def level(axes: Axes, lines: pd.DataFrame, place: int) -> tuple[float, str]:

@@ -8,7 +8,7 @@ from subspace.study.config import Run
 from subspace.study.plots import accuracy_against_density
 from subspace.study.progress import outcome
 from subspace.study.store import Record, Store
-from subspace.study.tables import printed, runs_table, summary_table
+from subspace.study.tables import printed, printed_costs, runs_table, summary_table
 
 TITLE = "Training few weights: LeNet-5 on 5,000 MNIST digits"
 
@@ -19,7 +19,7 @@ def records(runs: list[Run], store: Store) -> list[Record]:
 
 
 def report(runs: list[Run], store: Store, console: Console) -> int:
-    """Write runs.csv, table.csv and accuracy.png, show the table and the failures; returns how many there are."""
+    """Write runs.csv, table.csv and accuracy.png, show the tables and the failures; returns how many there are."""
     rows = runs_table(records(runs, store))
     table = summary_table(rows)
     rows.to_csv(store.folder / "runs.csv", index=False)
@@ -27,6 +27,7 @@ def report(runs: list[Run], store: Store, console: Console) -> int:
     if len(table):
         accuracy_against_density(table, TITLE).savefig(store.folder / "accuracy.png", dpi=160)
         console.print(printed(table))
+        console.print(printed_costs(table))
     failed = [(run, record) for run in runs if (record := store.read(run)) and record["status"] == "failed"]
     for run, record in failed:
         console.print(outcome(run, record), markup=False, highlight=False, soft_wrap=True)
