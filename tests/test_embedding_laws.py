@@ -284,7 +284,10 @@ LIKE = torch.empty(2, 3)
     [
         (lambda: Sparse(LIKE), "exactly one of dim and index must be given, got dim=None and index=None"),
         (lambda: Sparse(LIKE, 2), "Sparse needs a key=, got None"),
-        (lambda: Sparse(LIKE, index=torch.tensor([1.0])), "index must be a 1-d int64 tensor, got 1-d torch.float32"),
+        (
+            lambda: Sparse(LIKE, index=torch.tensor([1.0])),
+            "index must be a 1-d int32 or int64 tensor, got 1-d torch.float32",
+        ),
         (lambda: Sparse(LIKE, index=torch.tensor([0, 6])), r"index must be in \[0, 6\), got 0 ... 6"),
         (lambda: Sparse(LIKE, index=torch.tensor([-1, 5])), r"index must be in \[0, 6\), got -1 ... 5"),
         (lambda: Sparse(LIKE, index=torch.tensor([4, 1, 4])), "index must have distinct entries, got 1 repeated"),

@@ -136,8 +136,8 @@ def test_the_cost_of_snip_is_its_batch_and_then_the_weights_it_keeps():
     assert metrics["flops_init"] == 120 * 2_262_360  # all there is, in place of 128
     assert metrics["flops_total"] == metrics["flops_init"] + 240 * metrics["flops_training"]
     assert 2 * 612 < metrics["flops_final"] < metrics["flops_training"] < 3 * metrics["flops_final"]
-    assert metrics["stored_init"] == 4 * 61_210 + 12 * 612
-    assert metrics["stored_training"] == metrics["stored_bytes"] == 12 * 612
+    assert metrics["stored_init"] == 4 * 61_210 + 8 * 612
+    assert metrics["stored_training"] == metrics["stored_bytes"] == 8 * 612
 
 
 def test_the_cost_of_a_mover_includes_the_dense_gradients_it_looks_at():
@@ -147,7 +147,7 @@ def test_the_cost_of_a_mover_includes_the_dense_gradients_it_looks_at():
     looked = 4 * 5 * (still["flops_training"] - still["flops_final"] + 832_520)  # without S^T g, with all of W's
     assert grown["flops_total"] == pytest.approx(still["flops_total"] + looked)
     assert still["flops_init"] == drawn["flops_init"] == grown["flops_init"] == 0
-    assert (still["stored_bytes"], grown["stored_init"], grown["stored_bytes"]) == (4 * 612, 4 * 612, 12 * 612)
+    assert (still["stored_bytes"], grown["stored_init"], grown["stored_bytes"]) == (4 * 612, 4 * 612, 8 * 612)
     assert len({tuple(metrics["train_loss"]) for metrics in (still, drawn, grown)}) == 3
 
 
@@ -160,6 +160,6 @@ def test_imp_trains_in_rounds_that_are_counted_and_reported():
     assert (metrics["dim"], metrics["samples"], metrics["flops_init"]) == (612, 3 * 120, 0)
     assert metrics["flops_total"] > 120 * 2_262_360  # the first round is dense
     assert metrics["flops_training"] == metrics["flops_total"] / 360
-    assert metrics["stored_init"] == 4 * 61_210 + 12 * 612
+    assert metrics["stored_init"] == 4 * 61_210 + 8 * 612
     assert metrics["stored_training"] == 2 * 4 * 61_210  # the dense network, and that to rewind to
-    assert metrics["stored_bytes"] == 12 * 612
+    assert metrics["stored_bytes"] == 8 * 612

@@ -40,7 +40,7 @@ def test_a_chosen_index_is_stored_and_a_random_one_is_not():
         U = Sparse(layer.weight, index=torch.arange(7)) if chosen else Sparse(layer.weight, 7, key=Key(0))
         register(layer, "weight", DCT(layer.weight), U)
         s = summary(layer)
-        assert (s.trained_bytes, s.stored_bytes) == (28, 28 + 56 * chosen)
+        assert (s.trained_bytes, s.stored_bytes) == (28, 28 + 28 * chosen)
         assert s.beside == {}
 
 

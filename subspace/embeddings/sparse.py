@@ -59,7 +59,9 @@ class Sparse(Embedding):
 
     def describe(self) -> dict[str, Any]:
         rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
-        chosen = {"dim": self.dim, "key": self.key} if rebuilt else {"index": self.index}
+        small = self.shape.numel() <= torch.iinfo(torch.int32).max
+        index = self.index.int() if small else self.index  # half the bytes in a checkpoint
+        chosen = {"dim": self.dim, "key": self.key} if rebuilt else {"index": index}
         return {"class": type(self).__name__} | chosen
 
     def forward(self, theta: Tensor) -> Tensor:
@@ -72,9 +74,9 @@ class Sparse(Embedding):
 
 
 def _checked(index: Tensor, like: Tensor) -> Tensor:
-    if index.ndim != 1 or index.dtype != torch.int64:
-        raise TypeError(f"index must be a 1-d int64 tensor, got {index.ndim}-d {index.dtype}")
-    index = index.sort().values
+    if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
+    index = index.long().sort().values
     if len(index) and not (int(index[0]) >= 0 and int(index[-1]) < like.numel()):
         raise ValueError(f"index must be in [0, {like.numel()}), got {int(index[0])} ... {int(index[-1])}")
     if repeated := int((index.diff() == 0).sum()):

@@ -33,7 +33,8 @@ def accuracy_against_density(table: pd.DataFrame, title: str, classes: int = 10)
     else:
         figure = panels(table, classes)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    note = f"lines: mean over {table['seeds'].max()} seeds; bands: from the worst seed to the best"
+    seeds = int(table["seeds"].max())
+    note = f"lines: mean over {seeds} seeds; bands: from the worst seed to the best" if seeds > 1 else "one seed"
     figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
     return figure
 
