@@ -141,8 +141,11 @@ def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
 def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make `theta` the theta of every subspace of the model: ordinary weight tying, one gradient, their sum.
 
-    Make the optimizer afterwards. Raises ValueError if a subspace's dim, dtype or device differs from theta's, or there
-    is no subspace; the model is then as it was.
+    Make the optimizer afterwards. FSDP2 refuses a Parameter of several groups: give `fully_shard` the option
+    ignored_params={theta} and all-reduce theta.grad, dim numbers, after the backward pass.
+
+    Raises ValueError if a subspace's dim, dtype or device differs from theta's, or there is no subspace; the model is
+    then as it was.
     """
     spaces = [space for _, space in subspaces(model)]
     if not spaces:

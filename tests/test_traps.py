@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -174,6 +175,35 @@ def test_distributed_data_parallel_reduces_theta(tmp_path):
     alone(numbers(1, 2, 8)).sum().backward()
     close(space.theta.grad, alone.parametrizations.weight.original.grad)
     assert sum(reduced) == 10 + 6
+
+
+def test_fully_sharded_data_parallel_trains_theta_and_leaves_a_shared_one_outside(tmp_path):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if "ignored_params" not in inspect.signature(getattr(fsdp, "fully_shard", id)).parameters:
+        pytest.skip("this torch's fully_shard has no ignored_params")
+    alone, apart, shared = (nn.Sequential(layer(), layer()) for _ in range(3))
+    theta = nn.Parameter(numbers(0, 10))
+    for model in (alone, apart, shared):
+        for i, module in enumerate(model):
+            ours(module, key=i)
+    x = numbers(1, 2, 8)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        fsdp.fully_shard(apart[0], mesh=mesh)
+        apart[0](x).sum().backward()
+        share(shared, theta)
+        for module in shared:
+            fsdp.fully_shard(module, mesh=mesh, ignored_params={theta})
+        sum(module(x).sum() for module in shared).backward()
+        torch.distributed.all_reduce(theta.grad)  # dim numbers, whatever the model's size
+        sharded = apart[0].parametrizations.weight.original.grad.full_tensor()
+    finally:
+        torch.distributed.destroy_process_group()
+    sum(module(x).sum() for module in alone).backward()
+    thetas = [space.theta.grad for _, space in subspaces(alone)]
+    close(sharded, thetas[0])
+    close(theta.grad, thetas[0] + thetas[1])
 
 
 def snapshot(model: nn.Module):
