@@ -179,10 +179,14 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{expected} a damaged or foreign file ({error})") from error
     if "subspace" not in metadata:
         raise ValueError(f"{expected} another safetensors file")
-    about = json.loads(metadata["subspace"])
-    if about["format"] != FORMAT:
-        raise ValueError(f"{expected} format {about['format']}, of version {about['version']}; this one reads {FORMAT}")
-    if about["digest"] != _digest(tensors):
+    try:
+        about = json.loads(metadata["subspace"])
+        form, maker, digest = about["format"], about["version"], about["digest"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{expected} damaged metadata") from None
+    if form != FORMAT:
+        raise ValueError(f"{expected} format {form}, of version {maker}; this one reads {FORMAT}")
+    if digest != _digest(tensors):
         raise ValueError(f"{expected} tensors that differ from its digest")
     return about, tensors
 

@@ -209,7 +209,7 @@ BUGS = [
         "checkpoint",
         "as_saved",
     ),
-    Bug("no digest", "checkpoint.py", 'if about["digest"] != _digest(tensors)', "if False", "checkpoint", "flipped"),
+    Bug("no digest", "checkpoint.py", "if digest != _digest(tensors)", "if False", "checkpoint", "flipped"),
     Bug(
         "written in place",
         "checkpoint.py",

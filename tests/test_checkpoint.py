@@ -310,6 +310,9 @@ def test_foreign_files_are_refused_and_nothing_is_unpickled(tmp_path):
     (tmp_path / "pickle").write_bytes(pickle.dumps(Bomb()))
     torch.save({"w": torch.ones(2)}, tmp_path / "torch")
     save_file({"w": torch.ones(2)}, tmp_path / "foreign")
+    for i, text in enumerate(("not json", "3", "{}")):
+        save_file({"w": torch.ones(2)}, tmp_path / f"metadata{i}", {"subspace": text})
+        refuses(net(), tmp_path / f"metadata{i}", "got damaged metadata")
     for name in ("pickle", "torch"):
         refuses(net(), tmp_path / name, "got a damaged or foreign file")
     refuses(net(), tmp_path / "foreign", "got another safetensors file")
