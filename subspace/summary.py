@@ -14,7 +14,7 @@ from subspace.description import Held, encode
 from subspace.embeddings import Direction
 from subspace.parametrization import subspaces
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
