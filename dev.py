@@ -1,7 +1,7 @@
 """Set up this checkout and use it: `python dev.py study [options]` or `python dev.py test [pytest options]`.
 
 Needs Python >= 3.10 and nothing else. Makes .venv here with the tested versions (constraints.txt), again only when
-pyproject.toml or constraints.txt has changed.
+pyproject.toml, constraints.txt or the compiled kernels' source has changed.
 """
 
 import hashlib
@@ -19,7 +19,8 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], 
 
 def set_up() -> None:
     """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
-    wanted = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    sources = sorted((ROOT / "subspace" / "kernels" / "cpp").iterdir())
+    wanted = [path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", *sources)]
     stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(b"".join(wanted) + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from subspace import embeddings, methods, offsets, recipes
 from subspace.checkpoint import load, save
+from subspace.initialize import initialize
 from subspace.methods import budgets
 from subspace.parametrization import (
     Subspace,
@@ -29,6 +30,7 @@ __all__ = [
     "embeddings",
     "fwht",
     "idct",
+    "initialize",
     "load",
     "materialize",
     "methods",

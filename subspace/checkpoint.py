@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from subspace.description import Held, decode, encode
 from subspace.fingerprint import Probe, fingerprint, probe
 from subspace.fixed import Fixed
+from subspace.meta import off_meta
 from subspace.parametrization import Subspace, SubspaceParametrization, check, register, subspaces, tie
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -67,10 +68,19 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
     offsets and embeddings that the checkpoint names. Raises OSError if there is no such file, and ValueError if it is
     damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight does not come out as
     it was saved; the model is then as it was.
+
+    A model on the meta device comes off it, to the CPU, without a dense weight ever being there.
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")
     about, held = _read(path)
+    with off_meta(model, about["spaces"], about["frozen"]):
+        return _load(model, about, held, plugins)
+
+
+def _load(
+    model: nn.Module, about: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[Fixed]]
+) -> nn.Module:
     plan = {name: _plan(model, name, entry, held, plugins) for name, entry in about["spaces"].items()}
     weights = {id(module._parameters[name]) for module, name, _ in plan.values()}
     state = dict(_state(model, weights))

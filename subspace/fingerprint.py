@@ -1,7 +1,9 @@
 """Two numbers that tell one (d, U) from another: <r, d> and <r, U z>, for fixed pseudo-random r and z.
 
 They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
-gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2.
+gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2: no entry of r
+or z is small. For a weight of two axes r = a b^T, so that <r, d> = <a, d b> takes a product with d and not d itself:
+O(n_out + n_in) memory, and as little time, wherever the product does.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ class Probe(NamedTuple):
     tolerance: float
 
 
-def probe(x: Tensor) -> Probe:
-    """<r, x> for r uniform on (-1, 1), in float64."""
+def probe(x: Tensor, r: str = "r") -> Probe:
+    """<r, x> for the fixed numbers of the name `r`, in float64."""
     flat = x.detach().flatten().cpu().double()
     relative = 1e-2 if x.dtype in NARROW else 1e-4
-    return Probe(float(flat @ _numbers("r", x.numel())), relative * float(flat.norm()))
+    return Probe(float(flat @ _numbers(r, x.numel())), relative * float(flat.norm()))
 
 
 def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
@@ -36,8 +38,13 @@ def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
     offset, embedding = parametrization.offset, parametrization.embedding
     z = _numbers("z", embedding.dim).to(embedding.like)
     with torch.no_grad():
-        return {"d": probe(offset()), "U": probe(embedding(z))}
+        if len(offset.shape) != 2:
+            return {"d": probe(offset()), "U": probe(embedding(z))}
+        b = _numbers("b", offset.shape[1]).to(offset.like)
+        return {"d": probe(offset.linear(b), "a"), "U": probe(embedding.linear(z, b), "a")}
 
 
 def _numbers(name: str, n: int) -> Tensor:
-    return torch.from_numpy(2 * Key(0).fold("fingerprint").fold(name).uniform(n) - 1)
+    """n numbers of random signs and of magnitudes uniform on (1/2, 1)."""
+    key = Key(0).fold("fingerprint").fold(name)
+    return torch.from_numpy(key.fold("signs").signs(n) * (1 + key.uniform(n)) / 2)

@@ -19,7 +19,8 @@ class Fixed(nn.Module):
     """Something fixed that belongs to one tensor: no Parameters, and no dense state that its key can rebuild.
 
     It follows the dtype and device of the module it is registered on. What it holds, it holds as plain tensors, not as
-    buffers: DistributedDataParallel would broadcast those at every forward.
+    buffers: DistributedDataParallel would broadcast those at every forward. The few buffers there are, of dim numbers,
+    keep their values where the weight is on the meta device, and bring them along when it leaves.
 
     A plug-in keeps each argument of its constructor as an attribute of the same name: that is how `describe` finds
     them.
@@ -48,9 +49,14 @@ class Fixed(nn.Module):
         """Build again whatever is held, from the key, for the present dtype and device."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        before = self.like
+        before, buffers = self.like, dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = fn(before)
+        for name, buffer in buffers.items():
+            if (now := self.get_buffer(name)).is_meta:
+                self._buffers[name] = buffer
+            elif before.is_meta:
+                now.copy_(buffer)  # which to_empty left without values
         if (self.like.dtype, self.like.device) != (before.dtype, before.device):
             self.rebuild()
         return self

@@ -34,6 +34,7 @@ class SubspaceParametrization(nn.Module):
             )
         super().__init__()
         self.offset, self.embedding = offset, embedding
+        self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
 
     @property
     def dim(self) -> int:
@@ -100,7 +101,8 @@ def register(
     """Make module's Parameter `name` equal to d + U theta, theta trained in its place.
 
     theta: (dim,), where training starts; by default U^+ (w - d), the point of the subspace nearest to the present
-    weight. The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one.
+    weight. The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the
+    meta device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
     Raises ValueError if the module has no such Parameter, or it is parametrized already, or under two names, or its
     shape, dtype or device is not that of `offset` and `embedding`; TypeError if it is not real floating-point. The
@@ -117,9 +119,13 @@ def register(
     parametrization = SubspaceParametrization(offset, embedding)
     weight = check(module, name, parametrization)
     with torch.no_grad():
-        start = parametrization.right_inverse(weight) if theta is None else theta.detach().to(weight)
+        if theta is None:
+            theta = weight.new_empty(embedding.dim) if weight.is_meta else parametrization.right_inverse(weight)
+        start = theta.detach().to(weight)
     if start.shape != (embedding.dim,):
         raise ValueError(f"theta must have shape ({embedding.dim},), got {tuple(start.shape)}")
+    if start.is_meta and not theta.is_meta:
+        parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
     weight.grad = None  # of the old shape
     parametrization.__dict__["right_inverse"] = lambda _: start.clone(memory_format=torch.contiguous_format)
     parametrize.register_parametrization(module, name, parametrization, unsafe=True)
@@ -172,6 +178,7 @@ def materialize(model: nn.Module) -> nn.Module:
     for _, space in list(subspaces(dense)):
         with torch.no_grad():
             weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
+        vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
         _original(space.module, space.name).original = weight  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
     return dense

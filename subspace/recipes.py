@@ -7,6 +7,9 @@ exact, dim or round(density N), divided among the tensors by `budget` and inside
 not counted. The seed, folded with each tensor's qualified name, fixes everything random. On an error the model is as it
 was. Make the optimizer afterwards.
 
+A model on the meta device is registered without its weights ever being there, by every recipe that asks nothing of
+their values; `initialize` gives it its start.
+
 Recipes that choose U by a saliency take an `objective`, a function of the model that returns one number, as lambda net:
 cross_entropy(net(x), y); without a budget all tensors then compete.
 """
@@ -25,7 +28,7 @@ from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
 from subspace.methods.groups import Groups
-from subspace.methods.recipe import Start, keep, narrowed, register_all, sparse
+from subspace.methods.recipe import Start, home, keep, narrowed, register_all, sparse, zeros
 from subspace.methods.saliency import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Pretrained, Zero
 from subspace.parametrization import subspaces, tie
@@ -52,7 +55,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random.
     """
-    return Gaussian(weight, key=key.fold("d"), keep=True), U, weight.new_zeros(U.dim)
+    return Gaussian(weight, key=key.fold("d"), keep=True), U, zeros(weight, U.dim)
 
 
 @sparse(methods.gradient)
@@ -61,7 +64,7 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
     """
-    return Pretrained(weight), U, weight.new_zeros(U.dim)
+    return Pretrained(weight), U, zeros(weight, U.dim)
 
 
 @sparse(methods.gradient)
@@ -71,8 +74,9 @@ def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
     With an objective, S is where the gradient at w = DCT is largest, since |g s| vanishes at s = 0.
     """
     if U.dim == weight.numel():  # alpha DCT lies in the span of a full S: U would not be injective
-        return DCT(weight), U, weight.new_zeros(U.dim)
-    theta = torch.cat([weight.new_ones(1), weight.new_zeros(U.dim)])
+        return DCT(weight), U, zeros(weight, U.dim)
+    theta = zeros(weight, 1 + U.dim)
+    theta[0] = 1
     return Zero(weight), DirectSum([Direction(DCT(weight)), U]), theta
 
 
@@ -185,10 +189,15 @@ def random_subspace(
     first = next(iter(weights.values()))
     if different := [q for q, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
-    scale = torch.stack([part.column_norms().square() for part in parts.values()]).sum(0).rsqrt().to(first)
+    scale = (
+        torch.stack([part.column_norms().square() for part in parts.values()])
+        .sum(0)
+        .rsqrt()
+        .to(home(first), first.dtype)
+    )
     starts: dict[str, Start] = {}
     for q, w in weights.items():
-        starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), w.new_zeros(k)
+        starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), zeros(w, k)
     register_all(model, starts)
     spaces = [space for q, space in subspaces(model) if q in weights]
     tie(spaces, spaces[0].theta)

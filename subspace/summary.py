@@ -12,7 +12,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from subspace.description import Held, encode
 from subspace.embeddings import Direction
+from subspace.kernels import native
 from subspace.parametrization import subspaces
+from subspace.structured import plain_because, route_of
+from subspace.table import table
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -21,6 +24,7 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 class Row:
     """One tensor: its qualified name, d and U, and what it trains and stores.
 
+    route: as asked of `structured`, None where the weight is built; plain_because: why it has to be, if it has to.
     trained_bytes is theta's; stored_bytes adds what a checkpoint holds of U. A theta shared by several tensors is
     counted in the first one's bytes and in no other's.
     """
@@ -33,6 +37,8 @@ class Row:
     density: float
     trained_bytes: int
     stored_bytes: int
+    route: str | None = None
+    plain_because: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,18 @@ class Summary:
         )
         lines = [HEAD, *(_cells(row) for row in (*self.rows, total))]
         lines[-1][1] = f"{self.weights:,} weights"
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(line, ALIGN, widths, strict=True)) for line in lines]
-        rule = "-" * len(table[0])
+        text = table(lines, ALIGN)
         alpha = [f"alpha: {self.alpha:,} of the total dim scale an offset"] if self.alpha else []
         beside = ", ".join(f"{count:,} {kind}" for kind, count in self.beside.items()) or "nothing"
-        return "\n".join([table[0], rule, *table[1:-1], rule, table[-1], *alpha, f"trains beside theta: {beside}"])
+        end = [text[1], text[-1], *alpha, f"trains beside theta: {beside}", *self._products()]
+        return "\n".join([*text[:-1], *end])
+
+    def _products(self) -> list[str]:
+        plain = [row for row in self.rows if row.route is None]
+        if len(plain) == len(self.rows):
+            return []
+        first = f"structured: {len(self.rows) - len(plain)} of {len(self.rows)}; compiled kernels: {native.status()}"
+        return [first, *(f"plain: {row.name}, {row.plain_because or 'not asked'}" for row in plain)]
 
 
 HEAD = ["tensor", "shape", "offset", "embedding", "dim", "density", "trained", "stored"]
@@ -97,7 +109,8 @@ def summary(model: nn.Module) -> Summary:
         encode(U, held)
         chosen = _nbytes(held) - already
         shape = tuple(d.shape)
-        rows.append(Row(name, shape, d.label(), U.label(), U.dim, U.dim / d.shape.numel(), mine, mine + chosen))
+        counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
+        rows.append(Row(name, shape, d.label(), U.label(), *counts, route_of(space), plain_because(space)))
         alpha += sum(part.dim for part in U.modules() if isinstance(part, Direction))
     return Summary(
         tuple(rows),

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from subspace import Key, embeddings, offsets
-from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled, Sparse
+from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
+from subspace.embeddings.fourier_ft import frequency_count
 from subspace.offsets import DCT, Hadamard, Offset, Pretrained, Zero
+from subspace.patches import fans
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,22 @@ def _scaled(like: Tensor, dim: int, key: Key) -> Embedding:
     return Scaled(Sparse(like, dim, key=key), scale)
 
 
+def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        return FourierFT(like, min(dim, frequency_count(*fans(like.shape))), key=key, scale=scale)
+
+    return make
+
+
 EMBEDDINGS = [
     EmbeddingCase("identity", lambda like, dim, key: Identity(like), free=False, orthonormal=True, random=False),
     EmbeddingCase("sparse", lambda like, dim, key: Sparse(like, dim, key=key), orthonormal=True),
     EmbeddingCase("sparse-index", _index, orthonormal=True),
     EmbeddingCase("gaussian-stored", _gaussian(True), scaled=True),
     EmbeddingCase("gaussian-drawn", _gaussian(False), scaled=True),
+    EmbeddingCase("srht", lambda like, dim, key: SRHT(like, dim, key=key), scaled=True),
+    EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
     EmbeddingCase("direct-sum", _sum),
     EmbeddingCase("scaled", _scaled),

@@ -12,16 +12,17 @@ import subspace
 
 ROOT = Path(subspace.__file__).parent
 LAYERS = [
-    ["random", "linear_map"],
-    ["transforms", "fixed"],
+    ["random", "linear_map", "patches"],
+    ["transforms", "fixed", "rows"],
+    ["kernels.*", "kernels"],
     ["offsets.base"],
     ["offsets.*", "offsets"],
     ["embeddings.base"],
     ["embeddings.*", "embeddings"],
     ["parametrization"],
-    ["description", "fingerprint", "targets"],
+    ["description", "fingerprint", "targets", "meta"],
     ["methods.*", "methods"],
-    ["summary", "checkpoint", "recipes"],
+    ["summary", "checkpoint", "initialize", "recipes"],
     ["__init__"],
     ["study.*", "study"],
 ]

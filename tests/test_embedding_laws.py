@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from cases import EMBEDDINGS
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import peak_bytes
 from strategies import each_embedding, embedding, fractions, matrix, numbers, seeds, shapes
 from torch import Tensor
 
@@ -229,21 +229,6 @@ def test_gaussian_entries_are_the_keys_stream_block_by_block(seed, dim):
 def test_gaussian_rows_of_a_larger_u_are_scaled_as_such():
     U = Gaussian(numbers(0, 3, 4), 20, key=Key(0), of=48)
     np.testing.assert_allclose(matrix(U), Key(0).normal(240).reshape(12, 20) / 48**0.5)
-
-
-def peak_bytes(call) -> int:
-    """The most that torch and numpy held during the call: the sum of their two peaks."""
-    tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    peak_of_numpy = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    live = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak + peak_of_numpy
 
 
 def test_a_drawn_gaussian_never_holds_more_than_a_block(monkeypatch):

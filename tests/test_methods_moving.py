@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import weakref
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.nn.utils import parametrize
@@ -307,9 +309,8 @@ def test_largest_in_blocks_is_the_largest(block, seed, levels, taken, wanted):
     kept = torch.from_numpy(key.distinct(53, int(taken * 53))).sort().values
     count = int(wanted * (53 - len(kept)))
     candidates = sorted(set(range(53)) - set(kept.tolist()), key=lambda p: (-abs(float(gradient[p])), p))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(growth, "BLOCK", block)
-        assert largest(gradient, kept, count).tolist() == sorted(candidates[:count])
+    blocks = [(start, gradient[start : start + block]) for start in range(0, 53, block)]
+    assert largest(blocks, kept, count).tolist() == sorted(candidates[:count])
 
 
 class Reused(nn.Module):
@@ -389,10 +390,11 @@ def test_no_two_dense_gradients_are_held_at_once(monkeypatch):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen = []
 
-    def spy(gradient, kept, count):
+    def spy(blocks, kept, count):
+        blocks = list(blocks)
         assert all(storage() is None for storage in seen)
-        seen.append(weakref.ref(gradient.untyped_storage()))
-        return largest(gradient, kept, count)
+        seen.append(weakref.ref(blocks[0][1].untyped_storage()))
+        return largest(blocks, kept, count)
 
     monkeypatch.setattr(growth, "largest", spy)
     RigL(model, optimizer, t_end=10, delta_t=1).step(loss64)
@@ -400,27 +402,83 @@ def test_no_two_dense_gradients_are_held_at_once(monkeypatch):
 
 
 def rebound(model: nn.Module) -> nn.Module:
-    """Forwards that never build the weight, as a faster route would have them."""
+    """Layers that never compute their weight, as a faster route would have them."""
     for _, space in subspaces(model):
-        if isinstance(space.module, nn.Linear):
-            space.module.forward = lambda x, space=space: space.parametrization.linear(space.theta, x)
+        if space.name == "weight":
+            space.module.forward = functools.partial(unweighed, space)
     return model
+
+
+def unweighed(space, input):
+    """The layer's output, past the parametrization."""
+    d, U, layer = space.parametrization.offset, space.parametrization.embedding, space.module
+    if isinstance(layer, nn.Linear):
+        y = d.linear(input) + U.linear(space.theta, input)
+        return y if layer.bias is None else y + layer.bias
+    return layer._conv_forward(input, d() + U(space.theta), layer.bias)
 
 
 @each_start
 def test_rigl_works_where_forwards_never_build_the_weight(start):
     plain, fast = start(mlp(), density=0.2), rebound(start(mlp(), density=0.2))
     forwards = [space.module.forward for _, space in subspaces(fast)]
-    built = []
     for _, space in subspaces(fast):
-        space.parametrization.register_forward_hook(lambda *_: built.append(torch.is_grad_enabled()))
+        space.parametrization.register_forward_hook(lambda *_: pytest.fail("the weight was built"))
     for model in (plain, fast):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         train(model, optimizer, RigL(model, optimizer, t_end=60, delta_t=3), 10, loss64)
     assert [space.module.forward for _, space in subspaces(fast)] == forwards
-    assert 6 <= len(built) <= 12  # two layers, three moves: built for the forward and again for the backward pass
     for (_, one, _), (_, other, _) in zip(parts(plain).values(), parts(fast).values(), strict=True):
         assert torch.equal(one.index, other.index)
+
+
+class Everything(nn.Module):
+    """Layers of every kind, called once, twice, by keyword, without a batch, and beside a read of the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(1, 4, 3, stride=2, padding=(2, 1), dilation=(1, 2))
+        self.grouped = nn.Conv2d(4, 8, 3, groups=2, dilation=(1, 2), padding="same", bias=False)
+        self.depthwise = nn.Conv2d(8, 8, 2, groups=8, padding=1, padding_mode="circular")
+        self.line = nn.Conv1d(8, 6, 3, padding=2, padding_mode="reflect")
+        self.solid = nn.Conv3d(1, 2, 2, padding="valid")
+        self.fc = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu(self.image(input=x), inplace=True)
+        x = self.depthwise(self.grouped(x))
+        x = torch.stack([self.line(sample) for sample in x.flatten(2)])
+        x = nn.functional.adaptive_avg_pool1d(self.solid(x.unflatten(2, (2, -1)).unsqueeze(1)).flatten(1), 12)
+        y = self.fc(x) + checkpoint(self.fc, x.cos(), use_reentrant=False)
+        return y[:, :3] + self.fc.weight.square().mean()
+
+
+@each_start
+@pytest.mark.parametrize("block", [5, 1 << 20])
+def test_rigl_grows_by_the_whole_gradient_of_layers_that_never_build_the_weight(start, block, monkeypatch):
+    monkeypatch.setattr(growth, "BLOCK", block)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = start(Everything().double(), density=0.3)
+    expected = expected_growth(model, None, 0.3, loss64)
+    rebound(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    RigL(model, optimizer, t_end=100, delta_t=1, fraction=0.3, decay=constant).step(loss64)
+    assert {q: set(sparse.index.tolist()) for q, (_, sparse, _) in parts(model).items()} == expected
+    assert len(expected) == 6
+
+
+def test_where_no_weight_is_built_no_dense_gradient_is(monkeypatch):
+    monkeypatch.setattr(growth, "BLOCK", 1 << 12)
+    peaks = []
+    for rebind in (lambda model: model, rebound):
+        model = rebind(recipes.dctps_rigl(nn.Sequential(nn.Linear(900, 700, bias=False)), density=1e-3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        moving = RigL(model, optimizer, t_end=10, delta_t=1)
+        x = torch.ones(2, 900)
+        peaks.append(peak_bytes(lambda moving=moving, x=x: moving.step(lambda m: m(x).square().sum())))
+    dense = 900 * 700 * 4
+    assert peaks[1] < dense / 4 < dense < peaks[0]
 
 
 @each_mover

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from cases import OFFSETS
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import peak_bytes
 from scipy import stats
 from strategies import each_offset, numbers, offset, seeds, shapes
 from torch import nn
@@ -147,6 +148,23 @@ def test_hadamard_is_the_truncated_walsh_hadamard_matrix(n_out, n_in, gain):
     expected = gain * scipy.linalg.hadamard(q)[:n_out, :n_in] / max(n_out, n_in) ** 0.5
     np.testing.assert_allclose(H, expected)
     np.testing.assert_allclose(H.norm() ** 2, gain**2 * min(n_out, n_in))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cls", [DCT, Hadamard])
+@pytest.mark.parametrize("shape", [(13, 9), (9, 13), (6, 4, 3, 3)])
+def test_the_blocks_it_is_built_in_change_no_bit(cls, shape, dtype, monkeypatch):
+    d = cls(torch.empty(shape, dtype=dtype), gain=1.5)
+    whole = d()
+    for block in (1, 30):
+        monkeypatch.setattr("subspace.rows.BLOCK", block)
+        assert torch.equal(d(), whole)
+
+
+@pytest.mark.parametrize("cls", [DCT, Hadamard])
+def test_building_it_takes_little_more_memory_than_it_has(cls):
+    d = cls(torch.empty(3000, 2000))
+    assert peak_bytes(d) < 1.6 * 3000 * 2000 * 4
 
 
 @pytest.mark.parametrize("cls", [DCT, Hadamard])

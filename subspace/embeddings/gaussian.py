@@ -64,7 +64,8 @@ class Gaussian(Embedding):
     def column_norms(self) -> Tensor:
         """|U_j| for every column: (dim,) float64 on the CPU."""
         squares = torch.zeros(self.dim, dtype=torch.float64)
-        drawn = (block for _, block in _blocks(squares, *self._constants()))
+        like = self.like.new_empty(0, device="cpu")
+        drawn = (block for _, block in _blocks(like, *self._constants()))
         for block in drawn if self.matrix is None else torch.split(self.matrix, _rows(self.dim)):
             squares += block.cpu().double().square().sum(0)
         return squares.sqrt()

@@ -5,18 +5,14 @@ O(dim) memory: the index. Its columns are distinct unit vectors, so U^T U = I an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required
+from subspace.fixed import required, wide
 from subspace.random import Key
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class Sparse(Embedding):
@@ -42,20 +38,13 @@ class Sparse(Embedding):
         if index is not None:
             index = _checked(index, like)
         super().__init__(like, dim if index is None else len(index), key=key)  # type: ignore[arg-type]
-        self.register_buffer("index", torch.empty(self.dim, dtype=torch.int64, device=self.like.device))
-        self.index.copy_(self.random_index() if index is None else index)
+        index = self.random_index() if index is None else index
+        self.register_buffer("index", index.to("cpu" if like.is_meta else like.device, copy=True))
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
         places = required(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        was_meta = self.index.is_meta
-        super()._apply(fn, recurse)
-        if was_meta and self.key is not None:
-            self.index.copy_(self.random_index())
-        return self
 
     def describe(self) -> dict[str, Any]:
         rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
@@ -71,6 +60,14 @@ class Sparse(Embedding):
         return weight.reshape(-1)[self.index]
 
     coordinates = adjoint
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        n_out, n_in = self.shape
+        if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
+            return super().linear(theta, x)
+        compute, rows = wide(x.dtype), self.index // n_in
+        products = x[..., self.index % n_in].to(compute) * theta.to(compute)
+        return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
 
 
 def _checked(index: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries
-from subspace.methods.saliency import Scores
+from subspace.methods.saliency import Scores, valued
 from subspace.methods.select import Supports, choose, finite, warn_empty
 from subspace.offsets import Zero
 from subspace.parametrization import register
@@ -41,6 +41,7 @@ class LotteryTicket:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
         weights = {q: weight for q, (_, _, weight) in targets(model, include, exclude).items()}
+        valued(weights)
         self.supports: Supports = {q: torch.arange(w.numel(), device=w.device) for q, w in weights.items()}
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction

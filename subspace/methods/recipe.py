@@ -13,7 +13,7 @@ from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, entries, epl
 from subspace.methods.groups import Groups, spread
 from subspace.methods.prune import supports
-from subspace.methods.saliency import Objective, Saliency, replaced
+from subspace.methods.saliency import Objective, Saliency, replaced, valued
 from subspace.methods.select import Supports, warn_empty
 from subspace.offsets import Offset, Zero
 from subspace.parametrization import SubspaceParametrization, check, register
@@ -71,6 +71,7 @@ def sparse(default: Saliency) -> Callable[[Callable[[Tensor, Sparse, Key], Start
                 warn_empty(counts)
                 U = {q: _random(w, counts[q], keys[q].fold("U"), groups) for q, w in weights.items()}
             else:
+                valued(weights)
                 first = {
                     q: _first(w, start(w, Sparse(w, index=torch.arange(w.numel())), keys[q]))
                     for q, w in weights.items()
@@ -85,6 +86,16 @@ def sparse(default: Saliency) -> Callable[[Callable[[Tensor, Sparse, Key], Start
         return recipe
 
     return make
+
+
+def zeros(weight: Tensor, dim: int) -> Tensor:
+    """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
+    return torch.zeros(dim, dtype=weight.dtype, device=home(weight))
+
+
+def home(weight: Tensor) -> torch.device:
+    """The device of what goes with the weight and has values."""
+    return torch.device("cpu") if weight.is_meta else weight.device
 
 
 def register_all(model: nn.Module, starts: dict[str, Start]) -> nn.Module:

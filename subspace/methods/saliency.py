@@ -48,6 +48,7 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         exclude: Selection | None = None,
     ) -> Scores:
         weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
+        valued(weights)
         with preserved(model), torch.enable_grad():
             for weight in weights.values():
                 weight.requires_grad_(True)
@@ -55,6 +56,12 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
 
     del scored.__wrapped__  # its signature is another
     return scored
+
+
+def valued(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming a weight on the meta device, where none has values."""
+    if empty := [q for q, weight in weights.items() if weight.is_meta]:
+        raise ValueError(f"{empty[0]} must have values for what is asked, got a weight on the meta device")
 
 
 def evaluate(objective: Objective | None, model: nn.Module) -> Tensor:

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subspace.fixed import wide
-from subspace.offsets.base import Offset, fans, from_matrix
+from subspace.offsets.base import Offset
+from subspace.patches import fans, from_matrix
 from subspace.random import Key
+from subspace.rows import by_rows
 from subspace.transforms import dct
 
 
@@ -40,7 +42,7 @@ class DCT(Offset):
         angle = torch.arange(4 * q, dtype=torch.float64, device=device) * (math.pi / (2 * q))
         waves = (self.gain * math.sqrt(2 / q) * angle.cos()).to(self.like.dtype)
         odd = 2 * torch.arange(n_in, device=device) + 1
-        matrix = waves[torch.arange(n_out, device=device).unsqueeze(1) * odd % (4 * q)]  # whole turns dropped exactly
+        matrix = by_rows(n_out, n_in, self.like, lambda i: waves[i * odd % (4 * q)])  # whole turns dropped exactly
         matrix[0] = self.gain / math.sqrt(q)
         return from_matrix(matrix, self.shape)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from subspace.fixed import required, wide
-from subspace.offsets.base import Offset, fans
+from subspace.offsets.base import Offset
+from subspace.patches import fans
 from subspace.random import Key
 
 

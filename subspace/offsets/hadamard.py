@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subspace.fixed import wide
-from subspace.offsets.base import Offset, fans, from_matrix
+from subspace.offsets.base import Offset
+from subspace.patches import fans, from_matrix
 from subspace.random import Key
+from subspace.rows import by_rows
 from subspace.transforms import fwht
 
 
@@ -31,12 +33,9 @@ class Hadamard(Offset):
 
     def forward(self) -> Tensor:
         n_out, n_in = fans(self.shape)
-        rows = torch.arange(n_out, device=self.like.device).unsqueeze(1)
-        common = rows & torch.arange(n_in, device=self.like.device)  # H[i, j] = (-1)^(number of bits i and j share)
-        for shift in (32, 16, 8, 4, 2, 1):
-            common = common ^ (common >> shift)
-        signs = (1 - 2 * (common & 1)).to(self.like.dtype)
-        return from_matrix(signs * (self.gain / math.sqrt(max(n_out, n_in))), self.shape)
+        columns = torch.arange(n_in, device=self.like.device)
+        matrix = by_rows(n_out, n_in, self.like, lambda rows: _signs(rows & columns))
+        return from_matrix(matrix.mul_(self.gain / math.sqrt(max(n_out, n_in))), self.shape)
 
     def linear(self, x: Tensor) -> Tensor:
         n_out, n_in = fans(self.shape)
@@ -44,3 +43,10 @@ class Hadamard(Offset):
         q = 1 << (larger - 1).bit_length()
         padded = F.pad(x.to(wide(x.dtype)), (0, q - n_in))
         return (self.gain * math.sqrt(q / larger) * fwht(padded)[..., :n_out]).to(x.dtype)
+
+
+def _signs(common: Tensor) -> Tensor:
+    """(-1)^(number of bits set)."""
+    for shift in (32, 16, 8, 4, 2, 1):
+        common = common ^ (common >> shift)
+    return 1 - 2 * (common & 1)

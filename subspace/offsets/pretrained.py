@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Pretrained(Offset):
     """d = a copy of `like`. It is in no checkpoint and no state_dict: load the pretrained weights, then register.
 
-    Raises ValueError if a value is not finite.
+    Raises ValueError if a value is not finite, or there are none, on the meta device.
     """
 
     def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
         super().__init__(like, key=key)
-        if not like.is_meta and not bool(like.isfinite().all()):
+        if like.is_meta:
+            raise ValueError("pretrained weights must have values, got some on the meta device")
+        if not bool(like.isfinite().all()):
             raise ValueError(f"pretrained weights must be finite, got {int((~like.isfinite()).sum())} that are not")
         self.weight = like.detach().clone()
 

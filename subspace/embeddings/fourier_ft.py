@@ -1,0 +1,145 @@
+"""FourierFT (Gao et al., "Parameter-efficient fine-tuning with discrete Fourier transform", ICML 2024, equations 2-4).
+
+A weight seen as an n_out x n_in matrix is the real part of the inverse discrete Fourier transform of a spectrum that is
+theta at a few random frequencies (a, b) and 0 elsewhere:
+
+    w[j, k] = scale / (n_out n_in) sum_i theta_i cos(2 pi (a_i j / n_out + b_i k / n_in)).
+
+The cosines of (a, b) and (-a, -b) are the same. So that U is injective, frequencies here are distinct up to that sign,
+where peft draws from the whole plane; there are about n_out n_in / 2 of them, and their cosines are orthogonal.
+
+Only real 1-D transforms along the last axis are used. U theta costs O(n_out n_in log(n_out n_in)); the product with x
+costs O(n_in log n_in + dim + n_out log n_out) a row, and keeps 2 dim numbers a row for the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+from subspace.fixed import required, wide
+from subspace.linear_map import LinearMap
+from subspace.patches import fans
+from subspace.random import Key
+
+
+class FourierFT(Embedding):
+    """U theta = scale * Re ifft2 of the spectrum that is theta_i at frequencies[i] = (a, b), 0 <= b <= n_in / 2.
+
+    The default scale is each column's own that gives it length 1, so that U^T U = I; a number is peft's `scaling`
+    (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
+
+    dim is at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number of those that are
+    their own negatives; ValueError beyond it. Those for a smaller dim are among those for a larger one.
+
+    >>> U = FourierFT(torch.empty(64, 48), 5, key=Key(0))
+    >>> torch.allclose(U.adjoint(U(torch.arange(5.0))), torch.arange(5.0), atol=1e-5)
+    True
+    """
+
+    def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, scale: float | None = None) -> None:
+        if scale is not None and not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        if dim > (most := frequency_count(*fans(like.shape))):
+            raise ValueError(f"dim must be in [1, {most}], got {dim}")
+        super().__init__(like, dim, key=required(key, self))
+        self.scale = scale
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        (n_out, n_in), numel, dtype = fans(self.shape), self.shape.numel(), wide(self.like.dtype)
+        places = required(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
+        a, b = _frequencies(torch.from_numpy(places), n_out, n_in)
+        alone = ((2 * a) % n_out == 0) & ((2 * b) % n_in == 0)  # their own negatives: cosines of +-1
+        unit = (2 - alone.double()).div(numel).sqrt()
+        gain = unit if self.scale is None else torch.full_like(unit, self.scale / numel)
+        back = 2 * a > n_out  # where cos(2 pi a j / n_out) is the cosine of n_out - a, and the sine is minus its sine
+        pair = torch.arange(2)
+        device = self.like.device
+        self.frequencies = torch.stack([a, b], 1).to(device)
+        self._rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten().to(device)
+        self._columns = (2 * b[:, None] + pair).flatten().to(device)
+        self._gains = torch.stack([gain, gain.where(back, -gain)], 1).to(device, dtype)
+        self._squares = (gain / unit).square().to(device, dtype)
+
+    def _spectrum(self, theta: Tensor) -> Tensor:
+        """theta times what the real and the imaginary part of its entry are multiplied by: (dim,) -> (2 dim,)."""
+        return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten()
+
+    def forward(self, theta: Tensor) -> Tensor:
+        n_out, n_in = fans(self.shape)
+        entries, rows, columns = self._spectrum(theta), _entries(n_out), _entries(n_in)
+        spectrum = entries.new_zeros(columns * rows).index_add(0, self._columns * rows + self._rows, entries)
+        weight = _WAVES(_WAVES(spectrum.reshape(columns, rows), n_out).T, n_in)
+        return weight.reshape(self.shape).to(theta.dtype)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        n_out, n_in = fans(self.shape)
+        matrix = weight.to(self._gains.dtype).reshape(n_out, n_in)
+        spectrum = _SPECTRUM(_SPECTRUM(matrix, n_in).T, n_out).flatten()
+        entries = spectrum[self._columns * _entries(n_out) + self._rows].reshape(self.dim, 2)
+        return (entries * self._gains).sum(1).to(weight.dtype)
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        return (self.adjoint(weight.to(self._gains.dtype)) / self._squares).to(weight.dtype)
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        n_out, n_in = self.shape
+        waves = _SPECTRUM(x.to(self._gains.dtype), n_in).index_select(-1, self._columns)
+        zeros = waves.new_zeros(*x.shape[:-1], _entries(n_out))
+        return _WAVES(zeros.index_add(-1, self._rows, waves * self._spectrum(theta)), n_out).to(x.dtype)
+
+
+def frequency_count(n_out: int, n_in: int) -> int:
+    """How many frequencies (a, b) of an n_out x n_in matrix differ by more than their sign."""
+    return (n_out * n_in + (2 - n_out % 2) * (2 - n_in % 2)) // 2
+
+
+def _frequencies(places: Tensor, n_out: int, n_in: int) -> tuple[Tensor, Tensor]:
+    """(a, b) of each place in range(frequency_count(n_out, n_in)).
+
+    First all a of the b strictly between 0 and n_in / 2, then the a up to n_out / 2 of the b that are their own
+    negatives.
+    """
+    between, half = (n_in - 1) // 2 * n_out, n_out // 2 + 1
+    rest = places - between
+    a = torch.where(rest < 0, places % n_out, rest % half)
+    b = torch.where(rest < 0, 1 + places // n_out, rest.div(half, rounding_mode="floor") * (n_in // 2))
+    return a, b
+
+
+def _entries(n: int) -> int:
+    return 2 * (n // 2 + 1)
+
+
+def _spectrum(x: Tensor, n: int) -> Tensor:
+    """(..., n) -> (..., _entries(n)): of each frequency up to n / 2, the sum of x cos and that of -x sin."""
+    if x.numel() == 0:  # which some FFT libraries refuse
+        return _spectrum_like(x, n)
+    return torch.view_as_real(torch.fft.rfft(x)).flatten(-2).contiguous()
+
+
+def _waves(y: Tensor, n: int) -> Tensor:
+    """The transpose of `_spectrum`: (..., _entries(n)) -> (..., n)."""
+    if y.numel() == 0:
+        return _waves_like(y, n)
+    weights = y.new_full((n // 2 + 1, 2), 0.5)
+    weights[[0, -1] if n % 2 == 0 else [0]] = y.new_tensor([1.0, 0.0])  # their own negatives, which have no sine
+    z = torch.view_as_complex(y.contiguous().unflatten(-1, (-1, 2)) * weights)
+    return torch.fft.irfft(z, n, norm="forward").contiguous()
+
+
+def _spectrum_like(x: Tensor, n: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], _entries(n))
+
+
+def _waves_like(y: Tensor, n: int) -> Tensor:
+    return y.new_empty(*y.shape[:-1], n)
+
+
+_SPECTRUM = LinearMap("spectrum", _spectrum, _spectrum_like, "SymInt n")
+_WAVES = LinearMap("waves", _waves, _waves_like, "SymInt n")
+_SPECTRUM.adjoint, _WAVES.adjoint = _WAVES, _SPECTRUM

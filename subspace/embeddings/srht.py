@@ -1,0 +1,151 @@
+"""Block subsampled randomised Hadamard transform: a dense U of +-of^-1/2 that is never stored.
+
+U = (P / of)^1/2 [H S_0; H S_1; ...], cut after numel rows: H the orthonormal Walsh-Hadamard matrix of length P, the
+next power of two from dim, and S_b a diagonal of random signs (Ailon and Chazelle, "The fast Johnson-Lindenstrauss
+transform and approximate nearest neighbors", SIAM J. Comput. 39, 2009). theta is padded with zeros to P, and sign j of
+block b is sign b dim + j of the key's stream.
+
+Of a last block with too few rows, its first rows are kept, or, where other tensors share theta (`of` beyond numel),
+rows at random, those that the key's "rows" draws from P: first rows do not tell theta_j from theta_{j + 2^i}.
+
+A product costs O(numel log dim) and holds a few blocks of signs at a time, in the backward pass too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from subspace.embeddings.base import Embedding
+from subspace.fixed import required, wide
+from subspace.linear_map import LinearMap, Product
+from subspace.random import Key
+from subspace.transforms import fwht
+
+BLOCK = 1 << 18  # entries transformed at a time, so that they stay in cache
+
+
+class SRHT(Embedding):
+    """U of entries +-of^-1/2, so that every column has length (numel / of)^1/2: 1 unless `of` is given.
+
+    The columns are exactly orthogonal where numel is a multiple of P, the next power of two from dim; elsewhere the
+    squares of the singular values are within P / numel of 1, as long as numel >= P. U is injective for every dim up to
+    numel: all leading minors of H differ from 0.
+
+    With `of`, these are the rows of one tensor in a U of that many rows for several tensors, injective with a
+    probability that falls short of 1 only for a dim close to `of`.
+
+    >>> U = SRHT(torch.empty(8, 3), 5, key=Key(0))
+    >>> U.adjoint(U(torch.arange(5.0)))
+    tensor([0., 1., 2., 3., 4.])
+    """
+
+    def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
+        super().__init__(like, dim, key=required(key, self), of=of)
+        self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
+
+    def _constants(self) -> tuple[str, int, int, int]:
+        return self._stream, self.shape.numel(), self.dim, self.of
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return _U(theta, *self._constants()).reshape(self.shape)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return _U_T(weight.reshape(-1), *self._constants())
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        numel = self.shape.numel()
+        if numel % _length(self.dim):
+            return super().coordinates(weight)
+        return self.adjoint(weight) * (self.of / numel)
+
+
+def _length(dim: int) -> int:
+    return 1 << (dim - 1).bit_length()
+
+
+Piece = tuple[slice, slice | Tensor, Tensor, Tensor, Tensor]
+
+
+def _pieces(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Iterator[Piece]:
+    """Some blocks after one another: rows of U, which of the blocks' rows those are, signs (blocks, dim), two buffers.
+
+    The buffers, (len(x), blocks, P), are the same every time: fresh ones would cost more than the arithmetic.
+    """
+    key, length = Key.parse(stream), _length(dim)
+    blocks, step = -(-numel // length), max(1, BLOCK // (len(x) * length))
+    buffers = x.new_empty(2, len(x) * min(step, blocks) * length)
+    for first in range(0, blocks, step):
+        count = min(step, blocks - first)
+        start, stop = first * length, min((first + count) * length, numel)
+        kept: slice | Tensor = slice(stop - start)
+        if of > numel and (few := (stop - start) % length):
+            whole = (count - 1) * length
+            chosen = whole + torch.from_numpy(key.fold("rows").distinct(length, few))
+            kept = torch.cat([torch.arange(whole), chosen]).to(x.device)
+        signs = torch.from_numpy(key.signs(count * dim, first * dim)).reshape(count, dim).to(x.device)
+        one, other = buffers[:, : len(x) * count * length].reshape(2, len(x), count, length)
+        yield slice(start, stop), kept, signs, one, other
+
+
+def _factors(length: int, like: Tensor) -> list[Tensor]:
+    """H of at most 32 x 32, whose Kronecker product is that of that length; none where a product may round to TF32."""
+    if like.device.type != "cpu":
+        return []
+    bits = (length - 1).bit_length()
+    levels = -(-bits // 5)
+    sizes = [1 << (bits * (level + 1) // levels - bits * level // levels) for level in range(levels)]
+    h = {size: fwht(torch.eye(size, dtype=like.dtype)) for size in set(sizes)}
+    return [h[size] for size in sizes]
+
+
+def _hadamard(x: Tensor, spare: Tensor, factors: list[Tensor]) -> Tensor:
+    """fwht(x), by matrix products in a fifth of the time, if there are factors; then it is in x or in spare."""
+    if not factors:
+        return fwht(x)
+    inner = 1
+    for h in factors:
+        n = len(h)
+        if inner == 1:
+            torch.mm(x.view(-1, n), h, out=spare.view(-1, n))
+        else:
+            y = x.view(-1, n, inner)
+            torch.bmm(h.expand(len(y), n, n), y, out=spare.view(-1, n, inner))
+        x, spare, inner = spare, x, inner * n
+    return x
+
+
+def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
+    batch, length = theta.shape[:-1], _length(dim)
+    scaled = theta.reshape(batch.numel(), 1, dim).to(wide(theta.dtype)) * (length / of) ** 0.5
+    out, factors = theta.new_empty(batch.numel(), numel), _factors(length, scaled)
+    for rows, kept, signs, x, spare in _pieces(scaled, stream, numel, dim, of):
+        torch.mul(signs, scaled, out=x[..., :dim])
+        x[..., dim:] = 0
+        out[:, rows] = _hadamard(x, spare, factors).flatten(1)[:, kept]
+    return out.reshape(*batch, numel)
+
+
+def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
+    batch, length = weight.shape[:-1], _length(dim)
+    flat = weight.reshape(batch.numel(), numel)
+    out = torch.zeros(len(flat), dim, dtype=wide(weight.dtype), device=weight.device)
+    factors = _factors(length, out)
+    for rows, kept, signs, x, spare in _pieces(out, stream, numel, dim, of):
+        x.zero_().flatten(1)[:, kept] = flat[:, rows].to(x.dtype)
+        out += _hadamard(x, spare, factors)[..., :dim].mul_(signs).sum(1)
+    return (out * (length / of) ** 0.5).to(weight.dtype).reshape(*batch, dim)
+
+
+def _map(name: str, product: Product, length: Callable[[int, int], int]) -> LinearMap:
+    def like(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
+        return x.new_empty(*x.shape[:-1], length(numel, dim))
+
+    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of")
+
+
+_U = _map("srht", _product, lambda numel, dim: numel)
+_U_T = _map("srht_adjoint", _adjoint, lambda numel, dim: dim)
+_U.adjoint, _U_T.adjoint = _U_T, _U

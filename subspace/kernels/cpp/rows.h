@@ -1,0 +1,252 @@
+// y = x (scale T + S)^T and its gradients for rows x: linear layers, and convolutions of one tap with a pixel as a row.
+//
+// Tiles of 2R rows: x is loaded with the rows across the lanes, transformed (transforms.h), and every row of the result
+// is finished in registers: T's value times scale, plus the nonzeros of S as axpys. The backward pass walks S by columns,
+// so that x, F = T^T gy and gy meet there: gx = scale F + S^T gy, gscale = <x, F>, gvalues.
+#pragma once
+#include <algorithm>
+
+#include "parallel.h"
+#include "transforms.h"
+
+enum Transform { kZero = 0, kDct = 1, kHadamard = 2 };
+
+// The nonzeros by rows (or columns), in compressed form.
+struct Compressed {
+  const int *start, *other;       // the entries of row i are start[i] ... start[i + 1]; other: their column
+  const float* value;
+  const int* entry;               // their place in `values`; null where it is the same
+};
+
+struct Layer {
+  int64_t n_out, n_in;
+  int transform;
+  float scale;
+  const float* values;
+  const int64_t* index;
+  int64_t k;
+
+  int64_t q() const {
+    int64_t larger = std::max(n_out, n_in), q = 1;
+    if (transform != kHadamard) return larger;
+    while (q < larger) q *= 2;
+    return q;
+  }
+};
+
+// Element (lane, channel) is at lane[...][channel * stride]; a lane without a row is null, and reads as 0.
+template <int R, class T>
+struct Lane {
+  T* lane[2 * R];
+  int64_t stride;
+  bool packed[2];  // the lanes of this half lie side by side
+
+  // Row r: element c at data + (r / pixels) * pixels * channels + (pixels > 1 ? c * pixels + r % pixels : c).
+  Lane(T* data, int64_t first, int64_t rows, int64_t channels, int64_t pixels) : stride(pixels) {
+    for (int i = 0; i < 2 * R; i++) {
+      int64_t row = first + i;
+      lane[i] = row < rows ? data + row / pixels * pixels * channels + row % pixels : nullptr;
+    }
+    for (int h = 0; h < 2; h++) {
+      T *a = lane[h * R], *b = lane[h * R + R - 1];
+      packed[h] = pixels > 1 && a && b && b - a == R - 1;
+    }
+  }
+};
+
+constexpr int64_t kBlock = 16;  // channels transposed together: a whole cache line of every row
+
+// Channels first ... first + count - 1 of the rows into tile[0 ... count).
+template <int R>
+inline void gather(const Lane<R, const float>& x, int64_t first, int64_t count, float* tile) {
+  for (int h = 0; h < 2; h++) {
+    const float* const* lane = x.lane + h * R;
+    if (!lane[0])
+      for (int64_t c = 0; c < count; c++) store<R>(tile + 2 * R * c + h * R, Vec<R>{});
+    else if (x.packed[h])
+      for (int64_t c = 0; c < count; c++) store<R>(tile + 2 * R * c + h * R, load<R>(lane[0] + (first + c) * x.stride));
+    else {
+      int64_t c = 0;
+      for (; x.stride == 1 && c + R <= count; c += R) {
+        Vec<R> v[R];
+        for (int i = 0; i < R; i++) v[i] = lane[i] ? load<R>(lane[i] + first + c) : Vec<R>{};
+        transpose<R>(v);
+        for (int i = 0; i < R; i++) store<R>(tile + 2 * R * (c + i) + h * R, v[i]);
+      }
+      for (; c < count; c++)
+        for (int i = 0; i < R; i++) tile[2 * R * c + h * R + i] = lane[i] ? lane[i][(first + c) * x.stride] : 0.0f;
+    }
+  }
+}
+
+template <int R>
+inline void scatter(const Lane<R, float>& y, int64_t first, int64_t count, const float* tile) {
+  for (int h = 0; h < 2; h++) {
+    float* const* lane = y.lane + h * R;
+    if (!lane[0]) continue;
+    if (y.packed[h])
+      for (int64_t c = 0; c < count; c++) store<R>(lane[0] + (first + c) * y.stride, load<R>(tile + 2 * R * c + h * R));
+    else {
+      int64_t c = 0;
+      for (; y.stride == 1 && c + R <= count; c += R) {
+        Vec<R> v[R];
+        for (int i = 0; i < R; i++) v[i] = load<R>(tile + 2 * R * (c + i) + h * R);
+        transpose<R>(v);
+        for (int i = 0; i < R; i++)
+          if (lane[i]) store<R>(lane[i] + first + c, v[i]);
+      }
+      for (; c < count; c++)
+        for (int i = 0; i < R; i++)
+          if (lane[i]) lane[i][(first + c) * y.stride] = tile[2 * R * c + h * R + i];
+    }
+  }
+}
+
+// index is sorted: walking it needs no division per entry.
+inline Compressed by_rows(const Layer& w, Scratch& scratch) {
+  int *start = scratch.get<int>(w.n_out + 1 + w.k), *other = start + w.n_out + 1;
+  int64_t row = 0, base = 0;
+  start[0] = 0;
+  for (int64_t j = 0; j < w.k; j++) {
+    for (; w.index[j] >= base + w.n_in; base += w.n_in) start[++row] = int(j);
+    other[j] = int(w.index[j] - base);
+  }
+  while (row < w.n_out) start[++row] = int(w.k);
+  return {start, other, w.values, nullptr};
+}
+
+inline Compressed by_columns(const Layer& w, Scratch& scratch) {  // a counting sort
+  int* start = scratch.get<int>(w.n_in + 1 + 4 * w.k);
+  int *other = start + w.n_in + 1, *entry = other + w.k, *column = entry + w.k;
+  float* value = reinterpret_cast<float*>(column + w.k);
+  std::fill(start, start + w.n_in + 1, 0);
+  for (int64_t j = 0, base = 0; j < w.k; j++) {
+    while (w.index[j] >= base + w.n_in) base += w.n_in;
+    column[j] = int(w.index[j] - base);
+    start[column[j] + 1]++;
+  }
+  for (int64_t c = 0; c < w.n_in; c++) start[c + 1] += start[c];
+  for (int64_t j = 0, base = 0, row = 0; j < w.k; j++) {
+    for (; w.index[j] >= base + w.n_in; base += w.n_in) row++;
+    int place = start[column[j]]++;
+    other[place] = int(row), entry[place] = int(j), value[place] = w.values[j];
+  }
+  for (int64_t c = w.n_in; c > 0; c--) start[c] = start[c - 1];
+  start[0] = 0;
+  return {start, other, value, entry};
+}
+
+template <int R>
+void rows_forward(const Layer& w, const float* x, float* y, int64_t rows, int64_t pixels, int threads) {
+  static thread_local Scratch nonzeros;
+  const Compressed S = by_rows(w, nonzeros);
+  const int64_t q = w.q(), width = w.transform == kZero ? w.n_in : q;
+  const Plan* p = w.transform == kZero ? nullptr : &plan(int(q), w.transform == kHadamard);
+  const float norm = w.scale * (w.transform == kDct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in))));
+  parallel(threads, (rows + 2 * R - 1) / (2 * R), [&](int, int64_t begin, int64_t end) {
+    static thread_local Scratch tiles;
+    float *X = tiles.get<float>(2 * R * (2 * width + 1 + kBlock)), *W = X + 2 * R * width, *out = W + 2 * R * (width + 1);
+    std::fill(X + 2 * R * w.n_in, X + 2 * R * width, 0.0f);
+    for (int64_t tile = begin; tile < end; tile++) {
+      const Lane<R, const float> from(x, tile * 2 * R, rows, w.n_in, pixels);
+      const Lane<R, float> to(y, tile * 2 * R, rows, w.n_out, pixels);
+      gather<R>(from, 0, w.n_in, X);
+      if (w.transform == kDct) {
+        const int* column = p->column.data();
+        transform<R>(*p, W, [&](int i) { return Complex<R>::at(X, column[i]); });
+      } else if (w.transform == kHadamard)
+        transform<R>(*p, W, [&](int i) { return Complex<R>::at(X, i); });
+      for (int64_t o = 0; o < w.n_out; o++) {
+        Complex<R> y{};
+        if (w.transform == kDct) {  // of the two real rows in one complex: Z[k] + conj Z[q - k], -i (Z[k] - conj Z[q - k])
+          const Complex<R> a = Complex<R>::at(W, p->position[o]), b = Complex<R>::at(W, p->position[o ? q - o : 0]);
+          const float s = o ? norm : norm * 0.707106781186547524f, c = s * p->cosine[o], d = s * p->sine[o];
+          y = {(a.re + b.re) * c + (a.im - b.im) * d, (a.im + b.im) * c - (a.re - b.re) * d};
+        } else if (w.transform == kHadamard)
+          y = Complex<R>::at(W, o) * norm;
+        for (int j = S.start[o]; j < S.start[o + 1]; j++) {
+          const Complex<R> at = Complex<R>::at(X, S.other[j]);
+          y.re += at.re * S.value[j], y.im += at.im * S.value[j];
+        }
+        y.to(out, o % kBlock);
+        if (o % kBlock == kBlock - 1 || o == w.n_out - 1) scatter<R>(to, o - o % kBlock, o % kBlock + 1, out);
+      }
+    }
+  });
+}
+
+// gx, gscale and gvalues may each be null.
+template <int R>
+void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, float* gscale, float* gvalues, int64_t rows,
+                   int64_t pixels, int threads) {
+  static thread_local Scratch nonzeros, parts_of_sums;
+  const Compressed S = by_columns(w, nonzeros);
+  const bool dct = w.transform == kDct && (gx || gscale), walsh = w.transform == kHadamard && (gx || gscale);
+  const int64_t q = w.q(), width = dct || walsh ? q : w.n_out;
+  const Plan* p = dct || walsh ? &plan(int(q), walsh) : nullptr;
+  const float norm = dct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in)));
+  const int64_t tasks = (rows + 2 * R - 1) / (2 * R), parts = std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
+  float* partial = parts_of_sums.get<float>(parts * (w.k + 2));  // of every part: gvalues by columns, and a double of gscale
+  double* scales = reinterpret_cast<double*>(partial);
+  partial += 2 * parts;
+  std::fill(scales, scales + parts, 0.0);
+  std::fill(partial, partial + parts * w.k, 0.0f);
+  parallel(threads, tasks, [&](int part, int64_t begin, int64_t end) {
+    static thread_local Scratch tiles;
+    float *G = tiles.get<float>(2 * R * (2 * width + 1 + 2 * kBlock)), *W = G + 2 * R * (width + 1);
+    float *X = W + 2 * R * width, *out = X + 2 * R * kBlock, *dots = partial + part * w.k;
+    std::fill(G + 2 * R * w.n_out, G + 2 * R * (width + 1), 0.0f);
+    for (int64_t tile = begin; tile < end; tile++) {
+      const Lane<R, const float> gradient(gy, tile * 2 * R, rows, w.n_out, pixels), input(x, tile * 2 * R, rows, w.n_in, pixels);
+      const Lane<R, float> to(gx, tile * 2 * R, gx ? rows : 0, w.n_in, pixels);
+      gather<R>(gradient, 0, w.n_out, G);
+      if (dct)  // the FFT inverts where real and imaginary parts change places
+        transform<R>(*p, W, [&](int k) {
+          const Complex<R> a = Complex<R>::at(G, k), b = Complex<R>::at(G, q - k);  // b is 0 at k = 0
+          const float s = k ? norm : norm * 1.41421356237309505f, c = s * p->cosine[k], d = s * p->sine[k];
+          return Complex<R>{(a.re + b.im) * d + (a.im - b.re) * c, (a.re + b.im) * c + (b.re - a.im) * d};
+        });
+      else if (walsh)
+        transform<R>(*p, W, [&](int i) { return Complex<R>::at(G, i); });
+      Complex<R> inner{};
+      Vec<R> products[R];  // of the last entries, to be summed over their lanes together
+      for (int64_t c = 0; c < w.n_in; c++) {
+        if (c % kBlock == 0) gather<R>(input, c, std::min(kBlock, w.n_in - c), X);
+        const Complex<R> at = Complex<R>::at(X, c % kBlock);
+        Complex<R> y{};
+        if (dct) {
+          const Complex<R> F = Complex<R>::at(W, p->position[c % 2 ? q - 1 - c / 2 : c / 2]);
+          y = {F.im, F.re};
+        } else if (walsh)
+          y = Complex<R>::at(W, c) * norm;
+        inner.re += at.re * y.re, inner.im += at.im * y.im;
+        y = y * w.scale;
+        for (int j = S.start[c]; j < S.start[c + 1]; j++) {
+          const Complex<R> g = Complex<R>::at(G, S.other[j]);
+          y.re += g.re * S.value[j], y.im += g.im * S.value[j];
+          products[j % R] = g.re * at.re + g.im * at.im;
+          if (j % R == R - 1) {
+            sums<R>(products);
+            store<R>(dots + j - j % R, load<R>(dots + j - j % R) + products[0]);
+          }
+        }
+        if (gx) {
+          y.to(out, c % kBlock);
+          if (c % kBlock == kBlock - 1 || c == w.n_in - 1) scatter<R>(to, c - c % kBlock, c % kBlock + 1, out);
+        }
+      }
+      for (int64_t j = w.k - w.k % R; j < w.k; j++) dots[j] += sum<R>(products[j % R]);
+      scales[part] += sum<R>(inner.re + inner.im);
+    }
+  });
+  if (gscale) {
+    double total = 0;
+    for (int64_t part = 0; part < parts; part++) total += scales[part];
+    *gscale = float(total);
+  }
+  for (int64_t j = 0; gvalues && j < w.k; j++) {
+    float total = 0;
+    for (int64_t part = 0; part < parts; part++) total += partial[part * w.k + j];
+    gvalues[S.entry[j]] = total;
+  }
+}

@@ -1,0 +1,109 @@
+"""Which route every layer of a structured model takes for an input, and what the routes cost, predicted and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspace.kernels import native
+from subspace.kernels.calibration import possible, timed
+from subspace.kernels.conv import problem as conv_problem
+from subspace.kernels.costs import Problem
+from subspace.kernels.layers import call
+from subspace.kernels.linear import problem as linear_problem
+from subspace.kernels.router import choose, predict
+from subspace.methods.saliency import preserved
+from subspace.normal_form import normal_form, obstacle
+from subspace.parametrization import Subspace, subspaces
+from subspace.structured import route_of
+from subspace.table import table
+
+
+@dataclass(frozen=True)
+class Route:
+    """One layer: its weight's name and shape, its input's shape, the route taken ("product": U's own).
+
+    predicted, measured: seconds of a forward and a backward pass with all gradients by every possible route.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    x_shape: tuple[int, ...]
+    route: str
+    predicted: dict[str, float]
+    measured: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The rows, in the order of the forward pass; `str()` is a table in milliseconds."""
+
+    rows: tuple[Route, ...]
+
+    def __str__(self) -> str:
+        routes = list(dict.fromkeys(route for row in self.rows for route in row.predicted))
+        lines = [["tensor", "shape", "input", "route", *routes]]
+        for row in self.rows:
+            times = [_times(row.predicted.get(route), row.measured.get(route)) for route in routes]
+            lines.append([row.name, " x ".join(map(str, row.shape)), " x ".join(map(str, row.x_shape)), row.route, *times])
+        text = table(lines, "<<<<" + ">" * len(routes))
+        head = f"milliseconds forward and backward, predicted / measured; compiled kernels: {native.status()}"
+        return "\n".join([*text, head])
+
+
+def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
+    """The routes that the structured layers of the model take in model(*inputs), which leaves the model as it is.
+
+    measure: time every possible route of every different problem, which takes some passes of each. Raises ValueError
+    if no layer is structured.
+    """
+    spaces = {name: space for name, space in subspaces(model) if route_of(space) is not None}
+    if not spaces:
+        raise ValueError("model must have a structured layer, got none: call structured(model) first")
+    seen: list[tuple[str, Subspace, Tensor]] = []
+
+    def read(name: str, space: Subspace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append((name, space, next(iter([*args, *kwargs.values()]))))
+
+    hooks = [s.module.register_forward_pre_hook(partial(read, n, s), with_kwargs=True) for n, s in spaces.items()]
+    try:
+        with preserved(model), torch.no_grad():
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times: dict[Problem, dict[str, float]] = {}
+    return Routes(tuple(_row(name, space, x, times if measure else None) for name, space, x in seen))
+
+
+def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, float]] | None) -> Route:
+    shape = tuple(space.parametrization.offset.shape)
+    if obstacle(space.parametrization) is not None:
+        return Route(name, shape, tuple(x.shape), "product", {}, {})
+    problem = _problem(space, x)
+    found = possible(problem, x)
+    asked = route_of(space)
+    route = choose(problem, tuple(found)) if asked == "auto" else asked
+    if times is not None and problem not in times:
+        times[problem] = timed(problem)
+    measured = {} if times is None else times[problem]
+    return Route(name, shape, tuple(x.shape), route or "", {r: predict(problem, r) for r in found}, measured)
+
+
+def _problem(space: Subspace, x: Tensor) -> Problem:
+    transform, _, values, _ = normal_form(space.parametrization, space.theta.detach())
+    shape, k = tuple(space.parametrization.offset.shape), len(values)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if isinstance(space.module, nn.Linear):
+        return linear_problem(x, k, shape, transform)
+    batch, *geometry = call(space.module, x)  # type: ignore[arg-type]
+    return conv_problem(batch, k, shape, transform, *geometry)
+
+
+def _times(predicted: float | None, measured: float | None) -> str:
+    return "" if predicted is None else " / ".join(f"{1e3 * t:.2f}" for t in (predicted, measured) if t is not None)

@@ -1,0 +1,113 @@
+"""Layers that never build their weight: the products with d and U theta themselves, in place of w's.
+
+It changes nothing but time and memory: parameters, checkpoints, hooks and gradients are the same (to rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from subspace.embeddings import Embedding
+from subspace.kernels import conv, linear
+from subspace.kernels.layers import LAYERS, call
+from subspace.normal_form import normal_form, obstacle, summands
+from subspace.offsets import Pretrained
+from subspace.parametrization import Subspace, subspaces
+
+ROUTES = ("auto", "dense", "channels_last", "remat", "bottleneck", "fft", "native")
+
+
+def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.Module:
+    """Rebind the forward of every linear layer and convolution that can do without its weight; return the model.
+
+    Those are the instances of nn.Linear, Conv1d, Conv2d and Conv3d with a registered `weight` that is a sum of a DCT or
+    Hadamard part, fixed or scaled by theta, and a sparse one (`kernels`); and linear layers whose embedding has a fast
+    product of its own, as FourierFT. `summary` says of every tensor which, and `routes` what it costs.
+
+    route: one for all, or by the weight's qualified name ("auto" where not named):
+
+    | route         | linear | conv | how |
+    |---------------|--------|------|-----|
+    | auto          | yes    | yes  | the fastest by a cost model, measured once per machine, chosen at every call |
+    | dense         | yes    | yes  | w is built for the pass, used and dropped, and so is its gradient |
+    | channels_last |        | yes  | the same with the activations in that layout |
+    | remat         | yes    | yes  | w is built for either pass; gradients of theta by sampled products |
+    | fft           | yes    | 1x1  | fast transforms of rows or channels |
+    | bottleneck    |        | KxK  | the DCT by two convolutions, as it is of low rank (for the DCT and S alone) |
+    | native        | yes    | yes  | compiled kernels, on a CPU; KxK for stride 1 and no groups |
+
+    A route that a layer cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError
+    here for an unknown route or name, and for a model without a subspace.
+
+    >>> from subspace import recipes
+    >>> net = recipes.dctps(nn.Sequential(nn.Linear(64, 64)), density=0.01)
+    >>> x = torch.randn(2, 64)
+    >>> torch.allclose(net(x), structured(net)(x), atol=1e-5)
+    True
+    """
+    spaces = dict(subspaces(model))
+    if not spaces:
+        raise ValueError("model must have at least one registered subspace, got none")
+    wanted = route if isinstance(route, Mapping) else dict.fromkeys(spaces, route)
+    for name, each in wanted.items():
+        if name not in spaces:
+            raise ValueError(f"route must name registered tensors, such as {next(iter(spaces))!r}, got {name!r}")
+        if each not in ROUTES:
+            raise ValueError(f"route must be one of {', '.join(ROUTES)}, got {each!r}")
+    for name, space in spaces.items():
+        if plain_because(space) is None:
+            space.module.forward = partial(_forward, space, wanted.get(name, "auto"))
+    return model
+
+
+def unstructured(model: nn.Module) -> nn.Module:
+    """Undo `structured`: every layer builds its weight again; returns the model."""
+    for _, space in subspaces(model):
+        if route_of(space) is not None:
+            del space.module.forward
+    return model
+
+
+def route_of(space: Subspace) -> str | None:
+    """The route asked for where the forward is rebound, else None."""
+    forward = vars(space.module).get("forward")
+    return forward.args[1] if isinstance(forward, partial) and forward.func is _forward else None
+
+
+def plain_because(space: Subspace) -> str | None:
+    """Why a tensor's layer has to build it, in a few words; None if it need not."""
+    module = space.module
+    own = next((kind for kind in LAYERS if isinstance(module, kind)), None)
+    if own is None or space.name != "weight" or type(module).forward is not own.forward:
+        return "not the weight of a linear layer or convolution"
+    if len(module.parametrizations.weight) > 1:  # type: ignore[union-attr, arg-type]
+        return "parametrized again"
+    why = obstacle(space.parametrization)
+    return None if own is nn.Linear and _product(space) else why
+
+
+def _product(space: Subspace) -> bool:
+    """Whether all parts of U have products of their own beside a d that is there anyway."""
+    U = summands(space.parametrization.embedding)
+    return isinstance(space.parametrization.offset, Pretrained) and all(type(u).linear is not Embedding.linear for u in U)
+
+
+def _forward(space: Subspace, route: str, x: Tensor) -> Tensor:
+    module, shape = space.module, tuple(space.parametrization.offset.shape)
+    bias = module.bias
+    if obstacle(space.parametrization) is not None:
+        y = space.parametrization.linear(space.theta, x)
+        return y if bias is None else y + bias
+    transform, scale, values, index = normal_form(space.parametrization, space.theta)
+    if isinstance(module, nn.Linear):
+        y = linear(x, scale, values, index, shape, transform, route)
+        return y if bias is None else y.add_(bias.to(y.dtype))
+    batch, *geometry = call(module, x)
+    y = conv(batch, scale, values, index, shape, transform, *geometry, route)
+    if bias is not None:
+        y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in shape[2:])))
+    return y if batch.ndim == x.ndim else y.squeeze(0)

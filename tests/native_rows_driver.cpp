@@ -1,0 +1,80 @@
+// Runs the row kernels on many shapes against plain loops; built with sanitizers by test_native.py.
+#include <cmath>
+#include <cstdio>
+#include <initializer_list>
+#include <vector>
+
+#include "../subspace/kernels/cpp/native.cpp"
+
+static double entry(int transform, int64_t m, int64_t n, int64_t o, int64_t i) {
+  const double q = double(std::max(m, n));
+  if (transform == kZero) return 0;
+  if (transform == kHadamard) return (__builtin_popcountll(o & i) % 2 ? -1 : 1) / std::sqrt(q);
+  return std::sqrt((o ? 2 : 1) / q) * std::cos(std::acos(-1.0) * (2 * i + 1) * o / (2 * q));
+}
+
+static float number() {
+  static uint32_t state = 1;
+  state = state * 1664525u + 1013904223u;
+  return float(state >> 8) / float(1 << 23) - 1;
+}
+
+static std::vector<float> numbers(int64_t count) {
+  std::vector<float> v(count);
+  for (float& x : v) x = number();
+  return v;
+}
+
+int main() {
+  double worst = 0;
+  const int64_t shapes[][2] = {{1, 1}, {1, 6}, {6, 1}, {7, 5}, {12, 30}, {31, 62}, {64, 48}, {17, 33}, {100, 10}, {8, 128}};
+  for (const auto& shape : shapes)
+    for (int transform : {0, 1, 2})
+      for (int64_t rows : {1, 6, 33, 64})
+        for (int64_t pixels : {1, 3, 16})
+          for (int threads : {1, 3}) {
+            const int64_t m = shape[0], n = shape[1], all = (rows + pixels - 1) / pixels * pixels;
+            std::vector<int64_t> index;
+            for (int64_t j = 0; j < m * n; j++)
+              if (number() > 0.6f) index.push_back(j);
+            const auto x = numbers(all * n), gy = numbers(all * m), values = numbers(int64_t(index.size()));
+            const float scale = 0.7f;
+            std::vector<double> w(m * n), t(m * n), gw(m * n);
+            for (int64_t o = 0; o < m; o++)
+              for (int64_t i = 0; i < n; i++) t[o * n + i] = entry(transform, m, n, o, i), w[o * n + i] = scale * t[o * n + i];
+            for (size_t j = 0; j < index.size(); j++) w[index[j]] += values[j];
+            std::vector<float> y(all * m), gx(all * n), gvalues(index.size());
+            float gscale = 0;
+            const auto place = [&](int64_t row, int64_t c, int64_t channels) {
+              return row / pixels * pixels * channels + c * pixels + row % pixels;
+            };
+            if (subspace_rows_forward(x.data(), y.data(), all, pixels, m, n, transform, scale, values.data(), index.data(),
+                                      int64_t(index.size()), threads) ||
+                subspace_rows_backward(gy.data(), x.data(), gx.data(), &gscale, gvalues.data(), all, pixels, m, n, transform,
+                                       scale, values.data(), index.data(), int64_t(index.size()), threads) ||
+                subspace_rows_backward(gy.data(), x.data(), nullptr, nullptr, nullptr, all, pixels, m, n, transform, scale,
+                                       values.data(), index.data(), int64_t(index.size()), threads))
+              return 2;
+            for (int64_t row = 0; row < all; row++) {
+              for (int64_t o = 0; o < m; o++) {
+                double sum = 0;
+                for (int64_t i = 0; i < n; i++) {
+                  sum += w[o * n + i] * x[place(row, i, n)];
+                  gw[o * n + i] += double(gy[place(row, o, m)]) * x[place(row, i, n)];
+                }
+                worst = std::max(worst, std::fabs(sum - y[place(row, o, m)]));
+              }
+              for (int64_t i = 0; i < n; i++) {
+                double sum = 0;
+                for (int64_t o = 0; o < m; o++) sum += w[o * n + i] * gy[place(row, o, m)];
+                worst = std::max(worst, std::fabs(sum - gx[place(row, i, n)]));
+              }
+            }
+            double sum = 0;
+            for (int64_t i = 0; i < m * n; i++) sum += gw[i] * t[i];
+            worst = std::max(worst, std::fabs(sum - gscale) / 10);
+            for (size_t j = 0; j < index.size(); j++) worst = std::max(worst, std::fabs(gw[index[j]] - gvalues[j]));
+          }
+  std::printf("largest error %g\n", worst);
+  return worst < 1e-4 ? 0 : 1;
+}
