@@ -15,6 +15,8 @@ from subspace.parametrization import (
     subspaces,
 )
 from subspace.random import Key
+from subspace.routes import Routes, routes
+from subspace.structured import structured, unstructured
 from subspace.summary import Summary, summary
 from subspace.transforms import dct, fwht, idct
 
@@ -22,6 +24,7 @@ __version__ = version("torch-subspace")
 
 __all__ = [
     "Key",
+    "Routes",
     "Subspace",
     "SubspaceParametrization",
     "Summary",
@@ -37,8 +40,11 @@ __all__ = [
     "offsets",
     "recipes",
     "register",
+    "routes",
     "save",
     "share",
+    "structured",
     "subspaces",
     "summary",
+    "unstructured",
 ]

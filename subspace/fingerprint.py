@@ -1,9 +1,9 @@
 """Two numbers that tell one (d, U) from another: <r, d> and <r, U z>, for fixed pseudo-random r and z.
 
 They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
-gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2: no entry of r
-or z is small. For a weight of two axes r = a b^T, so that <r, d> = <a, d b> takes a product with d and not d itself:
-O(n_out + n_in) memory, and as little time, wherever the product does.
+gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2. For a weight of
+two axes r = sum_j a_j b_j^T, so that <r, d> = sum_j <a_j, d b_j> takes products with d and not d itself: no more memory
+and time than those do. There are several, as for a d of few rows a single one could come to next to nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from subspace.parametrization import SubspaceParametrization
 from subspace.random import Key
 
 NARROW = (torch.float16, torch.bfloat16)
+PRODUCTS = 8
 
 
 class Probe(NamedTuple):
@@ -40,7 +41,7 @@ def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
     with torch.no_grad():
         if len(offset.shape) != 2:
             return {"d": probe(offset()), "U": probe(embedding(z))}
-        b = _numbers("b", offset.shape[1]).to(offset.like)
+        b = _numbers("b", PRODUCTS * offset.shape[1]).reshape(PRODUCTS, -1).to(offset.like)
         return {"d": probe(offset.linear(b), "a"), "U": probe(embedding.linear(z, b), "a")}
 
 

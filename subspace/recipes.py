@@ -189,12 +189,8 @@ def random_subspace(
     first = next(iter(weights.values()))
     if different := [q for q, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
-    scale = (
-        torch.stack([part.column_norms().square() for part in parts.values()])
-        .sum(0)
-        .rsqrt()
-        .to(home(first), first.dtype)
-    )
+    squares = torch.stack([part.column_norms().square() for part in parts.values()])
+    scale = squares.sum(0).rsqrt().to(home(first), first.dtype)
     starts: dict[str, Start] = {}
     for q, w in weights.items():
         starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), zeros(w, k)

@@ -55,7 +55,7 @@ BUGS = [
     ),
     Bug(
         "wrong patch order",
-        "offsets/base.py",
+        "patches.py",
         '"o (taps c) -> o c taps"',
         '"o (c taps) -> o c taps"',
         "offset",
@@ -147,6 +147,10 @@ BUGS = [
     Bug("names not folded in", "methods/recipe.py", "Key(seed).fold(q)", "Key(seed)", "recipes", "different_maps"),
     Bug("columns as they come", "recipes.py", ".sum(0).rsqrt()", ".sum(0).square().rsqrt()", "recipes", "unit_columns"),
     Bug("truncated budget", "methods/budgets.py", "base[i] += 1", "pass", "recipes", "exact"),
+    # off the meta device
+    Bug("start forgotten", "initialize.py", "else like_it(start, theta)", "else blank(theta)", "initialize", "start_is"),
+    Bug("parents first", "initialize.py", "in reversed(unset)", "in unset", "initialize", "set_by_its_module"),
+    Bug("any part for all", "initialize.py", "args[0].shape != sample.shape or ", "", "initialize", "nothing_sets"),
     # choosing and moving U
     Bug(
         "no mask in RigL",
@@ -156,6 +160,15 @@ BUGS = [
         "methods_moving",
         "masks",
     ),
+    Bug(
+        "channels of another group",
+        "kernels/weight_gradient.py",
+        "lowest * channels : highest",
+        "0 : highest",
+        "weight_gradient",
+        "convolution",
+    ),
+    Bug("one read of two", "methods/growth.py", "gradient + flat[start", "flat[start", "methods_moving", "layers_that"),
     Bug(
         "moments stay behind", "methods/moving.py", "(theta, theta.grad, *state)", "(theta,)", "methods_moving", "state"
     ),

@@ -12,7 +12,7 @@ import subspace
 
 ROOT = Path(subspace.__file__).parent
 LAYERS = [
-    ["random", "linear_map", "patches"],
+    ["random", "linear_map", "patches", "table"],
     ["transforms", "fixed", "rows"],
     ["kernels.*", "kernels"],
     ["offsets.base"],
@@ -20,9 +20,11 @@ LAYERS = [
     ["embeddings.base"],
     ["embeddings.*", "embeddings"],
     ["parametrization"],
+    ["normal_form"],
+    ["structured"],
     ["description", "fingerprint", "targets", "meta"],
     ["methods.*", "methods"],
-    ["summary", "checkpoint", "initialize", "recipes"],
+    ["summary", "checkpoint", "initialize", "recipes", "routes"],
     ["__init__"],
     ["study.*", "study"],
 ]

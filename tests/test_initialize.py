@@ -209,6 +209,13 @@ class Ones(nn.Linear):
         self.weight.data.copy_(torch.ones(self.weight.shape))
 
 
+class First(nn.Linear):
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.bias)
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.weight[0])
+
+
 def registered(module, offset, embedding, theta=None):
     w = module.weight
     register(module, "weight", offset(w), embedding(w), theta)
@@ -223,6 +230,9 @@ NO_RULE = {
     ),
     "a.bias must be set, entry by entry, by Ones.reset_parameters, got one that fails: aten::copy_ does": lambda: (
         registered(Ones(3, 4), Zero, Identity)
+    ),
+    "a.bias must be set, entry by entry, by First.reset_parameters, got one that fails: aten::zero_ does": lambda: (
+        registered(First(3, 4), Zero, Identity)
     ),
     r"a.weight must be registered with a theta that has values, got none for DCT and Sparse": lambda: registered(
         nn.Linear(3, 4), DCT, lambda w: Sparse(w, 2, key=Key(0))

@@ -76,14 +76,13 @@ def test_coordinates_allow_for_the_rows_elsewhere():
 
 def test_a_product_holds_a_few_pieces_beside_the_weight(monkeypatch):
     monkeypatch.setattr("subspace.embeddings.srht.BLOCK", 4096)
-    U, theta = SRHT(numbers(0, 300, 50), 64, key=Key(3)), numbers(1, 64).requires_grad_()
+    U, theta = SRHT(numbers(0, 300, 500), 64, key=Key(3)), numbers(1, 64).requires_grad_()
 
     def train() -> None:
         U(theta).sum().backward()
 
     train()
-    weight, buffers, whole = 300 * 50 * 8, 2 * 4096 * 8, 300 * 50 * 64 * 8
-    assert peak_bytes(train) < 4 * (weight + buffers) < whole / 4
+    assert peak_bytes(train) < 1.5 * 300 * 500 * 8
 
 
 def test_nothing_is_held_or_kept_for_the_backward_pass():

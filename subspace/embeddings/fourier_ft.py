@@ -128,8 +128,9 @@ def _waves(y: Tensor, n: int) -> Tensor:
         return _waves_like(y, n)
     weights = y.new_full((n // 2 + 1, 2), 0.5)
     weights[[0, -1] if n % 2 == 0 else [0]] = y.new_tensor([1.0, 0.0])  # their own negatives, which have no sine
-    z = torch.view_as_complex(y.contiguous().unflatten(-1, (-1, 2)) * weights)
-    return torch.fft.irfft(z, n, norm="forward").contiguous()
+    z = torch.view_as_complex(y.contiguous().reshape(*y.shape[:-1], -1, 2) * weights)
+    x: Tensor = torch.fft.irfft(z, n, norm="forward").contiguous()
+    return x
 
 
 def _spectrum_like(x: Tensor, n: int) -> Tensor:

@@ -69,10 +69,8 @@ def counts(problem: Problem, route: str) -> tuple[float, ...]:
         return 4.0 * entries * rows, moved, entries, sparse, 1.0
     if route == "fft" or taps == 1:
         return transformed, moved, sparse, problem.k, 1.0
-    if problem.transform == "zero":
-        return 0.0, moved, sparse, problem.k, 1.0
-    r = len(factors(n_out, channels, taps, 1e-6).basis)
+    r = 0 if problem.transform == "zero" else len(factors(n_out, channels, taps, 1e-6).basis)
     if route == "bottleneck":
         within = math.prod(problem.x_shape) // problem.x_shape[1]
         return 4.0 * r * (channels * within + taps * n_out * rows), moved + r * (rows + within), sparse, problem.k, 1.0
-    return 4.0 * rows * (r * channels + 2 * r * n_out), rows * taps * n_out, moved, sparse, problem.k, 1.0
+    return 4.0 * rows * (r * channels + 2 * r * n_out), rows * taps * n_out * bool(r), moved, sparse, problem.k, 1.0

@@ -27,10 +27,7 @@ class Geometry(NamedTuple):
         )
 
     def window(self, tap: int, spatial: tuple[int, ...], part: Window) -> tuple[Window, Window]:
-        """What a tap (flat) sees, for a spatial part of the output: slices of x, and of that part where they land.
-
-        For all axes, the first two whole.
-        """
+        """What a tap (flat) sees for a part of the output: slices of x's spatial axes, and of the part they land on."""
         seen, lands = [], []
         for size, kernel, stride, padding, dilation, out in reversed(list(zip(spatial, *self[:4], part, strict=True))):
             tap, position = divmod(tap, kernel)
@@ -39,8 +36,7 @@ class Geometry(NamedTuple):
             last = max(first, min(out.stop, (size - 1 - shift) // stride + 1))
             seen.append(slice(first * stride + shift, max(0, (last - 1) * stride + shift + 1), stride))
             lands.append(slice(first - out.start, last - out.start))
-        whole = slice(None), slice(None)
-        return (*whole, *reversed(seen)), (*whole, *reversed(lands))
+        return tuple(reversed(seen)), tuple(reversed(lands))
 
     def convolve(self, x: Tensor, w: Tensor) -> Tensor:
         """The convolution of x with a dense w."""

@@ -83,8 +83,11 @@ def backward(
 
 
 def _windows(x: Tensor, geometry: Geometry) -> tuple[Window, Window]:
+    """What of x is seen, and where in y it lands."""
     spatial = tuple(x.shape[2:])
-    return geometry.window(0, spatial, tuple(slice(0, size) for size in geometry.sizes(spatial)))
+    seen, lands = geometry.window(0, spatial, tuple(slice(0, size) for size in geometry.sizes(spatial)))
+    both = slice(None), slice(None)
+    return (*both, *seen), (*both, *lands)
 
 
 def _line(z: Tensor) -> Tensor:

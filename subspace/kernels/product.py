@@ -119,7 +119,8 @@ class _Apply(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, scale, values, index)
         ctx.product, ctx.constants = product, constants
-        return product.forward(x, scale, values, index, *constants)
+        y = product.forward(x, scale, values, index, *constants)
+        return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,5 +1,6 @@
 // The plain C interface of the compiled kernels: pointers and sizes, contiguous float32; no torch or Python header.
 // Functions return 0, or 1 where memory ran out. Compiled once per instruction set, with that set's flags.
+#include "conv.h"
 #include "rows.h"
 
 #ifdef __AVX__
