@@ -20,8 +20,9 @@ from subspace.embeddings import SRHT, FourierFT
 
 def dense(numel: int, dim: int) -> dict[str, Call]:
     """U theta by a U that is stored, by one redrawn with torch's generator, and by the SRHT."""
-    U, srht, theta = torch.randn(numel, dim), SRHT(torch.empty(numel), dim, key=subspace.Key(0)), torch.randn(dim)
-    block = torch.empty(min(numel, max(1, (1 << 20) // dim)), dim)
+    srht, theta = SRHT(torch.empty(numel), dim, key=subspace.Key(0)), torch.randn(dim)
+    block = torch.randn(min(numel, max(1, (1 << 20) // dim)), dim)
+    U = block.repeat(-(-numel // len(block)), 1)[:numel]  # as fast to read as one drawn throughout, and sooner there
 
     def redrawn() -> Tensor:
         generator = torch.Generator().manual_seed(0)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from benchmarks import plots
 from benchmarks.networks import NETWORKS
 from benchmarks.report import Row, options, rows, show, write
-from benchmarks.timing import Times, interleave
+from benchmarks.timing import interleave
 from benchmarks.variants import OTHERS, step, variant
 
 
-def measure(
-    network: str, batch: int, density: float, names: list[str], rounds: int, seconds: float, adam: bool = False
-) -> Times:
-    """Seconds of a training step of every variant of a network."""
-    make, shape = NETWORKS[network]
-    model, x = make(), torch.randn(batch, *shape)
-    calls = {name: step(name, variant(name, model, density), x, adam) for name in names}
-    return interleave(calls, rounds, seconds)
+def models(network: str, density: float, names: list[str]) -> dict[str, nn.Module]:
+    """Every variant of a network."""
+    model = NETWORKS[network][0]()
+    return {name: variant(name, model, density) for name in names}
+
+
+def images(network: str, batch: int) -> Tensor:
+    """Random numbers for images, or for what a ViT's MLP is given."""
+    return torch.randn(batch, *NETWORKS[network][1])
 
 
 def main() -> None:
@@ -38,8 +40,10 @@ def main() -> None:
     table: list[Row] = []
     for network in args.networks:
         for p in args.densities:
-            variants = [*args.others, *args.routes]
-            times = measure(network, args.batch, p, variants, args.rounds, args.seconds, args.adam)
+            variants = models(network, p, [*args.others, *args.routes])
+            x = images(network, args.batch)
+            calls = {name: step(name, model, x, args.adam) for name, model in variants.items()}
+            times = interleave(calls, args.rounds, args.seconds)
             found = rows(times, args.others, case=network, batch=args.batch, density=p)
             for row in found:
                 show(row)

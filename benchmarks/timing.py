@@ -31,12 +31,13 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(float(median), float(low), float(high))
 
 
-def interleave(calls: Mapping[str, Call], rounds: int = 9, seconds: float = 60.0) -> Times:
+def interleave(calls: Mapping[str, Call], rounds: int = 9, seconds: float = 60.0, warm: bool = True) -> Times:
     """Time every call once a round, in a new random order each round, after one or two calls to warm up.
 
-    Stops after `rounds`, or earlier, but not before the second, once `seconds` have passed.
+    Stops after `rounds`, or earlier, but not before the second, once `seconds` have passed. With warm=False, for long
+    calls that have been warmed up before, the first is timed already.
     """
-    repeats = {name: max(1, math.ceil(SHORTEST / warmed(call))) for name, call in calls.items()}
+    repeats = {name: max(1, math.ceil(SHORTEST / warmed(call))) if warm else 1 for name, call in calls.items()}
     times: Times = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
     collecting = gc.isenabled()

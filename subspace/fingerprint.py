@@ -1,9 +1,9 @@
 """Two numbers that tell one (d, U) from another: <r, d> and <r, U z>, for fixed pseudo-random r and z.
 
 They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
-gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2. For a weight of
-two axes r = sum_j a_j b_j^T, so that <r, d> = sum_j <a_j, d b_j> takes products with d and not d itself: no more memory
-and time than those do. There are several, as for a d of few rows a single one could come to next to nothing.
+gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2. For a weight
+of two axes r = sum_j a_j b_j^T, so that <r, d> = sum_j <a_j, d b_j> takes products with d and not d itself: no more
+memory and time than those do. There are several, as for a d of few rows one could come to next to nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones."""
 
+import os
+
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+os.environ.setdefault("SUBSPACE_COSTS", "typical")  # the same routes on every machine
 torch.set_num_threads(1)
 ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=12, suppress_health_check=ONCE)

@@ -148,7 +148,9 @@ BUGS = [
     Bug("columns as they come", "recipes.py", ".sum(0).rsqrt()", ".sum(0).square().rsqrt()", "recipes", "unit_columns"),
     Bug("truncated budget", "methods/budgets.py", "base[i] += 1", "pass", "recipes", "exact"),
     # off the meta device
-    Bug("start forgotten", "initialize.py", "else like_it(start, theta)", "else blank(theta)", "initialize", "start_is"),
+    Bug(
+        "start forgotten", "initialize.py", "else like_it(start, theta)", "else blank(theta)", "initialize", "start_is"
+    ),
     Bug("parents first", "initialize.py", "in reversed(unset)", "in unset", "initialize", "set_by_its_module"),
     Bug("any part for all", "initialize.py", "args[0].shape != sample.shape or ", "", "initialize", "nothing_sets"),
     # choosing and moving U

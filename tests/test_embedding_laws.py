@@ -155,6 +155,7 @@ def test_global_generators_are_untouched(case):
 
 @each_embedding
 def test_maps_over_many_thetas_and_compiles_in_one_graph(case):
+    torch._dynamo.reset()
     U = embedding(case, (6, 4))
     thetas = numbers(0, 3, U.dim)
     close(torch.vmap(U)(thetas), torch.stack([U(theta) for theta in thetas]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subspace import kernels
-from subspace.kernels import native
+from subspace.kernels import fast, native, sparse, sparse_conv
 
 TRANSFORMS = ["dct", "hadamard", "zero"]
 EVERY = ["auto", "dense", "remat", "fft", "native", "bottleneck", "channels_last"]
@@ -35,7 +36,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.shape}, {self.x}, k={self.k}, {self.geometry}".replace(" ", "")
 
-    def product(self, x, scale, values, index, transform, route="auto"):
+    def product(self, x, scale, values, index, transform, route="remat"):
         kernel = kernels.conv if self.geometry else kernels.linear
         return kernel(x, scale, values, index, self.shape, transform, *self.geometry, route)
 
@@ -153,14 +154,16 @@ def check(case: Case, transform: str, route: str, dtype=torch.float64, last=Fals
     wanted = expected(case, *exact, index, transform)
     assert y.dtype == dtype
     assert close(y, wanted, TOLERANCE[dtype]), (route, "y")
-    for tensor, actual, right in zip("x scale values".split(), gradients(y, x, scale, values), gradients(wanted, *exact)):
+    found, exact = gradients(y, x, scale, values), gradients(wanted, *exact)
+    for tensor, actual, right in zip(("x", "scale", "values"), found, exact, strict=True):
         if right is not None:
             assert actual.dtype == dtype
             assert close(actual, right, TOLERANCE[dtype]), (route, tensor)
     if last:
         form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         assert y.is_contiguous(memory_format=form)
-        assert gradients(y := case.product(x, scale, values, index, transform, route), x)[0].is_contiguous(memory_format=form)
+        (gx,) = gradients(case.product(x, scale, values, index, transform, route), x)
+        assert gx.is_contiguous(memory_format=form)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -183,3 +186,227 @@ def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype)
 def test_every_route_keeps_channels_last(case, transform):
     for route in sorted(case.routes(transform, torch.float32, last=True)):
         check(case, transform, route, torch.float32, last=max(case.x[1:2]) > 1 and case.x[0] > 0)
+
+
+@pytest.mark.parametrize("case", [LINEAR[9], CONV[5], CONV[10], CONV2D[3]], ids=str)
+def test_the_scale_may_be_fixed_a_scalar_or_tiny(case):
+    for route, size in itertools.product(sorted(case.routes("dct")), [(), (1,)]):
+        x, _, values, index = inputs(case, "dct")
+        scale = torch.full(size, 1e-9, dtype=torch.float64, requires_grad=True)
+        actual = gradients(case.product(x, scale, values, index, "dct", route), x, scale, values)
+        wanted = gradients(expected(case, x, scale, values, index, "dct"), x, scale, values)
+        assert all(close(a, w, 1e-12) for a, w in zip(actual, wanted, strict=True)), route
+        fixed = gradients(case.product(x, scale.detach(), values, index, "dct", route), x, values)
+        assert all(close(a, w, 1e-12) for a, w in zip(fixed, wanted[::2], strict=True)), route
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [LINEAR[0], CONV[3], CONV[4], CONV[10], CONV2D[13]], ids=str)
+def test_only_the_gradients_asked_for_are_given(case, transform):
+    wanted = gradients(expected(case, *(full := inputs(case, transform)), transform), *full[:3])
+    for route, subset in itertools.product(sorted(case.routes(transform)), SUBSETS):
+        x, scale, values, index = inputs(case, transform, grad=False)
+        trained = [
+            t if t is None else t.requires_grad_(need) for t, need in zip((x, scale, values), subset, strict=True)
+        ]
+        if not any(t is not None and t.requires_grad for t in trained):
+            continue
+        case.product(x, scale, values, index, transform, route).square().sum().div(2).backward()
+        exact = inputs(case, transform)
+        expected(case, *exact, transform).square().sum().div(2).backward()
+        for t, right, need in zip(trained, exact[:3], subset, strict=True):
+            if t is not None:
+                assert (t.grad is not None) == need
+                assert t.grad is None or close(t.grad, right.grad, 1e-11), (route, subset)
+    assert wanted[0] is not None
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [LINEAR[1], CONV[0], CONV2D[20]], ids=str)
+def test_gradients_of_every_order_and_mode_are_right(case, transform):
+    *tensors, index = inputs(case, transform)
+    trained = [t for t in tensors if t is not None]
+
+    for route in sorted(case.routes(transform)):
+
+        def product(*given, route=route):
+            x, *scale, values = given
+            return case.product(x, scale[0] if scale else None, values, index, transform, route)
+
+        assert torch.autograd.gradcheck(product, trained, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(product, trained, fast_mode=True)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [LINEAR[1], CONV[0], CONV2D[20]], ids=str)
+def test_torch_func_transforms_it(case, transform):
+    x, scale, values, index = inputs(case, transform, grad=False)
+    many = torch.stack([values, 2 * values, -values])
+
+    def actual(x, values):
+        return case.product(x, scale, values, index, transform)
+
+    def wanted(x, values):
+        return expected(case, x, scale, values, index, transform)
+
+    for f in (
+        lambda product: torch.func.vmap(product, (None, 0))(x, many),
+        lambda product: torch.func.grad(lambda x, v: product(x, v).sin().sum(), (0, 1))(x, values),
+        lambda product: torch.func.jvp(product, (x, values), (x.cos(), values.cos()))[1],
+        lambda product: torch.func.vmap(torch.func.grad(lambda v: product(x, v).sin().sum()))(many),
+    ):
+        pairs = zip(torch.utils._pytree.tree_leaves(f(actual)), torch.utils._pytree.tree_leaves(f(wanted)), strict=True)
+        assert all(close(a, w, 1e-11) for a, w in pairs)
+
+
+@pytest.mark.parametrize(
+    "case, last", [(LINEAR[1], False), (CONV[0], False), (CONV2D[20], True), (CONV[10], True)], ids=str
+)
+def test_compiled_graphs_have_no_breaks(case, last):
+    x, scale, values, index = inputs(case, "dct", torch.float32, last)
+
+    def product(x, scale, values):
+        return case.product(x, scale, values, index, "dct").sin()
+
+    torch._dynamo.reset()
+    eager, compiled = (
+        product(x, scale, values),
+        torch.compile(product, fullgraph=True, backend="aot_eager")(x, scale, values),
+    )
+    assert compiled.stride() == eager.stride()
+    assert close(compiled, eager, 1e-6)
+    pairs = zip(gradients(compiled, x, scale, values), gradients(eager, x, scale, values), strict=True)
+    assert all(close(a, w, 1e-5) for a, w in pairs)
+
+
+@pytest.mark.parametrize(
+    "case, last", [(LINEAR[1], False), (CONV[0], False), (CONV2D[20], True), (CONV[11], True)], ids=str
+)
+def test_the_operators_keep_torchs_contract(case, last):
+    operator = torch.ops.subspace.conv if case.geometry else torch.ops.subspace.linear
+    tests = "test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static"
+    for route in sorted(case.routes("dct", torch.float32, last)):
+        what = (*inputs(case, "dct", torch.float32, last), case.shape, "dct", *case.geometry, route)
+        torch.library.opcheck(operator.default, what, test_utils=tests)
+
+
+@pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20], CONV[11]], ids=str)
+def test_autocast_is_that_of_the_dense_product(case):
+    x, scale, values, index = inputs(case, "dct", torch.float32)
+    wanted = expected(case, x, scale, values, index, "dct")
+    right = gradients(wanted, x, scale, values)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert case.product(x.double(), scale, values, index, "dct").dtype == torch.float64
+    for route in sorted(case.routes("dct", torch.bfloat16)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = case.product(x, scale, values, index, "dct", route)
+        assert y.dtype == torch.bfloat16
+        assert close(y, wanted, 0.06)
+        found = gradients(y, x, scale, values)
+        assert all(t.dtype == torch.float32 for t in found)
+        assert all(close(a, w, 0.06) for a, w in zip(found, right, strict=True)), route
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [LINEAR[9], CONV[10], CONV[11]], ids=str)
+def test_nothing_of_the_size_of_the_weight_is_saved(case, transform):
+    for dtype in (torch.float32, torch.float64):
+        for route in sorted(case.routes(transform, dtype)):
+            x, scale, values, index = inputs(case, transform, dtype)
+            given = {t.data_ptr() for t in (x, scale, values, index) if t is not None}
+            saved: list[Tensor] = []
+            keep = saved.append
+            with torch.autograd.graph.saved_tensors_hooks(lambda t, keep=keep: keep(t) or t, lambda t: t):
+                case.product(x, scale, values, index, transform, route)
+            assert {t.data_ptr() for t in saved} <= given
+
+
+@pytest.mark.parametrize("case", [LINEAR[0], CONV[10], CONV[11]], ids=str)
+def test_an_index_that_moves_is_followed(case):
+    x, scale, values, index = inputs(case, "dct")
+    elsewhere = inputs(case, "dct", seed=1)[3]
+    for route in sorted(case.routes("dct")):
+        for place in (index.clone(), elsewhere):
+            moving = index.clone() if place is elsewhere else place
+            case.product(x, scale, values, moving, "dct", route)
+            moving.copy_(place)
+            actual = gradients(case.product(x, scale, values, moving, "dct", route), x, scale, values)
+            wanted = gradients(expected(case, x, scale, values, place, "dct"), x, scale, values)
+            assert all(close(a, w, 1e-12) for a, w in zip(actual, wanted, strict=True)), route
+
+
+def test_what_inference_mode_made_trains():
+    for case in (Case((33, 29), (4, 29)), Case((9, 7, 3, 3), (2, 7, 5, 5), 7, ((1, 1), (1, 1), (1, 1), 1))):
+        for route in sorted(case.routes("dct")):
+            x, scale, values, index = inputs(case, "dct")
+            with torch.inference_mode():
+                case.product(x, scale, values, index, "dct", route)
+            assert all(
+                g is not None for g in gradients(case.product(x, scale, values, index, "dct", route), x, scale, values)
+            )
+            y = case.product(x, scale, values, index, "dct", route)
+            torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_problems_larger_than_a_piece_are_cut(case, transform, monkeypatch):
+    for module, name, size in [
+        (sparse, "PIECE", 90),
+        (sparse_conv, "PIECE", 90),
+        (sparse_conv, "LONG", 30),
+        (fast, "CHUNK", 50),
+    ]:
+        monkeypatch.setattr(module, name, size)
+    for route in sorted(case.routes(transform)):
+        check(case, transform, route)
+
+
+@pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20]], ids=str)
+def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
+    x, scale, values, index = inputs(case, "dct")
+    asked = []
+    for name in ("linear", "conv"):
+        module = importlib.import_module(f"subspace.kernels.{name}")
+        monkeypatch.setattr(module, "choose", lambda problem, routes: asked.append((problem, set(routes))) or "fft")
+    y = case.product(x, scale, values, index, "dct", "auto")
+    actual = gradients(y, x, scale, values)
+    wanted = gradients(case.product(x, scale, values, index, "dct", "fft"), x, scale, values)
+    assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
+    assert len(asked) == 2
+    assert all(routes == case.routes("dct") for _, routes in asked)
+    assert all((problem.shape, problem.k, problem.x_shape) == (case.shape, case.k, case.x) for problem, _ in asked)
+
+
+def test_meta_and_fake_tensors_have_the_shape_of_the_product():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for case in (LINEAR[1], CONV[3], CONV2D[20]):
+        x, scale, values, index = inputs(case, "dct", grad=False)
+        y = case.product(x, scale, values, index, "dct")
+        meta = case.product(x.to("meta"), scale.to("meta"), values.to("meta"), index, "dct")
+        with FakeTensorMode() as mode:
+            fake = case.product(*(mode.from_tensor(t) for t in (x, scale, values, index)), "dct")
+        assert meta.is_meta
+        assert meta.shape == fake.shape == y.shape
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [LINEAR[1], CONV[0], CONV[3], CONV[5], CONV[11], CONV2D[20]], ids=str)
+def test_an_impossible_route_is_an_error_that_names_the_possible_ones(case, transform):
+    tensors = inputs(case, transform)
+    possible = case.routes(transform)
+    for route in {*EVERY, "fast"} - possible - {"auto"}:
+        with pytest.raises(ValueError, match=f"route must be one of auto, .*, got '{route}'") as error:
+            case.product(*tensors, transform, route)
+        assert all(name in str(error.value) for name in possible)
+
+
+def test_an_x_of_another_shape_is_an_error():
+    x, *rest = inputs(LINEAR[0], "dct")
+    with pytest.raises(ValueError, match=r"x must have a last axis of 8, got shape \(3, 7\)"):
+        LINEAR[0].product(x[:, 1:], *rest, "dct")
+    x, *rest = inputs(CONV[0], "dct")
+    for wrong in (x[:, 1:], x[0]):
+        with pytest.raises(ValueError, match="x must have 3 axes and 4 channels, got shape"):
+            CONV[0].product(wrong, *rest, "dct")

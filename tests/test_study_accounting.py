@@ -144,7 +144,7 @@ def test_a_subspace_that_cannot_be_counted_is_named():
         flops(net, torch.ones(1, 4))
 
 
-def test_what_is_computed_today_is_dense_and_includes_u_theta():
+def test_what_plain_layers_compute_is_dense_and_includes_u_theta():
     assert computed(lenet(recipes.random_pruning, density=0.01), loss, 8) == 2_262_360
     assert computed(lenet(recipes.random_subspace, dim=7), loss, 8) == 2_262_360 + 2 * 2 * 61_210 * 7 / 8
 

@@ -126,7 +126,7 @@ def test_the_cost_of_a_dense_run_is_a_forward_and_a_backward_pass_of_every_image
     assert metrics["samples"] == 240
     assert metrics["flops_init"] == 0
     assert metrics["flops_final"] == 832_520
-    assert metrics["flops_training"] == metrics["flops_computed"] == 2_262_360
+    assert metrics["flops_training"] == metrics["flops_dense"] == 2_262_360
     assert metrics["flops_total"] == 240 * 2_262_360
     assert metrics["stored_init"] == metrics["stored_training"] == metrics["stored_bytes"] == 4 * 61_210
 

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from subspace.kernels import sparse
+from subspace.kernels import sparse_conv
 from subspace.kernels.dense import Sparse, finish
 from subspace.kernels.factors import factors
 from subspace.kernels.geometry import Geometry
@@ -37,7 +37,7 @@ def forward(
         basis, kernel = _layers(tuple(shape), geometry.groups, x.dtype, x.device)
         z = _pointwise(geometry).convolve(x, basis)
         y = geometry.convolve(z, kernel * scale.to(kernel))
-    sparse.conv(x, values, index, shape, geometry, y)
+    sparse_conv.forward(x, values, index, shape, geometry, y)
     return y
 
 

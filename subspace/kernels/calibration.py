@@ -2,7 +2,7 @@
 
 They are kept in the user's cache folder, by processor, threads, torch's version and the compiled kernels. The
 environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for constants that ship with the
-package: choices are then the same everywhere.
+package: choices are then the same everywhere. (`python -m subspace.kernels.calibration` prints this machine's.)
 """
 
 from __future__ import annotations
@@ -169,3 +169,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return ", ".join(names) or platform.machine()
+
+
+def main() -> None:
+    """Print constants of this machine for every family, as `typical.json` holds them."""
+    kinds = [kind + layout for kind in ("pointwise", "conv", "grouped") for layout in ("", ", channels_last")]
+    found = {family: measured(family, torch.float32, "cpu") for family in ["linear", *kinds]}
+    print(json.dumps({"typical": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from subspace.kernels import bottleneck, dense, matrix, native, native_conv, pointwise, reference, sparse
+from subspace.kernels import bottleneck, dense, matrix, native, native_conv, pointwise, reference, sparse_conv
 from subspace.kernels.costs import Problem
 from subspace.kernels.geometry import Geometry
 from subspace.kernels.product import Gradients, Needs, Product, last_format, memory_format
@@ -138,7 +138,7 @@ def _backward(
         return native_conv.conv_backward(
             gy, x, scale, values.float(), index, needs, shape, transform, padding, dilation
         )
-    by_bags = functools.partial(sparse.conv_backward, gy, x, values, index, shape, geometry)
+    by_bags = functools.partial(sparse_conv.backward, gy, x, values, index, shape, geometry)
     if route == "bottleneck":
         return bottleneck.backward(by_bags, gy, x, scale, needs, shape, transform, geometry)
     if route == "remat":

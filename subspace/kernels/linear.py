@@ -69,7 +69,7 @@ def forward(
         y = native.linear(rows, scale, values, index, shape, transform).to(x.dtype)
     elif route == "fft":
         y = fast.forward(rows, scale, shape, transform)
-        sparse.linear(rows, values, index, shape, y)
+        sparse.forward(rows, values, index, shape, y)
     else:
         y = F.linear(rows, matrix.weight(scale, values, index, shape, transform, x))
     return y.view(*x.shape[:-1], shape[0])
@@ -91,7 +91,7 @@ def backward(
     if route == "native":
         gradients: Gradients = native.linear_backward(grows, rows, scale, values, index, needs, shape, transform)
         return gradients
-    by_bags = functools.partial(sparse.linear_backward, grows, rows, values, index, shape)
+    by_bags = functools.partial(sparse.backward, grows, rows, values, index, shape)
     if route == "fft":
         return fast.backward(by_bags, grows, rows, scale, needs, shape, transform)
     what = grows, rows, scale, values, index, needs, shape, transform

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from subspace.kernels import fast, linear, native, sparse
+from subspace.kernels import fast, linear, native, sparse_conv
 from subspace.kernels.geometry import Geometry, Window
 from subspace.kernels.product import Gradients, Needs, memory_format
 
@@ -36,7 +36,7 @@ def forward(
             y = native.pointwise(flat.squeeze(2), *what, shape, transform).to(x.dtype)
         else:
             y = fast.forward(flat, scale, shape, transform)
-            sparse.conv(flat, values, index, (*shape[:2], 1, 1), PLAIN, y)
+            sparse_conv.forward(flat, values, index, (*shape[:2], 1, 1), PLAIN, y)
         y = y.view(len(y), shape[0], *z.shape[2:])
     if not any(geometry.padding):
         return y
@@ -72,7 +72,7 @@ def backward(
             gx, gscale, gvalues = native.pointwise_backward(*planes, scale, values, index, needs, shape, transform)
         else:
             what = gflat, flat, values, index, (*shape[:2], 1, 1), PLAIN
-            by_bags = functools.partial(sparse.conv_backward, *what)
+            by_bags = functools.partial(sparse_conv.backward, *what)
             gx, gscale, gvalues = fast.backward(by_bags, gflat, flat, scale, needs, shape, transform)
         gx = None if gx is None else gx.view(z.shape)
     if gx is None or gx.shape == x.shape:

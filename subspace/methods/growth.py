@@ -79,15 +79,17 @@ def steepest(
 
 def largest(blocks: Iterable[Block], kept: Tensor, count: int) -> Tensor:
     """The sorted places, outside of the sorted `kept`, of the `count` largest |gradient|: blocks -> (count,)."""
-    values, places = torch.empty(0, device=kept.device), kept.new_empty(0)
+    values, places, least = torch.empty(0, device=kept.device), kept.new_empty(0), -1.0
     for start, gradient in blocks:
         block = gradient.abs().to(wide(gradient.dtype))
         first, last = torch.searchsorted(kept, kept.new_tensor([start, start + len(block)])).tolist()
         block[kept[first:last] - start] = -1
-        values = torch.cat([values, block])
-        places = torch.cat([places, torch.arange(start, start + len(block), device=kept.device)])
+        above = (block > least).nonzero().squeeze(1)  # equal ones come too late
+        values, places = torch.cat([values, block[above]]), torch.cat([places, above + start])
         best = top(values, min(count, len(values)))
         values, places = values[best], places[best]
+        if len(values) == count > 0:
+            least = float(values.min())
     return places
 
 

@@ -73,6 +73,8 @@ class Loop:
         mover_of = METHODS[self.run.method].mover
         optimizer = torch.optim.Adam(model.parameters(), lr=self.rate(density))
         mover = mover_of(model, optimizer, self.setting) if mover_of else None
+        if any(subspace.subspaces(model)):
+            subspace.structured(model)
         cost = accounting.flops(model, self.data.train_images[:1])
         for epoch in range(self.run.training.epochs):
             losses = []

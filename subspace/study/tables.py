@@ -14,7 +14,7 @@ from subspace.study.methods import METHODS
 from subspace.study.store import Record
 
 SIZES = ["weights", "theta", "alpha", "bias", "norm", "other", "trained_bytes", "stored_bytes"]
-COSTS = ["flops_init", "flops_training", "flops_final", "flops_total", "flops_computed"]
+COSTS = ["flops_init", "flops_training", "flops_final", "flops_total", "flops_dense"]
 COSTS += ["stored_init", "stored_training"]
 FIGURES = ["test_accuracy", "train_loss", *SIZES, *COSTS, "samples", "seconds"]
 
@@ -99,16 +99,16 @@ def printed_costs(table: pd.DataFrame) -> Table:
     """The columns of the talk "Dense for the Price of Sparse" (2021), in 100 characters, as `accounting` counts them.
 
     Accuracy against the dense network in points; FLOPs: to choose U in 10^6 in all, to train (the mean of all steps),
-    to use and as computed today in 10^3 per sample, in all in 10^9; bytes in kB at the start, at most, at the end.
+    to use and to train with every W built in 10^3 per sample, in all in 10^9; bytes in kB at the start, at most, at the end.
     """
     shown = Table(
         title="Accuracy against dense, FLOPs and stored bytes", title_justify="left", padding=0, show_edge=False
     )
     shown.box, shown.title_style = box.SIMPLE_HEAD, "bold"
-    shown.caption = "init: to choose U; train: mean of all steps, per sample; today: the same, as computed now"
+    shown.caption = "init: to choose U; train: mean of all steps, per sample; dense: the same, with every W built"
     shown.caption_justify = "left"
     shown.add_column("method", no_wrap=True)
-    heads = ["density", "points", "init\nMFLOP", "train\nkFLOP", "final\nkFLOP", "total\nGFLOP", "today\nkFLOP"]
+    heads = ["density", "points", "init\nMFLOP", "train\nkFLOP", "final\nkFLOP", "total\nGFLOP", "dense\nkFLOP"]
     for head in [*heads, "init\nkB", "train\nkB", "final\nkB"]:
         shown.add_column(head, justify="right", no_wrap=True, min_width=6)
     scales = zip(COSTS, (1e6, 1e3, 1e3, 1e9, 1e3, 1e3, 1e3), strict=True)

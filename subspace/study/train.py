@@ -40,7 +40,7 @@ class Metrics:
     flops_training: float = 0.0  # per sample, the mean over all steps
     flops_final: float = 0.0  # per sample, a forward pass of the trained network
     flops_total: float = 0.0  # to choose U and to train
-    flops_computed: float = 0.0  # per sample, a forward and a backward pass as it is done today
+    flops_dense: float = 0.0  # per sample, a forward and a backward pass that build every W
     stored_init: int = 0  # bytes at the start, with the dense weights where U is chosen by them
     stored_training: int = 0  # bytes, the most at the end of an epoch
     stored_bytes: int = 0  # of the trained network
@@ -78,10 +78,10 @@ def account(metrics: Metrics, model: nn.Module, loop: Loop) -> None:
     metrics.flops_training = loop.flops / loop.samples
     metrics.flops_final = accounting.flops(model, loop.data.train_images[:1]).forward
     metrics.flops_total = loop.flops_init + loop.flops
-    metrics.flops_computed = accounting.computed(model, loop.setting.loss(batch), batch)
     metrics.stored_init = loop.stored_init
     metrics.stored_training = loop.stored
     metrics.stored_bytes = accounting.stored(model)
+    metrics.flops_dense = accounting.computed(subspace.unstructured(model), loop.setting.loss(batch), batch)
 
 
 @torch.no_grad()

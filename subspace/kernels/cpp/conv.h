@@ -84,7 +84,7 @@ struct Planes {
     length = (w + 2 * pw + stride - 1) / stride;
     row = (stride > 1 ? stride * length : w + pw) * lanes;  // neighbours share a border
     if (whole_vectors) row = round_up(row, R);
-    plane = (h + ph) * row;
+    plane = (h + ph) * row + (whole_vectors ? R : 0);  // planes a power of two apart would share few lines of the cache
     first = ph * row + (stride > 1 ? 0 : pw * lanes);
     size = round_up(first + c * plane + row + 2 * R, R);
     for (int64_t i = 0; i < h * w; i++) place[size_t(i)] = i / w * row + column(i % w + pw);
@@ -137,26 +137,27 @@ void unpack(const Planes& from, const float* in, int64_t image, int images, int6
 // One image: rows stay rows.
 template <class Copy>
 void each_row(const Planes& planes, int64_t c, const Copy& copy) {
+  const bool whole = planes.row == planes.w;
   for (int64_t i = 0; i < c; i++)
-    for (int64_t h = 0; h < planes.h; h++)
-      copy((i * planes.h + h) * planes.w, planes.first + i * planes.plane + h * planes.row);
+    for (int64_t h = 0; h < (whole ? 1 : planes.h); h++)
+      copy((i * planes.h + h) * planes.w, planes.first + i * planes.plane + h * planes.row, whole ? planes.h * planes.w : planes.w);
 }
 template <>
 inline void pack<1>(const Planes& to, const float* x, int64_t, int, int64_t c, float* out) {
-  each_row(to, c, [&](int64_t from, int64_t row) {
+  each_row(to, c, [&](int64_t from, int64_t row, int64_t n) {
     if (to.stride == 1)
-      std::copy_n(x + from, to.w, out + row);
+      std::copy_n(x + from, n, out + row);
     else
-      for (int64_t w = 0; w < to.w; w++) out[row + to.column(w + to.pw)] = x[from + w];
+      for (int64_t w = 0; w < n; w++) out[row + to.column(w + to.pw)] = x[from + w];
   });
 }
 template <>
 inline void unpack<1>(const Planes& from, const float* in, int64_t, int, int64_t c, float* x, bool add) {
-  each_row(from, c, [&](int64_t to, int64_t row) {
+  each_row(from, c, [&](int64_t to, int64_t row, int64_t n) {
     if (from.stride == 1 && !add)
-      std::copy_n(in + row, from.w, x + to);
+      std::copy_n(in + row, n, x + to);
     else
-      for (int64_t w = 0; w < from.w; w++) x[to + w] = in[row + from.column(w + from.pw)] + (add ? x[to + w] : 0);
+      for (int64_t w = 0; w < n; w++) x[to + w] = in[row + from.column(w + from.pw)] + (add ? x[to + w] : 0);
   });
 }
 
@@ -167,8 +168,6 @@ void with_lanes(int64_t lanes, const F& f) {
   if (lanes == 4) return f(std::integral_constant<int, 4>{});
   if constexpr (R >= 8)
     if (lanes == 8) return f(std::integral_constant<int, 8>{});
-  if constexpr (R >= 16)
-    if (lanes == 16) return f(std::integral_constant<int, 16>{});
 }
 
 // ---- rows ----
@@ -262,10 +261,9 @@ struct Plan {
   static int64_t choose(const Geometry& g, int threads) {
     if (const char* forced = std::getenv("CONV_LANES")) return std::atoi(forced);
     int64_t best = 1, least = INT64_MAX;
-    for (int64_t lanes : {1, 4, 8, 16}) {
-      if (lanes > R) break;
+    for (int64_t lanes = 1; lanes <= std::min(R, 8) && (lanes == 1 || lanes * g.w <= 64); lanes += lanes < 4 ? 3 : 4) {
       const int64_t groups = (g.images + lanes - 1) / lanes, turns = (groups + threads - 1) / threads;
-      const int64_t cost = turns * (round_up(g.w * lanes, R) + R);
+      const int64_t cost = turns * (round_up(g.w * lanes, 2 * R) + R);  // vectors in pairs, and the work for a row
       if (cost < least) best = lanes, least = cost;
     }
     return best;
@@ -348,7 +346,7 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
   Pieces pieces{nullptr};
   const auto divide = [&] {
     in = pieces.take(plan.in.size), zero = pieces.take(n_out * (rows + 1)), pair = pieces.take(f ? 2 * rows * pitch : 0);
-    out = pieces.take(rows * oh * n_out), z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in);
+    out = pieces.take(rows * plan.out.plane), z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in);
     ring = pieces.take(f ? slots * 2 * rows * n_out : 0), turns = pieces.take(2 * g.kh);
   };
   divide();
@@ -387,7 +385,7 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
             for (int i = 0; i < 2; i++) turns[2 * r + i] = plan.scale * f->row_taps[2 * ((o + m) * g.kh + r) + i];
           }
           const Entry *e = plan.entries.data() + plan.start[size_t(o + m)], *last = plan.entries.data() + plan.start[size_t(o + m + 1)];
-          float* row = out + (m * oh + done) * n_out;
+          float* row = out + m * plan.out.plane + done * n_out;
           int64_t j = 0;
           for (; j + 2 * R <= n_out; j += 2 * R)
             (taps == 3 ? combine<3, 2> : combine<0, 2>)(taps, turns, moved.data(), rows * n_out, e, last, origin, row, j);
@@ -421,7 +419,7 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
 
 // gx += S^T gy on planes, gvalues += the dots.
 template <bool GX, bool GV>
-void sparse_backward(const Plan& plan, const float* gy, int64_t gy_row, const float* x, float* gx, double* gvalues) {
+void sparse_backward(const Plan& plan, const float* gy, const float* x, float* gx, double* gvalues) {
   const int64_t n = plan.n_out, step = plan.g.sh * plan.in.row;
   for (int64_t o = 0; o < plan.g.o; o++)
     for (int64_t e = plan.start[size_t(o)]; e < plan.start[size_t(o + 1)]; e++) {
@@ -430,7 +428,7 @@ void sparse_backward(const Plan& plan, const float* gy, int64_t gy_row, const fl
       V dot{};
       for (int64_t h = 0; h < plan.oh; h++)
         for (int64_t j = 0; j < n; j += R) {
-          const V g = load<R>(gy + (o * plan.oh + h) * gy_row + j);
+          const V g = load<R>(gy + o * plan.out.plane + h * n + j);
           const int64_t at = entry.offset + h * step + j;
           if (GX) store<R>(gx + at, load<R>(gx + at) + value * g);
           if (GV) dot += g * load<R>(x + at);
@@ -449,12 +447,11 @@ inline void backward(const Plan& plan, const float* gy, const float* x, float* g
   const int64_t left = (g.kw - 1) * g.dw - g.pw;  // zeros before a row of gy; negative: columns to leave out
   const int64_t to = std::max<int64_t>(left, 0) * lanes, from = std::max<int64_t>(-left, 0) * lanes;
   const int64_t pitch = round_up(std::max(to + n_out, from + n_in + (g.kw - 1) * g.dw * lanes), R);
-  const bool direct = lanes == 1 && plan.ow == n_out;
   float *in, *gin, *out, *z, *buffer, *pair, *bordered, *zero;
   Pieces pieces{nullptr};
   const auto divide = [&] {
-    in = pieces.take(plan.in.size), out = pieces.take(direct ? 0 : plan.out.size), zero = pieces.take(n_out);
-    bordered = pieces.take(f ? 2 * pitch : 0), gin = pieces.take(gx ? plan.in.size : 0);
+    in = pieces.take(plan.in.size), out = pieces.take(plan.out.size), zero = pieces.take(n_out);
+    bordered = pieces.take(2 * block * pitch), gin = pieces.take(gx ? plan.in.size : 0);
     z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in), pair = pieces.take(2 * rows * n_in);
   };
   divide();
@@ -465,23 +462,24 @@ inline void backward(const Plan& plan, const float* gy, const float* x, float* g
 
   plan.each_group(begin, end, [&](int64_t first, int images) {
     if (gscale || gvalues) plan.pack_images(plan.in, g.c, x, first, images, in);
-    const float* grad = gy + first * g.o * plan.oh * plan.ow;
-    if (!direct) plan.pack_images(plan.out, g.o, gy, first, images, out), grad = out;
+    plan.pack_images(plan.out, g.o, gy, first, images, out);
     if (gx) std::fill_n(gin, plan.in.size, 0.0f);
     (gx && gvalues ? sparse_backward<true, true> : gx ? sparse_backward<true, false> : gvalues ? sparse_backward<false, true>
-       : sparse_backward<false, false>)(plan, grad, n_out, in, gin, gvalues);
+       : sparse_backward<false, false>)(plan, out, in, gin, gvalues);
     if (f) {
       reduce(plan, f->synthesis_t, block, buffer, z, [&](int64_t h, int64_t o, int64_t last, float* re) {
-        for (; o < last; o++, re += n_in) {
+        for (int64_t i = o; i < last; i++) {
           for (int64_t r = 0; r < g.kh; r++) {
             const int64_t row = h + g.ph - r * g.dh;
-            tap_rows[size_t(r)] = row >= 0 && row < plan.oh ? grad + (o * plan.oh + row) * n_out : zero;
+            tap_rows[size_t(r)] = row >= 0 && row < plan.oh ? out + i * plan.out.plane + row * n_out : zero;
           }
-          (g.kh == 3 ? spread<3> : spread<0>)(g.kh, f->row_taps + o * g.kh * 2, tap_rows.data(), bordered + to,
-                                              bordered + pitch + to, n_out);
+          float* u = bordered + (i - o) * 2 * pitch + to;
+          (g.kh == 3 ? spread<3> : spread<0>)(g.kh, f->row_taps + i * g.kh * 2, tap_rows.data(), u, u + pitch, n_out);
+        }
+        for (const float* u = bordered + from; o < last; o++, re += n_in, u += 2 * pitch) {
           float* im = re + block * n_in;
-          (g.kw == 3 ? turn_columns<3> : turn_columns<0>)(g.kw, f->columns + o * (g.kw / 2) * 2, bordered + from,
-                                                          bordered + pitch + from, g.dw * lanes, re, im, n_in);
+          (g.kw == 3 ? turn_columns<3> : turn_columns<0>)(g.kw, f->columns + o * (g.kw / 2) * 2, u, u + pitch,
+                                                          g.dw * lanes, re, im, n_in);
           std::fill(re + g.w * lanes, re + n_in, 0.0f), std::fill(im + g.w * lanes, im + n_in, 0.0f);
         }
       });
