@@ -362,6 +362,14 @@ def test_problems_larger_than_a_piece_are_cut(case, transform, monkeypatch):
         check(case, transform, route)
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", [case for case in SOME if case.geometry], ids=str)
+def test_large_maps_go_through_axpys(case, transform, monkeypatch):
+    monkeypatch.setattr(sparse_conv, "LARGE", 0)
+    for route in sorted(case.routes(transform)):
+        check(case, transform, route)
+
+
 @pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20]], ids=str)
 def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
     x, scale, values, index = inputs(case, "dct")

@@ -1,4 +1,4 @@
-"""T * x for kernels of more than one tap by torch's own convolutions: 1x1 to a few channels, then the kernel.
+"""T * x for kernels of more than one tap by torch's own products: a basis of few channels, then a convolution.
 
 T is a product of thin factors (`factors`): a basis of r channels, 17 for 64 and 72 for 512 in float32, and then
 n_out x r kernels. Zero padding commutes with the basis; with groups, each group's channels go through the same one.
@@ -34,8 +34,8 @@ def forward(
     if scale is None:
         y = x.new_zeros(x.shape[0], shape[0], *geometry.sizes(tuple(x.shape[2:])))
     else:
-        basis, kernel = _layers(tuple(shape), geometry.groups, x.dtype, x.device)
-        z = _pointwise(geometry).convolve(x, basis)
+        basis, kernel = _layers(shape, x.dtype, x.device)
+        z = _mix(basis, x, geometry.groups)
         y = geometry.convolve(z, kernel * scale.to(kernel))
     sparse_conv.forward(x, values, index, shape, geometry, y)
     return y
@@ -54,23 +54,31 @@ def backward(
     """All gradients; by_bags: the sparse part's, as for `dense.finish`."""
     product = None
     if scale is not None and (needs[0] or needs[1]):
-        basis, kernel = _layers(tuple(shape), geometry.groups, x.dtype, x.device)
-        z = x.new_empty(x.shape[0], len(basis), *x.shape[2:]).contiguous(memory_format=memory_format(x))
+        basis, kernel = _layers(shape, x.dtype, x.device)
+        z = x.new_empty(x.shape[0], geometry.groups * len(basis), *x.shape[2:]).contiguous(
+            memory_format=memory_format(x)
+        )
         gz, _ = geometry.gradients(gy, z, kernel, True, False)
-        product, _ = _pointwise(geometry).gradients(gz, x, basis, True, False)  # type: ignore[arg-type]
+        product = _mix(basis.t(), gz, geometry.groups)  # type: ignore[arg-type]
     return finish(product, by_bags, x, scale, needs)
 
 
-def _pointwise(geometry: Geometry) -> Geometry:
-    one, zero = (1,) * len(geometry.kernel), (0,) * len(geometry.kernel)
-    return Geometry(one, one, zero, one, geometry.groups)
+def _mix(matrix: Tensor, x: Tensor, groups: int) -> Tensor:
+    """The matrix (r, C) over the channels of each group: (N, groups C, *spatial) -> (N, groups r, *spatial).
+
+    By torch.matmul, in the format of x: oneDNN's 1x1 convolution would first put x into its own.
+    """
+    if memory_format(x) == torch.contiguous_format:
+        planes = x.reshape(len(x), groups, matrix.shape[1], -1)
+        return (matrix @ planes).view(len(x), -1, *x.shape[2:])
+    rows = x.movedim(1, -1)
+    return (rows.reshape(*rows.shape[:-1], groups, -1) @ matrix.t()).flatten(-2).movedim(-1, 1)
 
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _layers(shape: tuple[int, ...], groups: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(basis, kernel), both as weights of convolutions with these groups."""
+def _layers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """basis: (r, C), and the kernel, a weight: (n_out, r, *kernel)."""
     found = factors(shape[0], shape[1], math.prod(shape[2:]), TOLERANCE.get(dtype, 1e-3))
-    basis = found.basis.repeat(groups, 1).reshape(-1, shape[1], *(1 for _ in shape[2:]))
     kernel = found.kernel().reshape(shape[0], -1, *shape[2:])
-    return basis.to(device, dtype), kernel.to(device, dtype)
+    return found.basis.to(device, dtype), kernel.to(device, dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from subspace.kernels import native
 TOLERANCE = 1e-7  # singular values below this part of the largest are dropped; float32 resolves 6e-8
 
 _N, _P = ctypes.c_int64, ctypes.c_void_p
-_ENTRIES = [_P, _P, _N]  # values, index, k
+_ENTRIES: list[Any] = [_P, _P, _N]  # values, index, k
 
 
 class _Geometry(ctypes.Structure):
@@ -48,12 +48,17 @@ class _Kept(NamedTuple):
     tensors: list[Tensor]
 
 
-@functools.cache
 def _library() -> ctypes.CDLL:
     library = native.library()
     if library is None:
         raise RuntimeError(f"the native route needs the compiled kernels, got none: {native.status()}")
-    geometry, dense = ctypes.POINTER(_Geometry), [ctypes.POINTER(_Factors), ctypes.c_float]
+    return _declared(library)
+
+
+@functools.cache
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    geometry: Any = ctypes.POINTER(_Geometry)
+    dense: list[Any] = [ctypes.POINTER(_Factors), ctypes.c_float]
     library.subspace_conv_forward.argtypes = [geometry, *dense, _P, *_ENTRIES, _P, ctypes.c_int]
     library.subspace_conv_backward.argtypes = [geometry, *dense, _P, _P, *_ENTRIES, _P, _P, _P, ctypes.c_int]
     library.subspace_sparse_conv_forward.argtypes = [geometry, _P, *_ENTRIES, _P, ctypes.c_int]
@@ -61,10 +66,10 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _blocks(matrix: Tensor, kept: list[Tensor]) -> _Matrix:
-    """(rows, depth) in blocks of rows, as many as the registers hold: (blocks, depth, rows of a block), float32."""
+def _blocks(matrix: Tensor, most: int, kept: list[Tensor]) -> _Matrix:
+    """(rows, depth) in blocks of at most so many rows: (blocks, depth, rows of a block), float32."""
     n_rows, depth = matrix.shape
-    blocks = -(-n_rows // _library().subspace_conv_rows())
+    blocks = -(-n_rows // most)
     rows = -(-n_rows // blocks)
     padded = F.pad(matrix, (0, 0, 0, blocks * rows - n_rows)).view(blocks, rows, depth)
     kept.append(padded.transpose(1, 2).float().contiguous())
@@ -72,7 +77,8 @@ def _blocks(matrix: Tensor, kept: list[Tensor]) -> _Matrix:
 
 
 @functools.lru_cache(maxsize=64)
-def _factors(n_out: int, channels: int, kh: int, kw: int) -> _Kept:
+def _factors(n_out: int, channels: int, kh: int, kw: int, most: int) -> _Kept:
+    """For blocks of at most so many rows, as many as the registers of the instruction set hold."""
     q = max(n_out, channels * kh * kw)
     o = torch.arange(n_out, dtype=torch.float64)[:, None]
     norm = torch.full_like(o, math.sqrt(2 / q))
@@ -89,7 +95,7 @@ def _factors(n_out: int, channels: int, kh: int, kw: int) -> _Kept:
     tensors = [torch.stack([turn.cos(), turn.sin()], -1).float() for turn in (columns, rows)]
     pointers = [t.data_ptr() for t in tensors]
     pairs = [basis, thin, [m.T for m in basis], [m.T for m in thin]]
-    matrices = [(_Matrix * 2)(*(_blocks(matrix, tensors) for matrix in pair)) for pair in pairs]
+    matrices = [(_Matrix * 2)(*(_blocks(matrix, most, tensors) for matrix in pair)) for pair in pairs]
     return _Kept(_Factors(*matrices, *pointers), tensors)
 
 
@@ -115,7 +121,7 @@ def _pointer(t: Tensor | None) -> int | None:
 def _dense(shape: tuple[int, ...], transform: str, scale: Tensor | None) -> tuple[_Factors | None, float]:
     if transform == "zero":
         return None, 0.0
-    return _factors(shape[0], *shape[1:]).factors, float(1 if scale is None else scale)
+    return _factors(*shape, _library().subspace_conv_rows()).factors, float(1 if scale is None else scale)
 
 
 def _check(failed: int) -> None:
@@ -193,9 +199,7 @@ def sparse_conv(
         values, index = values.contiguous(), index.contiguous()
         geometry, entries = _geometry(x, shape, stride, padding, dilation, groups), _entries(values, index)
         threads = torch.get_num_threads()
-        _check(
-            _library().subspace_sparse_conv_forward(geometry, x.data_ptr(), *entries, out.data_ptr(), threads),
-        )
+        _check(_library().subspace_sparse_conv_forward(geometry, x.data_ptr(), *entries, out.data_ptr(), threads))
 
 
 def sparse_conv_backward(

@@ -1,7 +1,7 @@
 """The sparse part S of a convolution, forward and both gradients, of any geometry: bags as in `sparse`.
 
 The table has a row for each column of S that is not empty, the channel as a tap sees it over all output pixels: only
-what S touches is ever moved. On the CPU the compiled kernel, where there is one.
+what S touches is ever moved. On the CPU the compiled kernel, where there is one; without it large maps by `axpys`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from subspace.fixed import wide
-from subspace.kernels import native, native_conv
+from subspace.kernels import axpys, native, native_conv
 from subspace.kernels.geometry import Geometry, Window
 from subspace.kernels.product import memory_format
 from subspace.kernels.sparse import LONG, PIECE, Bags, in_order, kept, pieces
+
+LARGE = 1 << 14  # output pixels over the batch
 
 
 class Taps(NamedTuple):
@@ -59,6 +61,9 @@ def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], ge
     if _native(x, y, geometry):
         native_conv.sparse_conv(x, values.float(), index, shape, y, *geometry[1:])
         return
+    if _large(x, y):
+        axpys.forward(x, values, index, shape, geometry, y)
+        return
     taps, weights = kept(index, _taps, shape, geometry.groups), values.to(wide(x.dtype))
     for samples, parts in _parts(y, taps):
         planes = _planes(x[samples], taps.channels)
@@ -86,6 +91,9 @@ def backward(
         return gvalues
     if _native(x, gy, geometry) and (gx is None or gx.is_contiguous()):
         return native_conv.sparse_conv_backward(gy, x, values.float(), index, shape, gx, *geometry[1:])
+    if _large(x, gy):
+        axpys.backward(gy, x, values, index, shape, geometry, gx, gvalues)
+        return gvalues
     taps, weights = kept(index, _taps, shape, geometry.groups), values.to(dtype)
     for samples, parts in _parts(gy, taps):
         planes = _planes(x[samples], taps.channels)
@@ -106,6 +114,11 @@ def backward(
 def _native(x: Tensor, y: Tensor, geometry: Geometry) -> bool:
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(geometry.kernel) == 2
     return plain and native.available() and x.is_contiguous() and y.is_contiguous()
+
+
+def _large(x: Tensor, y: Tensor) -> bool:
+    """Whether one nonzero moves so many numbers that calling torch for it alone costs nothing."""
+    return x.device.type == "cpu" and x.dtype == wide(x.dtype) and len(y) * math.prod(y.shape[2:]) >= LARGE
 
 
 def _parts(y: Tensor, taps: Taps) -> Iterator[tuple[slice, list[Window]]]:

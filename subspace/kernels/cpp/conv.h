@@ -1,13 +1,13 @@
 // 2-d convolution with w = scale D + S that never builds w; D the truncated DCT by thin factors, S sparse.
 //
-// Angles are taken from the middle channel, so that cosines of the channel's part are even in it and sines odd: with the
-// channels folded to sums and differences of mirrored ones, D is two small products (Z = analysis X, P = synthesis Z: a
-// cosine and a sine plane for each output channel), and then taps that turn (cosine, sine) by an angle: the columns'
-// angle times the rows', two passes of K taps. Backward is the transpose, step by step. S is one contiguous axpy for
-// each of its entries, from planes with a border of zeros. Small planes of several images interleave, as lanes.
+// Angles are taken from the middle channel, so that cosines of the channel's part are even in it and sines odd. With
+// the channels folded to sums and differences of mirrored ones, D is two small products (Z = analysis X, P = synthesis
+// Z, a cosine and a sine plane for each output channel) and then taps that turn (cosine, sine) by an angle, one pass
+// over columns and one over rows. Backward is the transpose, step by step. S is one contiguous axpy for each of its
+// entries, from planes with a border of zeros. Small planes of several images interleave, as lanes.
 #pragma once
 #include <algorithm>
-#include <memory>
+#include <exception>
 
 #include "parallel.h"
 #include "vector.h"
@@ -137,10 +137,11 @@ void unpack(const Planes& from, const float* in, int64_t image, int images, int6
 // One image: rows stay rows.
 template <class Copy>
 void each_row(const Planes& planes, int64_t c, const Copy& copy) {
-  const bool whole = planes.row == planes.w;
+  const bool whole = planes.stride == 1 && planes.row == planes.w;
   for (int64_t i = 0; i < c; i++)
     for (int64_t h = 0; h < (whole ? 1 : planes.h); h++)
-      copy((i * planes.h + h) * planes.w, planes.first + i * planes.plane + h * planes.row, whole ? planes.h * planes.w : planes.w);
+      copy((i * planes.h + h) * planes.w, planes.first + i * planes.plane + h * planes.row,
+           whole ? planes.h * planes.w : planes.w);
 }
 template <>
 inline void pack<1>(const Planes& to, const float* x, int64_t, int, int64_t c, float* out) {
@@ -197,11 +198,10 @@ struct Entry {
   float value;
 };
 
-// out = sum over taps of cosine u - sine v, + entries: N vectors of an output row. v lies `apart` from u.
-template <int K, int N>
-inline void combine(int64_t taps, const float* turn, const float* const* u, int64_t apart, const Entry* begin,
-                    const Entry* end, const float* x, float* out, int64_t j) {
-  if (K) taps = K;
+// out = sum over taps of cosine u - sine v, + entries: an output row from j on. v lies `apart` from u.
+template <int N>
+inline void combine_at(int64_t j, int64_t taps, const float* turn, const float* const* u, int64_t apart,
+                       const Entry* begin, const Entry* end, const float* x, float* out) {
   V sum[N] = {};
   for (int64_t r = 0; r < taps; r++) {
     const V cosine = all<R>(turn[2 * r]), sine = all<R>(turn[2 * r + 1]);
@@ -213,9 +213,19 @@ inline void combine(int64_t taps, const float* turn, const float* const* u, int6
   for (int i = 0; i < N; i++) store<R>(out + j + i * R, sum[i]);
 }
 
+template <int K>
+void combine(int64_t taps, const float* turn, const float* const* u, int64_t apart, const Entry* begin,
+             const Entry* end, const float* x, float* out, int64_t n) {
+  if (K) taps = K;
+  int64_t j = 0;
+  for (; j + 2 * R <= n; j += 2 * R) combine_at<2>(j, taps, turn, u, apart, begin, end, x, out);
+  if (j < n) combine_at<1>(j, taps, turn, u, apart, begin, end, x, out);
+}
+
 // Its transpose: u = sum cosine g, v = -sum sine g.
 template <int K>
-void spread(int64_t taps, const float* turn, const float* const* g, float* __restrict u, float* __restrict v, int64_t n) {
+void spread(int64_t taps, const float* turn, const float* const* g, float* __restrict u, float* __restrict v,
+            int64_t n) {
   if (K) taps = K;
   for (int64_t j = 0; j < n; j += R) {
     V a{}, b{};
@@ -251,7 +261,6 @@ struct Plan {
   Geometry g;
   const Factors* f;  // null: no D
   float scale;
-  int threads;
   int64_t lanes, groups;  // groups of `lanes` images
   Planes in, out;         // x and gx with borders; y and gy in whole vectors
   std::vector<int64_t> start;  // entries of an output channel
@@ -259,9 +268,9 @@ struct Plan {
   int64_t oh, ow, n_in, n_out, z_even, z_rows;  // n: floats of a row, whole vectors
 
   static int64_t choose(const Geometry& g, int threads) {
-    if (const char* forced = std::getenv("CONV_LANES")) return std::atoi(forced);
     int64_t best = 1, least = INT64_MAX;
-    for (int64_t lanes = 1; lanes <= std::min(R, 8) && (lanes == 1 || lanes * g.w <= 64); lanes += lanes < 4 ? 3 : 4) {
+    for (int64_t lanes : {1, 4, 8}) {
+      if (lanes > 1 && (lanes > R || lanes * g.w > 64)) break;  // longer rows would leave the first-level cache
       const int64_t groups = (g.images + lanes - 1) / lanes, turns = (groups + threads - 1) / threads;
       const int64_t cost = turns * (round_up(g.w * lanes, 2 * R) + R);  // vectors in pairs, and the work for a row
       if (cost < least) best = lanes, least = cost;
@@ -269,11 +278,12 @@ struct Plan {
     return best;
   }
 
-  Plan(const Geometry& g, const Factors* f, float scale, const float* values, const int64_t* index, int64_t k, int threads)
-      : g(g), f(f), scale(scale), threads(threads), lanes(choose(g, threads)), groups((g.images + lanes - 1) / lanes),
+  Plan(const Geometry& g, const Factors* f, float scale, const float* values, const int64_t* index, int64_t k,
+       int threads)
+      : g(g), f(f), scale(scale), lanes(choose(g, threads)), groups((g.images + lanes - 1) / lanes),
         in(lanes, g.c, g.h, g.w, g.ph, g.pw, g.sw, false), out(lanes, g.o, g.oh(), g.ow(), 0, 0, 1, true),
-        start(size_t(g.o + 1)), entries(size_t(k)), oh(g.oh()), ow(g.ow()), n_in(round_up(g.w * lanes, R)), n_out(out.row),
-        z_even(f ? f->analysis[0].blocks * f->analysis[0].rows : 0),
+        start(size_t(g.o + 1)), entries(size_t(k)), oh(g.oh()), ow(g.ow()), n_in(round_up(g.w * lanes, R)),
+        n_out(out.row), z_even(f ? f->analysis[0].blocks * f->analysis[0].rows : 0),
         z_rows(f ? z_even + f->analysis[1].blocks * f->analysis[1].rows : 0) {
     const int64_t taps = g.kh * g.kw, channels = g.c / g.groups, each = channels * taps;
     std::vector<int64_t> shift;
@@ -312,14 +322,16 @@ void reduce(const Plan& plan, const Matrix* a, int64_t block, float* buffer, flo
         const Panel multiply = panel_of(m.rows);
         float* out = z + (h * plan.z_rows + part * plan.z_even) * n;
         for (int64_t i = 0; i < m.blocks; i++)
-          multiply(end - k, m.data + (i * depth + k) * m.rows, buffer + part * block * n, n, out + i * m.rows * n, n, n, k > 0);
+          multiply(end - k, m.data + (i * depth + k) * m.rows, buffer + part * block * n, n, out + i * m.rows * n, n, n,
+                   k > 0);
       }
     }
 }
 
-// (even, odd) = synthesis z: rows(i, h) takes rows i * a.rows ... of row h of the plane from even and odd, `pitch` apart.
+// (even, odd) = synthesis z: rows(i, h) takes block i of row h of the plane from even and odd, its rows `pitch` apart.
 template <class Rows>
-void expand(const Plan& plan, const Matrix* a, const float* z, float* even, float* odd, int64_t pitch, const Rows& rows) {
+void expand(const Plan& plan, const Matrix* a, const float* z, float* even, float* odd, int64_t pitch,
+            const Rows& rows) {
   const int64_t n = plan.n_in;
   const Panel multiply = panel_of(a[0].rows);
   for (int64_t i = 0; i < a[0].blocks; i++)
@@ -334,7 +346,8 @@ void expand(const Plan& plan, const Matrix* a, const float* z, float* even, floa
 inline int64_t block_of(int64_t n, int64_t depth) { return std::min(depth, std::max<int64_t>(8, 2048 / n)); }
 
 // y = w x, or += where add.
-inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_t begin, int64_t end, Scratch& scratch) {
+inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_t begin, int64_t end,
+                    Scratch& scratch) {
   const Geometry& g = plan.g;
   const Factors* f = plan.f;
   const int64_t n_in = plan.n_in, n_out = plan.n_out, oh = plan.oh, lanes = plan.lanes;
@@ -345,13 +358,15 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
   float *in, *out, *z, *buffer, *pair, *ring, *zero, *turns;
   Pieces pieces{nullptr};
   const auto divide = [&] {
-    in = pieces.take(plan.in.size), zero = pieces.take(n_out * (rows + 1)), pair = pieces.take(f ? 2 * rows * pitch : 0);
-    out = pieces.take(rows * plan.out.plane), z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in);
+    in = pieces.take(plan.in.size), zero = pieces.take(n_out * (rows + 1));
+    pair = pieces.take(f ? 2 * rows * pitch : 0), out = pieces.take(rows * plan.out.plane);
+    z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in);
     ring = pieces.take(f ? slots * 2 * rows * n_out : 0), turns = pieces.take(2 * g.kh);
   };
   divide();
   pieces = {scratch.get<float>(size_t(pieces.used))};
   divide();
+  float* const sines = pair + rows * pitch;
   std::fill(in, out, 0.0f);
   std::vector<const float*> tap_rows(size_t(g.kh)), moved(size_t(g.kh));
 
@@ -367,7 +382,8 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
             const V a = load<R>(low + j), b = load<R>(high + j);
             store<R>(sums + j, low == high ? a : a + b), store<R>(differences + j, a - b);
           }
-          std::fill(sums + g.w * lanes, sums + n_in, 0.0f), std::fill(differences + g.w * lanes, differences + n_in, 0.0f);
+          std::fill(sums + g.w * lanes, sums + n_in, 0.0f);
+          std::fill(differences + g.w * lanes, differences + n_in, 0.0f);
         }
       });
 
@@ -384,13 +400,10 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
             moved[size_t(r)] = tap_rows[size_t(r)] == zero ? zero : tap_rows[size_t(r)] + m * n_out;
             for (int i = 0; i < 2; i++) turns[2 * r + i] = plan.scale * f->row_taps[2 * ((o + m) * g.kh + r) + i];
           }
-          const Entry *e = plan.entries.data() + plan.start[size_t(o + m)], *last = plan.entries.data() + plan.start[size_t(o + m + 1)];
+          const Entry* e = plan.entries.data() + plan.start[size_t(o + m)];
+          const Entry* last = plan.entries.data() + plan.start[size_t(o + m + 1)];
           float* row = out + m * plan.out.plane + done * n_out;
-          int64_t j = 0;
-          for (; j + 2 * R <= n_out; j += 2 * R)
-            (taps == 3 ? combine<3, 2> : combine<0, 2>)(taps, turns, moved.data(), rows * n_out, e, last, origin, row, j);
-          if (j < n_out)
-            (taps == 3 ? combine<3, 1> : combine<0, 1>)(taps, turns, moved.data(), rows * n_out, e, last, origin, row, j);
+          (taps == 3 ? combine<3> : combine<0>)(taps, turns, moved.data(), rows * n_out, e, last, origin, row, n_out);
         }
       }
     };
@@ -405,14 +418,15 @@ inline void forward(const Plan& plan, const float* x, float* y, bool add, int64_
     if (!f)
       for (int64_t o = 0; o < g.o; o += rows) finish(o);
     else
-      expand(plan, f->synthesis, z, pair + g.pw * lanes, pair + rows * pitch + g.pw * lanes, pitch, [&](int64_t i, int64_t h) {
+      expand(plan, f->synthesis, z, pair + g.pw * lanes, sines + g.pw * lanes, pitch, [&](int64_t i, int64_t h) {
+        const int64_t o = i * rows;
         float* slot = ring + h % slots * 2 * rows * n_out;
-        for (int64_t m = 0; m < std::min(rows, g.o - i * rows); m++)
+        for (int64_t m = 0; m < std::min(rows, g.o - o); m++)
           (g.kw == 3 ? turn_columns<3> : turn_columns<0>)(
-              g.kw, f->columns + (i * rows + m) * (g.kw / 2) * 2, pair + m * pitch, pair + (rows + m) * pitch, g.dw * lanes,
+              g.kw, f->columns + (o + m) * (g.kw / 2) * 2, pair + m * pitch, sines + m * pitch, g.dw * lanes,
               slot + m * n_out, slot + (rows + m) * n_out, n_out);
-        emit(i * rows, std::min(oh, h + g.ph - (g.kh - 1) * g.dh + 1));
-        if (h == g.h - 1) finish(i * rows);
+        emit(o, std::min(oh, h + g.ph - (g.kh - 1) * g.dh + 1));
+        if (h == g.h - 1) finish(o);
       });
   });
 }
@@ -438,8 +452,8 @@ void sparse_backward(const Plan& plan, const float* gy, const float* x, float* g
 }
 
 // gx = w^T gy, or += where add; adds to gscale and gvalues; each may be null.
-inline void backward(const Plan& plan, const float* gy, const float* x, float* gx, double* gscale, double* gvalues, bool add,
-                     int64_t begin, int64_t end, Scratch& scratch) {
+inline void backward(const Plan& plan, const float* gy, const float* x, float* gx, double* gscale, double* gvalues,
+                     bool add, int64_t begin, int64_t end, Scratch& scratch) {
   const Geometry& g = plan.g;
   const Factors* f = gx || gscale ? plan.f : nullptr;
   const int64_t n_in = plan.n_in, n_out = plan.n_out, lanes = plan.lanes;
@@ -452,7 +466,8 @@ inline void backward(const Plan& plan, const float* gy, const float* x, float* g
   const auto divide = [&] {
     in = pieces.take(plan.in.size), out = pieces.take(plan.out.size), zero = pieces.take(n_out);
     bordered = pieces.take(2 * block * pitch), gin = pieces.take(gx ? plan.in.size : 0);
-    z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in), pair = pieces.take(2 * rows * n_in);
+    z = pieces.take(g.h * plan.z_rows * n_in), buffer = pieces.take(2 * block * n_in);
+    pair = pieces.take(2 * rows * n_in);
   };
   divide();
   pieces = {scratch.get<float>(size_t(pieces.used))};
@@ -464,8 +479,12 @@ inline void backward(const Plan& plan, const float* gy, const float* x, float* g
     if (gscale || gvalues) plan.pack_images(plan.in, g.c, x, first, images, in);
     plan.pack_images(plan.out, g.o, gy, first, images, out);
     if (gx) std::fill_n(gin, plan.in.size, 0.0f);
-    (gx && gvalues ? sparse_backward<true, true> : gx ? sparse_backward<true, false> : gvalues ? sparse_backward<false, true>
-       : sparse_backward<false, false>)(plan, out, in, gin, gvalues);
+    if (gx && gvalues)
+      sparse_backward<true, true>(plan, out, in, gin, gvalues);
+    else if (gx)
+      sparse_backward<true, false>(plan, out, in, gin, gvalues);
+    else if (gvalues)
+      sparse_backward<false, true>(plan, out, in, gin, gvalues);
     if (f) {
       reduce(plan, f->synthesis_t, block, buffer, z, [&](int64_t h, int64_t o, int64_t last, float* re) {
         for (int64_t i = o; i < last; i++) {
@@ -564,19 +583,26 @@ extern "C" {
 // Rows of a block of a factor, at most.
 EXPORT int subspace_conv_rows() { return conv::kRows; }
 
-EXPORT int subspace_conv_forward(const conv::Geometry* g, const conv::Factors* f, float scale, const float* x, const float* values,
-                                 const int64_t* index, int64_t k, float* y, int threads) {
+// Stride 1, groups 1; f null: no D. index: sorted.
+EXPORT int subspace_conv_forward(const conv::Geometry* g, const conv::Factors* f, float scale, const float* x,
+                                 const float* values, const int64_t* index, int64_t k, float* y, int threads) {
   return conv::run_forward(*g, f, scale, x, values, index, k, y, false, threads);
 }
-EXPORT int subspace_conv_backward(const conv::Geometry* g, const conv::Factors* f, float scale, const float* gy, const float* x,
-                                  const float* values, const int64_t* index, int64_t k, float* gx, float* gscale,
-                                  float* gvalues, int threads) {
+
+// gx, gscale and gvalues may be null.
+EXPORT int subspace_conv_backward(const conv::Geometry* g, const conv::Factors* f, float scale, const float* gy,
+                                  const float* x, const float* values, const int64_t* index, int64_t k, float* gx,
+                                  float* gscale, float* gvalues, int threads) {
   return conv::run_backward(*g, f, scale, gy, x, values, index, k, gx, gscale, gvalues, false, threads);
 }
-EXPORT int subspace_sparse_conv_forward(const conv::Geometry* g, const float* x, const float* values, const int64_t* index,
-                                        int64_t k, float* out, int threads) {
+
+// out += S x, any geometry.
+EXPORT int subspace_sparse_conv_forward(const conv::Geometry* g, const float* x, const float* values,
+                                        const int64_t* index, int64_t k, float* out, int threads) {
   return conv::run_forward(*g, nullptr, 0, x, values, index, k, out, true, threads);
 }
+
+// gx += S^T gy; gx and gvalues may be null.
 EXPORT int subspace_sparse_conv_backward(const conv::Geometry* g, const float* gy, const float* x, const float* values,
                                          const int64_t* index, int64_t k, float* gx, float* gvalues, int threads) {
   return conv::run_backward(*g, nullptr, 0, gy, x, values, index, k, gx, nullptr, gvalues, true, threads);

@@ -140,22 +140,22 @@ template <int R>
 void rows_forward(const Layer& w, const float* x, float* y, int64_t rows, int64_t pixels, int threads) {
   static thread_local Scratch nonzeros;
   const Compressed S = by_rows(w, nonzeros);
-  const int64_t q = w.q(), width = w.transform == kZero ? w.n_in : q;
+  const int64_t q = w.q();
   const Plan* p = w.transform == kZero ? nullptr : &plan(int(q), w.transform == kHadamard);
   const float norm = w.scale * (w.transform == kDct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in))));
   parallel(threads, (rows + 2 * R - 1) / (2 * R), [&](int, int64_t begin, int64_t end) {
     static thread_local Scratch tiles;
-    float *X = tiles.get<float>(2 * R * (2 * width + 1 + kBlock)), *W = X + 2 * R * width, *out = W + 2 * R * (width + 1);
-    std::fill(X + 2 * R * w.n_in, X + 2 * R * width, 0.0f);
+    float *X = tiles.get<float>(2 * R * (w.n_in + q + kBlock)), *W = X + 2 * R * w.n_in, *out = W + 2 * R * q;
+    const Padded<R> padded{X, w.n_in};
     for (int64_t tile = begin; tile < end; tile++) {
       const Lane<R, const float> from(x, tile * 2 * R, rows, w.n_in, pixels);
       const Lane<R, float> to(y, tile * 2 * R, rows, w.n_out, pixels);
       gather<R>(from, 0, w.n_in, X);
       if (w.transform == kDct) {
         const int* column = p->column.data();
-        transform<R>(*p, W, [&](int i) { return Complex<R>::at(X, column[i]); });
+        transform<R>(*p, W, [&](int i) { return padded(column[i]); });
       } else if (w.transform == kHadamard)
-        transform<R>(*p, W, [&](int i) { return Complex<R>::at(X, i); });
+        transform<R>(*p, W, padded);
       for (int64_t o = 0; o < w.n_out; o++) {
         Complex<R> y{};
         if (w.transform == kDct) {  // of the two real rows in one complex: Z[k] + conj Z[q - k], -i (Z[k] - conj Z[q - k])
@@ -175,6 +175,18 @@ void rows_forward(const Layer& w, const float* x, float* y, int64_t rows, int64_
   });
 }
 
+// dots[j] += the sum of the lanes of products[j], for j < count; both have room for R more.
+template <int R>
+inline void add_sums(float* products, int64_t count, float* dots) {
+  std::fill(products + R * count, products + R * (count + R - 1), 0.0f);
+  for (int64_t j = 0; j < count; j += R) {
+    Vec<R> v[R];
+    for (int i = 0; i < R; i++) v[i] = load<R>(products + R * (j + i));
+    sums<R>(v);
+    store<R>(dots + j, load<R>(dots + j) + v[0]);
+  }
+}
+
 // gx, gscale and gvalues may each be null.
 template <int R>
 void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, float* gscale, float* gvalues, int64_t rows,
@@ -182,34 +194,36 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
   static thread_local Scratch nonzeros, parts_of_sums;
   const Compressed S = by_columns(w, nonzeros);
   const bool dct = w.transform == kDct && (gx || gscale), walsh = w.transform == kHadamard && (gx || gscale);
-  const int64_t q = w.q(), width = dct || walsh ? q : w.n_out;
+  const int64_t q = w.q();
   const Plan* p = dct || walsh ? &plan(int(q), walsh) : nullptr;
   const float norm = dct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in)));
   const int64_t tasks = (rows + 2 * R - 1) / (2 * R), parts = std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
-  float* partial = parts_of_sums.get<float>(parts * (w.k + 2));  // of every part: gvalues by columns, and a double of gscale
-  double* scales = reinterpret_cast<double*>(partial);
-  partial += 2 * parts;
+  const int64_t room = w.k + R;
+  double* scales = parts_of_sums.get<double>(parts * (room + 1));  // of every part: gscale, and gvalues by columns
+  float* partial = reinterpret_cast<float*>(scales + parts);
   std::fill(scales, scales + parts, 0.0);
-  std::fill(partial, partial + parts * w.k, 0.0f);
+  std::fill(partial, partial + parts * room, 0.0f);
+  int most = 0;  // entries of a block of columns
+  for (int64_t c = 0; c < w.n_in; c += kBlock) most = std::max(most, S.start[std::min(c + kBlock, w.n_in)] - S.start[c]);
   parallel(threads, tasks, [&](int part, int64_t begin, int64_t end) {
     static thread_local Scratch tiles;
-    float *G = tiles.get<float>(2 * R * (2 * width + 1 + 2 * kBlock)), *W = G + 2 * R * (width + 1);
-    float *X = W + 2 * R * width, *out = X + 2 * R * kBlock, *dots = partial + part * w.k;
-    std::fill(G + 2 * R * w.n_out, G + 2 * R * (width + 1), 0.0f);
+    float *G = tiles.get<float>(2 * R * (w.n_out + q + 2 * kBlock) + R * (most + R)), *W = G + 2 * R * w.n_out;
+    float *X = W + 2 * R * q, *out = X + 2 * R * kBlock, *products = out + 2 * R * kBlock, *dots = partial + part * room;
+    const Padded<R> padded{G, w.n_out};
     for (int64_t tile = begin; tile < end; tile++) {
       const Lane<R, const float> gradient(gy, tile * 2 * R, rows, w.n_out, pixels), input(x, tile * 2 * R, rows, w.n_in, pixels);
       const Lane<R, float> to(gx, tile * 2 * R, gx ? rows : 0, w.n_in, pixels);
       gather<R>(gradient, 0, w.n_out, G);
       if (dct)  // the FFT inverts where real and imaginary parts change places
         transform<R>(*p, W, [&](int k) {
-          const Complex<R> a = Complex<R>::at(G, k), b = Complex<R>::at(G, q - k);  // b is 0 at k = 0
+          const Complex<R> a = padded(k), b = k ? padded(q - k) : Complex<R>{};
           const float s = k ? norm : norm * 1.41421356237309505f, c = s * p->cosine[k], d = s * p->sine[k];
           return Complex<R>{(a.re + b.im) * d + (a.im - b.re) * c, (a.re + b.im) * c + (b.re - a.im) * d};
         });
       else if (walsh)
-        transform<R>(*p, W, [&](int i) { return Complex<R>::at(G, i); });
+        transform<R>(*p, W, padded);
       Complex<R> inner{};
-      Vec<R> products[R];  // of the last entries, to be summed over their lanes together
+      int first = 0;  // entry of the present block of columns
       for (int64_t c = 0; c < w.n_in; c++) {
         if (c % kBlock == 0) gather<R>(input, c, std::min(kBlock, w.n_in - c), X);
         const Complex<R> at = Complex<R>::at(X, c % kBlock);
@@ -224,18 +238,15 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
         for (int j = S.start[c]; j < S.start[c + 1]; j++) {
           const Complex<R> g = Complex<R>::at(G, S.other[j]);
           y.re += g.re * S.value[j], y.im += g.im * S.value[j];
-          products[j % R] = g.re * at.re + g.im * at.im;
-          if (j % R == R - 1) {
-            sums<R>(products);
-            store<R>(dots + j - j % R, load<R>(dots + j - j % R) + products[0]);
-          }
+          store<R>(products + int64_t(R) * (j - first), g.re * at.re + g.im * at.im);
         }
-        if (gx) {
-          y.to(out, c % kBlock);
-          if (c % kBlock == kBlock - 1 || c == w.n_in - 1) scatter<R>(to, c - c % kBlock, c % kBlock + 1, out);
+        y.to(out, c % kBlock);
+        if (c % kBlock == kBlock - 1 || c == w.n_in - 1) {
+          if (gx) scatter<R>(to, c - c % kBlock, c % kBlock + 1, out);
+          add_sums<R>(products, S.start[c + 1] - first, dots + first);
+          first = S.start[c + 1];
         }
       }
-      for (int64_t j = w.k - w.k % R; j < w.k; j++) dots[j] += sum<R>(products[j % R]);
       scales[part] += sum<R>(inner.re + inner.im);
     }
   });
@@ -246,7 +257,7 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
   }
   for (int64_t j = 0; gvalues && j < w.k; j++) {
     float total = 0;
-    for (int64_t part = 0; part < parts; part++) total += partial[part * w.k + j];
+    for (int64_t part = 0; part < parts; part++) total += partial[part * room + j];
     gvalues[S.entry[j]] = total;
   }
 }

@@ -23,6 +23,14 @@ struct Complex {
   Complex times(float c, float s) const { return {re * c - im * s, re * s + im * c}; }
 };
 
+// Elements 0 ... count - 1 of a tile, then zeros.
+template <int R>
+struct Padded {
+  const float* tile;
+  int64_t count;
+  Complex<R> operator()(int64_t i) const { return i < count ? Complex<R>::at(tile, i) : Complex<R>{}; }
+};
+
 constexpr int kLargestPrime = 31;  // a factor r costs O(r) per element: larger ones are left to other routes
 
 // How to transform a length q: in place, decimating in frequency, the output in digit-reversed order.
