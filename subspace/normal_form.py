@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,13 +14,8 @@ from subspace.parametrization import SubspaceParametrization
 TRANSFORMS: dict[type[Offset], str] = {Zero: "zero", DCT: "dct", Hadamard: "hadamard"}
 
 
-class NormalForm(NamedTuple):
-    """transform: "dct", "hadamard" or "zero"; scale: (1,), None for "zero"; S holds values: (k,) at index: (k,)."""
-
-    transform: str
-    scale: Tensor | None
-    values: Tensor
-    index: Tensor
+NormalForm = tuple[str, Tensor | None, Tensor, Tensor]
+"""(transform, scale, values, index): "dct", "hadamard" or "zero"; (1,), None for "zero"; S holds values (k,) at index."""
 
 
 def obstacle(parametrization: SubspaceParametrization) -> str | None:
@@ -45,14 +40,15 @@ def normal_form(parametrization: SubspaceParametrization, theta: Tensor) -> Norm
     if transform != "zero":
         scale = theta.new_full((1,), parametrization.offset.gain)  # type: ignore[arg-type]
     values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
-    for U, part in zip(parts, theta.split([U.dim for U in parts]) if len(parts) > 1 else [theta], strict=True):
+    split = theta.split([U.dim for U in parts]) if len(parts) > 1 else [theta]  # type: ignore[no-untyped-call]
+    for U, part in zip(parts, split, strict=True):
         if isinstance(U, Sparse):
             values, index = part, U.index
         else:
             d = cast("DCT", cast("Direction", U).offset)
             transform, along = TRANSFORMS[type(d)], part if d.gain == 1 else d.gain * part
             scale = along if scale is None else scale + along
-    return NormalForm(transform, scale, values, index)
+    return transform, scale, values, index
 
 
 def summands(embedding: Embedding) -> list[Embedding]:

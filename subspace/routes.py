@@ -1,4 +1,4 @@
-"""Which route every layer of a structured model takes for an input, and what the routes cost, predicted and measured."""
+"""The route that every layer of a structured model takes for an input, and what each costs, predicted and measured."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Routes:
         lines = [["tensor", "shape", "input", "route", *routes]]
         for row in self.rows:
             times = [_times(row.predicted.get(route), row.measured.get(route)) for route in routes]
-            lines.append([row.name, " x ".join(map(str, row.shape)), " x ".join(map(str, row.x_shape)), row.route, *times])
+            lines.append(
+                [row.name, " x ".join(map(str, row.shape)), " x ".join(map(str, row.x_shape)), row.route, *times]
+            )
         text = table(lines, "<<<<" + ">" * len(routes))
         head = f"milliseconds forward and backward, predicted / measured; compiled kernels: {native.status()}"
         return "\n".join([*text, head])
@@ -101,8 +103,8 @@ def _problem(space: Subspace, x: Tensor) -> Problem:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if isinstance(space.module, nn.Linear):
         return linear_problem(x, k, shape, transform)
-    batch, *geometry = call(space.module, x)  # type: ignore[arg-type]
-    return conv_problem(batch, k, shape, transform, *geometry)
+    seen = call(space.module, x)  # type: ignore[arg-type]
+    return conv_problem(seen.x, k, shape, transform, seen.stride, seen.padding, seen.dilation, seen.groups)
 
 
 def _times(predicted: float | None, measured: float | None) -> str:

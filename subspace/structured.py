@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from subspace.embeddings import Embedding
@@ -93,12 +93,14 @@ def plain_because(space: Subspace) -> str | None:
 def _product(space: Subspace) -> bool:
     """Whether all parts of U have products of their own beside a d that is there anyway."""
     U = summands(space.parametrization.embedding)
-    return isinstance(space.parametrization.offset, Pretrained) and all(type(u).linear is not Embedding.linear for u in U)
+    return isinstance(space.parametrization.offset, Pretrained) and all(
+        type(u).linear is not Embedding.linear for u in U
+    )
 
 
 def _forward(space: Subspace, route: str, x: Tensor) -> Tensor:
     module, shape = space.module, tuple(space.parametrization.offset.shape)
-    bias = module.bias
+    bias = cast("Tensor | None", module.bias)
     if obstacle(space.parametrization) is not None:
         y = space.parametrization.linear(space.theta, x)
         return y if bias is None else y + bias
@@ -106,8 +108,9 @@ def _forward(space: Subspace, route: str, x: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         y = linear(x, scale, values, index, shape, transform, route)
         return y if bias is None else y.add_(bias.to(y.dtype))
-    batch, *geometry = call(module, x)
-    y = conv(batch, scale, values, index, shape, transform, *geometry, route)
+    seen = call(module, x)  # type: ignore[arg-type]
+    geometry = seen.stride, seen.padding, seen.dilation, seen.groups
+    y = conv(seen.x, scale, values, index, shape, transform, *geometry, route)
     if bias is not None:
         y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in shape[2:])))
-    return y if batch.ndim == x.ndim else y.squeeze(0)
+    return y if seen.x.ndim == x.ndim else y.squeeze(0)

@@ -62,7 +62,9 @@ def test_every_instruction_set_is_the_dense_product(name, n_out, n_in, transform
             assert transform == "dct"
             assert any(max(n_out, n_in) % p == 0 for p in (37, 41, 43, 47, 53))
             return
-        forward, backward = (native.pointwise, native.pointwise_backward) if pixels > 1 else (native.linear, native.linear_backward)
+        forward, backward = (
+            (native.pointwise, native.pointwise_backward) if pixels > 1 else (native.linear, native.linear_backward)
+        )
         what = None if transform == "zero" else tensors[2], tensors[3], torch.from_numpy(index)
         y = forward(tensors[1], *what, (n_out, n_in), transform)
         gx, gscale, gvalues = backward(tensors[0], tensors[1], *what, (True, True, True), (n_out, n_in), transform)

@@ -106,7 +106,9 @@ def test_every_offset_and_embedding_is_served_or_left_plain(name, offset, embedd
 
 def test_a_registered_network_trains_the_same_and_back():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)
+    )
     net = recipes.dctps(net.double(), density=0.05)
     other = structured(copy.deepcopy(net))
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
@@ -168,11 +170,11 @@ def test_nothing_of_the_size_of_the_weight_is_saved():
     for name in ("linear-axes", "conv2d"):
         module, x = layer(name, "alpha+sparse", torch.float32)
         numel = module.weight.numel()
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+        saved: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: (saved.append(t), t)[1], lambda t: t):
             structured(module)(x)
-        assert sizes
-        assert all(size != numel for size in sizes)
+        assert saved
+        assert all(t.numel() != numel for t in saved)
 
 
 def test_hooks_still_run_and_bias_may_be_a_subspace():
@@ -184,7 +186,10 @@ def test_hooks_still_run_and_bias_may_be_a_subspace():
     module.register_forward_hook(lambda *_: calls.append(1))
     assert torch.allclose(structured(module)(x), plain, atol=1e-5)
     assert calls == [1]
-    assert [row.plain_because for row in summary(module).rows] == [None, "not the weight of a linear layer or convolution"]
+    assert [row.plain_because for row in summary(module).rows] == [
+        None,
+        "not the weight of a linear layer or convolution",
+    ]
 
 
 def test_bad_input_is_one_sentence():

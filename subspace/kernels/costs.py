@@ -1,7 +1,7 @@
 """What a product costs by each of its routes: a sum of counts, each times a constant of the machine.
 
-The counts (FLOPs, numbers moved, entries of w, nonzeros times rows, calls) are of a forward and a backward pass with all
-gradients; `calibration` measures the constants, in seconds per count.
+The counts (FLOPs, numbers moved, entries of w, nonzeros times rows, calls) are of a forward and a backward pass
+with all gradients; `calibration` measures the constants, in seconds per count.
 """
 
 from __future__ import annotations

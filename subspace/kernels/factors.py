@@ -1,4 +1,4 @@
-"""The truncated DCT of a convolution as a product of thin factors (exact to rounding), for kernels of more than one tap.
+"""The truncated DCT of a convolution as a product of thin factors, exact to rounding, for more than one tap.
 
 Column i = tap C + ch of row o is c_o cos(pi (2i + 1) o / 2q). The angle splits into a part of the tap and one of the
 channel, a = pi C tap o / q and b = pi (2 ch + 1) o / 2q, so that

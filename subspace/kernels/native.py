@@ -11,6 +11,7 @@ import functools
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ TRANSFORMS = {"zero": 0, "dct": 1, "hadamard": 2}
 SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}  # by torch's name for the processor
 
 _I, _N, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-_LAYER = [_N, _N, _I, _F, _P, _P, _N, _I]  # n_out, n_in, transform, scale, values, index, k, threads
+_LAYER: list[Any] = [_N, _N, _I, _F, _P, _P, _N, _I]  # n_out, n_in, transform, scale, values, index, k, threads
 
 
 def _loaded() -> tuple[ctypes.CDLL | None, str]:

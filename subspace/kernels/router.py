@@ -1,4 +1,4 @@
-"""Which route is fastest for a product, by the cost model; chosen as the product runs, so a compiled graph never sees it."""
+"""Which route is fastest for a product, by the cost model: chosen as it runs, so that no compiled graph sees it."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ product in all; a sparse U then adds 2 s to theta and s a step, and any other ta
 2 m n dim a step (U theta, and U^T of the gradient). Nothing is counted for the input of the first layer, which needs no
 gradient, nor for activations, pooling, the loss, the optimizer and sorting.
 
-These are the counts of products that use what is sparse or fast, as structured layers may. `computed` is what torch counts
-of a pass as it is done; for a model that is not structured, with every W built.
+These are the counts of products that use what is sparse or fast, as structured layers may. `computed` is what torch
+counts of a pass as it is done; for a model that is not structured, with every W built.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Meter(AbstractContextManager["Meter"]):
 
 
 def computed(model: nn.Module, loss: Callable[[nn.Module], Tensor], samples: int) -> float:
-    """FLOPs per sample of a forward and a backward pass through torch's own products, measured on a loss over so many samples.
+    """FLOPs per sample of a forward and a backward pass by torch's own products, measured on a loss over so many.
 
     Leaves the model without gradients.
     """

@@ -99,7 +99,7 @@ def printed_costs(table: pd.DataFrame) -> Table:
     """The columns of the talk "Dense for the Price of Sparse" (2021), in 100 characters, as `accounting` counts them.
 
     Accuracy against the dense network in points; FLOPs: to choose U in 10^6 in all, to train (the mean of all steps),
-    to use and to train with every W built in 10^3 per sample, in all in 10^9; bytes in kB at the start, at most, at the end.
+    to use and to train with every W built in 10^3 per sample, in all in 10^9; bytes in kB: first, most, last.
     """
     shown = Table(
         title="Accuracy against dense, FLOPs and stored bytes", title_justify="left", padding=0, show_edge=False
