@@ -14,8 +14,35 @@ from subspace.parametrization import SubspaceParametrization
 TRANSFORMS: dict[type[Offset], str] = {Zero: "zero", DCT: "dct", Hadamard: "hadamard"}
 
 
-NormalForm = tuple[str, Tensor | None, Tensor, Tensor]
-"""(transform, scale, values, index): "dct", "hadamard" or "zero"; (1,), None for "zero"; S holds values (k,) at index."""
+class NormalForm:
+    """That of one parametrization: theta: (dim,) -> (scale, values, index), differentiable.
+
+    transform: "dct", "hadamard" or "zero"; scale: (1,), None for "zero"; S holds values: (k,) at the flat index: (k,).
+    There must be no `obstacle`.
+    """
+
+    def __init__(self, parametrization: SubspaceParametrization) -> None:
+        d = parametrization.offset
+        self.parts = summands(parametrization.embedding)
+        self.dims = [U.dim for U in self.parts]
+        along = [d, *(U.offset for U in self.parts if isinstance(U, Direction))]
+        (self.transform,) = {TRANSFORMS[type(d)] for d in along} - {"zero"} or {"zero"}
+        self.fixed: float = 0.0 if isinstance(d, Zero) else cast("DCT", d).gain
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        scale = theta.new_full((1,), self.fixed) if self.fixed else None
+        values, index = theta[:0], None
+        split = theta.split(self.dims) if len(self.dims) > 1 else (theta,)  # type: ignore[no-untyped-call]
+        for U, part in zip(self.parts, split, strict=True):
+            if isinstance(U, Sparse):
+                values, index = part, U.index
+            else:
+                gain = cast("DCT", cast("Direction", U).offset).gain
+                along = part if gain == 1 else gain * part
+                scale = along if scale is None else scale + along
+        if scale is None and self.transform != "zero":
+            scale = theta.new_zeros(1)  # the offset's gain is 0
+        return scale, values, torch.empty(0, dtype=torch.int64, device=theta.device) if index is None else index
 
 
 def obstacle(parametrization: SubspaceParametrization) -> str | None:
@@ -31,24 +58,6 @@ def obstacle(parametrization: SubspaceParametrization) -> str | None:
     if len({type(d) for d in along} - {Zero}) > 1:
         return "more than one transform"
     return "more than one sparse part" if sum(isinstance(U, Sparse) for U in parts) > 1 else None
-
-
-def normal_form(parametrization: SubspaceParametrization, theta: Tensor) -> NormalForm:
-    """That of d + U theta, differentiable with respect to theta: (dim,); there must be no `obstacle`."""
-    parts = summands(parametrization.embedding)
-    transform, scale = TRANSFORMS[type(parametrization.offset)], None
-    if transform != "zero":
-        scale = theta.new_full((1,), parametrization.offset.gain)  # type: ignore[arg-type]
-    values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
-    split = theta.split([U.dim for U in parts]) if len(parts) > 1 else [theta]  # type: ignore[no-untyped-call]
-    for U, part in zip(parts, split, strict=True):
-        if isinstance(U, Sparse):
-            values, index = part, U.index
-        else:
-            d = cast("DCT", cast("Direction", U).offset)
-            transform, along = TRANSFORMS[type(d)], part if d.gain == 1 else d.gain * part
-            scale = along if scale is None else scale + along
-    return transform, scale, values, index
 
 
 def summands(embedding: Embedding) -> list[Embedding]:

@@ -17,7 +17,7 @@ from subspace.kernels.layers import call
 from subspace.kernels.linear import problem as linear_problem
 from subspace.kernels.router import choose, predict
 from subspace.methods.saliency import preserved
-from subspace.normal_form import normal_form, obstacle
+from subspace.normal_form import NormalForm, obstacle
 from subspace.parametrization import Subspace, subspaces
 from subspace.structured import route_of
 from subspace.table import table
@@ -97,14 +97,14 @@ def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, f
 
 
 def _problem(space: Subspace, x: Tensor) -> Problem:
-    transform, _, values, _ = normal_form(space.parametrization, space.theta.detach())
-    shape, k = tuple(space.parametrization.offset.shape), len(values)
+    form = NormalForm(space.parametrization)
+    shape, k = tuple(space.parametrization.offset.shape), len(form(space.theta.detach())[1])
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if isinstance(space.module, nn.Linear):
-        return linear_problem(x, k, shape, transform)
+        return linear_problem(x, k, shape, form.transform)
     seen = call(space.module, x)  # type: ignore[arg-type]
-    return conv_problem(seen.x, k, shape, transform, seen.stride, seen.padding, seen.dilation, seen.groups)
+    return conv_problem(seen.x, k, shape, form.transform, seen.stride, seen.padding, seen.dilation, seen.groups)
 
 
 def _times(predicted: float | None, measured: float | None) -> str:

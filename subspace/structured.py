@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subspace.embeddings import Embedding
 from subspace.kernels import conv, linear
 from subspace.kernels.layers import LAYERS, call
-from subspace.normal_form import normal_form, obstacle, summands
+from subspace.normal_form import NormalForm, obstacle, summands
 from subspace.offsets import Pretrained
 from subspace.parametrization import Subspace, subspaces
 
@@ -60,7 +60,8 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
             raise ValueError(f"route must be one of {', '.join(ROUTES)}, got {each!r}")
     for name, space in spaces.items():
         if plain_because(space) is None:
-            space.module.forward = partial(_forward, space, wanted.get(name, "auto"))
+            form = None if obstacle(space.parametrization) else NormalForm(space.parametrization)
+            space.module.forward = partial(_forward, space, form, wanted.get(name, "auto"))
     return model
 
 
@@ -75,7 +76,7 @@ def unstructured(model: nn.Module) -> nn.Module:
 def route_of(space: Subspace) -> str | None:
     """The route asked for where the forward is rebound, else None."""
     forward = vars(space.module).get("forward")
-    return forward.args[1] if isinstance(forward, partial) and forward.func is _forward else None
+    return forward.args[2] if isinstance(forward, partial) and forward.func is _forward else None
 
 
 def plain_because(space: Subspace) -> str | None:
@@ -98,19 +99,19 @@ def _product(space: Subspace) -> bool:
     )
 
 
-def _forward(space: Subspace, route: str, x: Tensor) -> Tensor:
+def _forward(space: Subspace, form: NormalForm | None, route: str, x: Tensor) -> Tensor:
     module, shape = space.module, tuple(space.parametrization.offset.shape)
     bias = cast("Tensor | None", module.bias)
-    if obstacle(space.parametrization) is not None:
+    if form is None:
         y = space.parametrization.linear(space.theta, x)
         return y if bias is None else y + bias
-    transform, scale, values, index = normal_form(space.parametrization, space.theta)
+    scale, values, index = form(space.theta)
     if isinstance(module, nn.Linear):
-        y = linear(x, scale, values, index, shape, transform, route)
+        y = linear(x, scale, values, index, shape, form.transform, route)
         return y if bias is None else y.add_(bias.to(y.dtype))
     seen = call(module, x)  # type: ignore[arg-type]
     geometry = seen.stride, seen.padding, seen.dilation, seen.groups
-    y = conv(seen.x, scale, values, index, shape, transform, *geometry, route)
+    y = conv(seen.x, scale, values, index, shape, form.transform, *geometry, route)
     if bias is not None:
         y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in shape[2:])))
     return y if seen.x.ndim == x.ndim else y.squeeze(0)

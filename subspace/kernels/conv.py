@@ -76,7 +76,18 @@ def problem(
     return Problem(*what, stride, padding, dilation, groups)
 
 
-def _resolve(x: Tensor, values: Tensor, shape: tuple[int, ...], transform: str, geometry: Geometry, route: str) -> str:
+def _resolve(
+    x: Tensor,
+    values: Tensor,
+    shape: tuple[int, ...],
+    transform: str,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    route: str,
+) -> str:
+    geometry = Geometry(shape[2:], stride, padding, dilation, groups)
     possible = routes(x, shape, transform, geometry)
     if route not in ("auto", *possible):
         raise ValueError(f"route must be one of {', '.join(['auto', *possible])}, got {route!r}")
@@ -101,7 +112,6 @@ def _forward(
     route: str,
 ) -> Tensor:
     geometry = Geometry(shape[2:], stride, padding, dilation, groups)
-    route = _resolve(x, values, shape, transform, geometry, route)
     what = scale, values, index, shape, transform
     if math.prod(geometry.kernel) == 1 and route in ("fft", "native"):
         return pointwise.forward(x, *what, route, geometry)
@@ -130,7 +140,6 @@ def _backward(
     route: str,
 ) -> Gradients:
     geometry = Geometry(shape[2:], stride, padding, dilation, groups)
-    route = _resolve(x, values, shape, transform, geometry, route)
     what = scale, values, index
     if math.prod(geometry.kernel) == 1 and route in ("fft", "native"):
         return pointwise.backward(gy, x, *what, needs, shape, transform, route, geometry)
@@ -187,4 +196,5 @@ _conv = Product(
     _backward,
     _like,
     _reference,
+    _resolve,
 )

@@ -64,7 +64,6 @@ def forward(
     route: str,
 ) -> Tensor:
     rows = x.reshape(math.prod(x.shape[:-1]), shape[1])
-    route = _resolve(x, values, shape, transform, route)
     if route == "native":
         y = native.linear(rows, scale, values, index, shape, transform).to(x.dtype)
     elif route == "fft":
@@ -87,7 +86,6 @@ def backward(
     route: str,
 ) -> Gradients:
     rows, grows = (t.reshape(math.prod(x.shape[:-1]), t.shape[-1]) for t in (x, gy))
-    route = _resolve(x, values, shape, transform, route)
     if route == "native":
         gradients: Gradients = native.linear_backward(grows, rows, scale, values, index, needs, shape, transform)
         return gradients
@@ -115,4 +113,5 @@ _linear = Product(
     backward,
     lambda x, shape, transform, route: x.new_empty(*x.shape[:-1], shape[0]),
     _reference,
+    _resolve,
 )

@@ -24,6 +24,7 @@ _I, _N, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _LAYER: list[Any] = [_N, _N, _I, _F, _P, _P, _N, _I]  # n_out, n_in, transform, scale, values, index, k, threads
 
 
+@functools.cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     return _load(os.environ.get("SUBSPACE_NATIVE", ""))
 
@@ -184,7 +185,7 @@ def _layer(
         n_out,
         n_in,
         TRANSFORMS[transform],
-        0.0 if scale is None else float(scale),
+        0.0 if scale is None else scale.item(),
         values.data_ptr(),
         index.data_ptr(),
         len(values),

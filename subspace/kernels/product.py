@@ -7,7 +7,7 @@ transforms, in forward-mode differentiation and where gradients are differentiat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ class Product:
 
     forward computes it; backward(gy, x, scale, values, index, needs, *constants) the gradients to x, scale and values,
     of which `needs` says which are wanted; like(x, *constants) is the output of a fake x; reference is differentiable.
-    constants: their schema, as "int[] shape, str route".
+    constants: their schema, as "int[] shape, str route"; the route is the last, and resolve(x, values, *constants) the
+    one taken.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class Product:
         backward: Callable[..., Gradients],
         like: Callable[..., Tensor],
         reference: Callable[..., Tensor],
+        resolve: Callable[..., str],
     ) -> None:
-        self._forward, self._backward, self.reference = forward, backward, reference
+        self._forward, self._backward, self.reference, self._resolve = forward, backward, reference, resolve
         inputs = f"Tensor x, Tensor? scale, Tensor values, Tensor index, {constants}"
         self.operator = torch.library.custom_op(
-            f"subspace::{name}", self.forward, mutates_args=(), schema=f"({inputs}) -> Tensor"
+            f"subspace::{name}", self._operator_forward, mutates_args=(), schema=f"({inputs}) -> Tensor"
         )
         self.operator.register_fake(lambda x, scale, values, index, *constants: like(x, *constants))
         self.operator.register_autograd(self._operator_backward, setup_context=self._setup_context)
@@ -62,14 +64,29 @@ class Product:
         y = _Apply.apply(x, scale, values, index, self, constants)  # type: ignore[no-untyped-call]
         return y
 
-    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
-        """The product, without autograd: contiguous, or channels_last where x is."""
-        y: Tensor = self._without_autocast(self._forward, x, *_hashable(arguments))
+    def resolved(self, x: Tensor, values: Tensor, constants: Sequence[Any]) -> tuple[Any, ...]:
+        """The constants, with the route that is taken in place of "auto"."""
+        constants = _hashable(constants)
+        return *constants[:-1], self._resolve(x, values, *constants)
+
+    def forward(self, x: Tensor, scale: Tensor | None, values: Tensor, index: Tensor, *constants: Any) -> Tensor:
+        """The product by a resolved route, without autograd: contiguous, or channels_last where x is."""
+        y: Tensor = self._without_autocast(self._forward, x, scale, values, index, *constants)
         return y.contiguous(memory_format=memory_format(x))
 
-    def backward(self, gy: Tensor, x: Tensor, scale: Tensor | None, values: Tensor, *arguments: Any) -> Gradients:
+    def backward(
+        self,
+        gy: Tensor,
+        x: Tensor,
+        scale: Tensor | None,
+        values: Tensor,
+        index: Tensor,
+        needs: Needs,
+        *constants: Any,
+    ) -> Gradients:
         """The gradients wanted, in the formats, shapes and dtypes of what they belong to."""
-        gx, gscale, gvalues = self._without_autocast(self._backward, gy, x, scale, values, *_hashable(arguments))
+        gradients = self._without_autocast(self._backward, gy, x, scale, values, index, needs, *constants)
+        gx, gscale, gvalues = gradients
         if gx is not None:
             gx = gx.to(x.dtype).view(x.shape).contiguous(memory_format=memory_format(x))
         if scale is not None and gscale is not None:
@@ -83,8 +100,24 @@ class Product:
         with torch.autocast(x.device.type, enabled=False):
             return function(x, *arguments)
 
-    def _all_gradients(self, gy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(gy.new_empty(0) if g is None else g for g in self.backward(gy, *arguments))
+    def _operator_forward(
+        self, x: Tensor, scale: Tensor | None, values: Tensor, index: Tensor, *constants: Any
+    ) -> Tensor:
+        return self.forward(x, scale, values, index, *self.resolved(x, values, constants))
+
+    def _all_gradients(
+        self,
+        gy: Tensor,
+        x: Tensor,
+        scale: Tensor | None,
+        values: Tensor,
+        index: Tensor,
+        needs: Needs,
+        *constants: Any,
+    ) -> tuple[Tensor, ...]:
+        constants = self.resolved(x, values, constants)
+        gradients = self.backward(gy, x, scale, values, index, needs, *constants)
+        return tuple(gy.new_empty(0) if g is None else g for g in gradients)
 
     @staticmethod
     def _like_gradients(
@@ -118,8 +151,8 @@ class _Apply(torch.autograd.Function):
         constants: tuple[Any, ...],
     ) -> Tensor:
         ctx.save_for_backward(x, scale, values, index)
-        ctx.product, ctx.constants = product, constants
-        y = product.forward(x, scale, values, index, *constants)
+        ctx.product, ctx.constants = product, product.resolved(x, values, constants)
+        y = product.forward(x, scale, values, index, *ctx.constants)
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
 
     @staticmethod
