@@ -15,7 +15,6 @@ from benchmarks import conv, embedding, linear, memory, network
 from benchmarks.timing import Spread, Times, best, interleave, ratio, sample, spread
 from benchmarks.variants import step, variant
 
-
 OURS = ["auto", "auto:channels_last"]
 
 

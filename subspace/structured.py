@@ -43,6 +43,7 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
     A route that a layer cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError
     here for an unknown route or name, and for a model without a subspace.
 
+    >>> import torch
     >>> from subspace import recipes
     >>> net = recipes.dctps(nn.Sequential(nn.Linear(64, 64)), density=0.01)
     >>> x = torch.randn(2, 64)

@@ -249,6 +249,72 @@ BUGS = [
         "summary",
         "shared",
     ),
+    # products that never build w
+    Bug(
+        "wrong partner",
+        "kernels/cpp/rows.h",
+        "p->position[o ? q - o : 0]",
+        "p->position[o]",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug("first row of T", "kernels/cpp/rows.h", "norm * 0.707106781186547524f", "norm", "native_rows", "sanitizers"),
+    Bug(
+        "last products lost",
+        "kernels/cpp/rows.h",
+        "j < count; j += R",
+        "j + R <= count; j += R",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug(
+        "one row too many", "kernels/cpp/rows.h", "row < rows ? data", "row <= rows ? data", "native_rows", "sanitizers"
+    ),
+    Bug(
+        "twiddle of another step",
+        "kernels/cpp/transforms.h",
+        "int64_t(j) * s % length",
+        "int64_t(j) % length",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug("random signs once", "embeddings/srht.py", "first * dim)).reshape", "0)).reshape", "srht", "random_signs"),
+    Bug("spectrum not real", "embeddings/fourier_ft.py", "gain.where(back, -gain)", "-gain", "fourier", "real_part"),
+    Bug(
+        "gain forgotten",
+        "normal_form.py",
+        "part if gain == 1 else gain * part",
+        "part",
+        "structured",
+        "time_and_memory",
+    ),
+    Bug(
+        "alpha in place of d",
+        "normal_form.py",
+        "along if scale is None else scale + along",
+        "along",
+        "structured",
+        "time_and_memory",
+    ),
+    Bug(
+        "forward left bound",
+        "parametrization.py",
+        'vars(space.module).pop("forward", None)',
+        "pass",
+        "structured",
+        "and_back",
+    ),
+    Bug("padding ignored", "kernels/geometry.py", "* dilation - padding", "* dilation", "kernels", "dense_product"),
+    Bug(
+        "scale once too often",
+        "kernels/dense.py",
+        "product.mul_(scale)",
+        "product.mul_(scale * scale)",
+        "kernels",
+        "dense_product",
+    ),
+    Bug("stale bags", "kernels/sparse.py", "wanted = (index._version, ", "wanted = (", "kernels", "moves_is_followed"),
+    Bug("batch axis kept", "structured.py", "else y.squeeze(0)", "else y", "structured", "time_and_memory"),
 ]
 
 

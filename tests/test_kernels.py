@@ -381,7 +381,7 @@ def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
     actual = gradients(y, x, scale, values)
     wanted = gradients(case.product(x, scale, values, index, "dct", "fft"), x, scale, values)
     assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
-    assert len(asked) == 2
+    assert len(asked) == 1  # for both passes
     assert all(routes == case.routes("dct") for _, routes in asked)
     assert all((problem.shape, problem.k, problem.x_shape) == (case.shape, case.k, case.x) for problem, _ in asked)
 

@@ -71,7 +71,7 @@ def forward(
         sparse.forward(rows, values, index, shape, y)
     else:
         y = F.linear(rows, matrix.weight(scale, values, index, shape, transform, x))
-    return y.view(*x.shape[:-1], shape[0])
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], shape[0])
 
 
 def backward(

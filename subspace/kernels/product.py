@@ -185,7 +185,7 @@ def _autocast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def _hashable(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _hashable(arguments: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
 
 

@@ -202,7 +202,6 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
   double* scales = parts_of_sums.get<double>(parts * (room + 1));  // of every part: gscale, and gvalues by columns
   float* partial = reinterpret_cast<float*>(scales + parts);
   std::fill(scales, scales + parts, 0.0);
-  std::fill(partial, partial + parts * room, 0.0f);
   int most = 0;  // entries of a block of columns
   for (int64_t c = 0; c < w.n_in; c += kBlock) most = std::max(most, S.start[std::min(c + kBlock, w.n_in)] - S.start[c]);
   parallel(threads, tasks, [&](int part, int64_t begin, int64_t end) {
@@ -210,6 +209,7 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
     float *G = tiles.get<float>(2 * R * (w.n_out + q + 2 * kBlock) + R * (most + R)), *W = G + 2 * R * w.n_out;
     float *X = W + 2 * R * q, *out = X + 2 * R * kBlock, *products = out + 2 * R * kBlock, *dots = partial + part * room;
     const Padded<R> padded{G, w.n_out};
+    std::fill(dots, dots + room, 0.0f);
     for (int64_t tile = begin; tile < end; tile++) {
       const Lane<R, const float> gradient(gy, tile * 2 * R, rows, w.n_out, pixels), input(x, tile * 2 * R, rows, w.n_in, pixels);
       const Lane<R, float> to(gx, tile * 2 * R, gx ? rows : 0, w.n_in, pixels);
@@ -255,9 +255,12 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
     for (int64_t part = 0; part < parts; part++) total += scales[part];
     *gscale = float(total);
   }
-  for (int64_t j = 0; gvalues && j < w.k; j++) {
-    float total = 0;
-    for (int64_t part = 0; part < parts; part++) total += partial[part * room + j];
-    gvalues[S.entry[j]] = total;
-  }
+  if (gvalues)
+    parallel(threads, w.k / 4096 + 1, [&](int, int64_t begin, int64_t end) {
+      for (int64_t j = 4096 * begin; j < std::min(4096 * end, w.k); j++) {
+        float total = 0;
+        for (int64_t part = 0; part < parts; part++) total += partial[part * room + j];
+        gvalues[S.entry[j]] = total;
+      }
+    });
 }
