@@ -43,17 +43,29 @@ int main() {
             for (int64_t o = 0; o < m; o++)
               for (int64_t i = 0; i < n; i++) t[o * n + i] = entry(transform, m, n, o, i), w[o * n + i] = scale * t[o * n + i];
             for (size_t j = 0; j < index.size(); j++) w[index[j]] += values[j];
+            const int k = int(index.size());
+            std::vector<int> row_starts(m), columns, column_starts(n), rows_by_column, places;
+            std::vector<float> by_column;
+            for (int64_t o = 0, j = 0; o < m; o++)
+              for (row_starts[o] = int(j); j < k && index[j] / n == o; j++) columns.push_back(int(index[j] % n));
+            for (int64_t i = 0; i < n; i++) {
+              column_starts[i] = int(places.size());
+              for (int j = 0; j < k; j++)
+                if (index[j] % n == i) rows_by_column.push_back(int(index[j] / n)), places.push_back(j), by_column.push_back(values[j]);
+            }
             std::vector<float> y(all * m), gx(all * n), gvalues(index.size());
             float gscale = 0;
             const auto place = [&](int64_t row, int64_t c, int64_t channels) {
               return row / pixels * pixels * channels + c * pixels + row % pixels;
             };
-            if (subspace_rows_forward(x.data(), y.data(), all, pixels, m, n, transform, scale, values.data(), index.data(),
-                                      int64_t(index.size()), threads) ||
-                subspace_rows_backward(gy.data(), x.data(), gx.data(), &gscale, gvalues.data(), all, pixels, m, n, transform,
-                                       scale, values.data(), index.data(), int64_t(index.size()), threads) ||
-                subspace_rows_backward(gy.data(), x.data(), nullptr, nullptr, nullptr, all, pixels, m, n, transform, scale,
-                                       values.data(), index.data(), int64_t(index.size()), threads))
+            const auto backward = [&](float* gx, float* gscale, float* gvalues) {
+              return subspace_rows_backward(gy.data(), x.data(), gx, gscale, gvalues, all, pixels, m, n, transform, scale,
+                                            by_column.data(), column_starts.data(), rows_by_column.data(), places.data(), k,
+                                            threads);
+            };
+            if (subspace_rows_forward(x.data(), y.data(), all, pixels, m, n, transform, scale, values.data(),
+                                      row_starts.data(), columns.data(), k, threads) ||
+                backward(gx.data(), &gscale, gvalues.data()) || backward(nullptr, nullptr, nullptr))
               return 2;
             for (int64_t row = 0; row < all; row++) {
               for (int64_t o = 0; o < m; o++) {

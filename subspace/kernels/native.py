@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE = 1  # of the functions below; a library of another number is of another version of this package
+from subspace.kernels.sparse import of_matrix
+
+INTERFACE = 2  # of the functions below; a library of another number is of another version of this package
 TRANSFORMS = {"zero": 0, "dct": 1, "hadamard": 2}
 SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}  # by torch's name for the processor
 
 _I, _N, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-_LAYER: list[Any] = [_N, _N, _I, _F, _P, _P, _N, _I]  # n_out, n_in, transform, scale, values, index, k, threads
+_SIZES: list[Any] = [_N, _N, _N, _N, _I, _F]  # rows, pixels, n_out, n_in, transform, scale
 
 
 @functools.cache
@@ -43,8 +45,8 @@ def _load(wanted: str) -> tuple[ctypes.CDLL | None, str]:
             if found.subspace_interface() != INTERFACE:
                 return None, f"{path.name} is of another version: install this package again"
             found.subspace_smooth.argtypes = [_N]
-            found.subspace_rows_forward.argtypes = [_P, _P, _N, _N, *_LAYER]
-            found.subspace_rows_backward.argtypes = [_P, _P, _P, _P, _P, _N, _N, *_LAYER]
+            found.subspace_rows_forward.argtypes = [_P, _P, *_SIZES, _P, _P, _P, _N, _I]
+            found.subspace_rows_backward.argtypes = [_P, _P, _P, _P, _P, *_SIZES, _P, _P, _P, _P, _N, _I]
             return found, name
     return None, f"not built for {' or '.join(names)}: no C++ compiler when this package was installed"
 
@@ -136,13 +138,15 @@ def _forward(
     x, values = x.float().contiguous(), values.float().contiguous()
     y = x.new_empty(x.shape[0], n_out, *x.shape[2:])
     if y.numel():
+        bags = of_matrix(index, n_out, n_in)
         _check(
             _required().subspace_rows_forward(
                 x.data_ptr(),
                 y.data_ptr(),
-                y.numel() // n_out,
-                pixels,
-                *_layer(n_out, n_in, transform, scale, values, index),
+                *_sizes(y, pixels, n_out, n_in, transform, scale),
+                *_pointers(values, bags.row_starts, bags.column),
+                len(values),
+                torch.get_num_threads(),
             )
         )
     return y
@@ -165,32 +169,37 @@ def _backward(
     gscale = x.new_zeros(1) if needs[1] and scale is not None else None
     gvalues = torch.zeros_like(values) if needs[2] else None
     if gy.numel():
+        bags = of_matrix(index, n_out, n_in)
+        by_column = values.index_select(0, bags.by_column)
         _check(
             _required().subspace_rows_backward(
                 gy.data_ptr(),
                 x.data_ptr(),
-                *(None if g is None else g.data_ptr() for g in (gx, gscale, gvalues)),
-                gy.numel() // n_out,
-                pixels,
-                *_layer(n_out, n_in, transform, scale, values, index),
+                *_pointers(gx, gscale, gvalues),
+                *_sizes(gy, pixels, n_out, n_in, transform, scale),
+                *_pointers(by_column, bags.column_starts, bags.row_by_column, bags.by_column),
+                len(values),
+                torch.get_num_threads(),
             )
         )
     return gx, gscale, gvalues
 
 
-def _layer(
-    n_out: int, n_in: int, transform: str, scale: Tensor | None, values: Tensor, index: Tensor
-) -> tuple[float, ...]:
+def _sizes(
+    y: Tensor, pixels: int, n_out: int, n_in: int, transform: str, scale: Tensor | None
+) -> tuple[int, int, int, int, int, float]:
     return (
+        y.numel() // n_out,
+        pixels,
         n_out,
         n_in,
         TRANSFORMS[transform],
         0.0 if scale is None else scale.item(),
-        values.data_ptr(),
-        index.data_ptr(),
-        len(values),
-        torch.get_num_threads(),
     )
+
+
+def _pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
+    return tuple(None if t is None else t.data_ptr() for t in tensors)
 
 
 def _required() -> ctypes.CDLL:

@@ -80,6 +80,11 @@ def kept(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
     return found[1]  # type: ignore[no-any-return]
 
 
+def of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
+    """The bags of S with nonzeros at the flat index of a matrix, `kept`."""
+    return kept(index, _of_matrix, n_out, n_in)
+
+
 def _of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
     row = index // n_in
     return in_order(row, index - row * n_in, n_out, n_in)
@@ -89,7 +94,7 @@ def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], y:
     """y += x S^T in place: (rows, n_in) -> (rows, n_out)."""
     if len(values) == 0:
         return
-    bags, weights = kept(index, _of_matrix, *shape), values.to(wide(x.dtype))
+    bags, weights = of_matrix(index, *shape), values.to(wide(x.dtype))
     for part in pieces(len(x), max(1, min(LONG, PIECE // max(shape)))):
         y[part] += bags.forward(_table(x[part]), weights).t().contiguous()
 
@@ -108,7 +113,7 @@ def backward(
     gvalues = values.new_zeros(len(values), dtype=dtype) if needs_values else None
     if len(values) == 0:
         return gvalues
-    bags, weights = kept(index, _of_matrix, *shape), values.to(dtype)
+    bags, weights = of_matrix(index, *shape), values.to(dtype)
     for part in pieces(len(x), max(1, min(LONG, PIECE // max(shape)))):
         table = _table(gy[part])
         if gvalues is not None:

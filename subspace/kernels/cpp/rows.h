@@ -11,20 +11,20 @@
 
 enum Transform { kZero = 0, kDct = 1, kHadamard = 2 };
 
-// The nonzeros by rows (or columns), in compressed form.
+// S in compressed form, by rows or by columns: the nonzeros of row i are start[i] ... end(i), in the columns other[j].
 struct Compressed {
-  const int *start, *other;       // the entries of row i are start[i] ... start[i + 1]; other: their column
   const float* value;
-  const int* entry;               // their place in `values`; null where it is the same
+  const int *start, *other;
+  int64_t n, k;
+
+  int end(int64_t i) const { return i + 1 < n ? start[i + 1] : int(k); }
 };
 
 struct Layer {
   int64_t n_out, n_in;
   int transform;
   float scale;
-  const float* values;
-  const int64_t* index;
-  int64_t k;
+  Compressed S;
 
   int64_t q() const {
     int64_t larger = std::max(n_out, n_in), q = 1;
@@ -102,44 +102,9 @@ inline void scatter(const Lane<R, float>& y, int64_t first, int64_t count, const
   }
 }
 
-// index is sorted: walking it needs no division per entry.
-inline Compressed by_rows(const Layer& w, Scratch& scratch) {
-  int *start = scratch.get<int>(w.n_out + 1 + w.k), *other = start + w.n_out + 1;
-  int64_t row = 0, base = 0;
-  start[0] = 0;
-  for (int64_t j = 0; j < w.k; j++) {
-    for (; w.index[j] >= base + w.n_in; base += w.n_in) start[++row] = int(j);
-    other[j] = int(w.index[j] - base);
-  }
-  while (row < w.n_out) start[++row] = int(w.k);
-  return {start, other, w.values, nullptr};
-}
-
-inline Compressed by_columns(const Layer& w, Scratch& scratch) {  // a counting sort
-  int* start = scratch.get<int>(w.n_in + 1 + 4 * w.k);
-  int *other = start + w.n_in + 1, *entry = other + w.k, *column = entry + w.k;
-  float* value = reinterpret_cast<float*>(column + w.k);
-  std::fill(start, start + w.n_in + 1, 0);
-  for (int64_t j = 0, base = 0; j < w.k; j++) {
-    while (w.index[j] >= base + w.n_in) base += w.n_in;
-    column[j] = int(w.index[j] - base);
-    start[column[j] + 1]++;
-  }
-  for (int64_t c = 0; c < w.n_in; c++) start[c + 1] += start[c];
-  for (int64_t j = 0, base = 0, row = 0; j < w.k; j++) {
-    for (; w.index[j] >= base + w.n_in; base += w.n_in) row++;
-    int place = start[column[j]]++;
-    other[place] = int(row), entry[place] = int(j), value[place] = w.values[j];
-  }
-  for (int64_t c = w.n_in; c > 0; c--) start[c] = start[c - 1];
-  start[0] = 0;
-  return {start, other, value, entry};
-}
-
 template <int R>
 void rows_forward(const Layer& w, const float* x, float* y, int64_t rows, int64_t pixels, int threads) {
-  static thread_local Scratch nonzeros;
-  const Compressed S = by_rows(w, nonzeros);
+  const Compressed& S = w.S;
   const int64_t q = w.q();
   const Plan* p = w.transform == kZero ? nullptr : &plan(int(q), w.transform == kHadamard);
   const float norm = w.scale * (w.transform == kDct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in))));
@@ -164,9 +129,10 @@ void rows_forward(const Layer& w, const float* x, float* y, int64_t rows, int64_
           y = {(a.re + b.re) * c + (a.im - b.im) * d, (a.im + b.im) * c - (a.re - b.re) * d};
         } else if (w.transform == kHadamard)
           y = Complex<R>::at(W, o) * norm;
-        for (int j = S.start[o]; j < S.start[o + 1]; j++) {
+        for (int j = S.start[o], end = S.end(o); j < end; j++) {
+          const float value = S.value[j];
           const Complex<R> at = Complex<R>::at(X, S.other[j]);
-          y.re += at.re * S.value[j], y.im += at.im * S.value[j];
+          y.re += at.re * value, y.im += at.im * value;
         }
         y.to(out, o % kBlock);
         if (o % kBlock == kBlock - 1 || o == w.n_out - 1) scatter<R>(to, o - o % kBlock, o % kBlock + 1, out);
@@ -187,23 +153,23 @@ inline void add_sums(float* products, int64_t count, float* dots) {
   }
 }
 
-// gx, gscale and gvalues may each be null.
+// gx, gscale and gvalues may each be null; place: of each nonzero, by columns, in gvalues.
 template <int R>
-void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, float* gscale, float* gvalues, int64_t rows,
-                   int64_t pixels, int threads) {
-  static thread_local Scratch nonzeros, parts_of_sums;
-  const Compressed S = by_columns(w, nonzeros);
+void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, float* gscale, float* gvalues, const int* place,
+                   int64_t rows, int64_t pixels, int threads) {
+  static thread_local Scratch sums_of_parts;
+  const Compressed& S = w.S;
   const bool dct = w.transform == kDct && (gx || gscale), walsh = w.transform == kHadamard && (gx || gscale);
   const int64_t q = w.q();
   const Plan* p = dct || walsh ? &plan(int(q), walsh) : nullptr;
   const float norm = dct ? std::sqrt(0.5f / q) : 1.0f / std::sqrt(float(std::max(w.n_out, w.n_in)));
   const int64_t tasks = (rows + 2 * R - 1) / (2 * R), parts = std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
-  const int64_t room = w.k + R;
-  double* scales = parts_of_sums.get<double>(parts * (room + 1));  // of every part: gscale, and gvalues by columns
+  const int64_t room = S.k + R;
+  double* scales = sums_of_parts.get<double>(parts * (room + 1));  // of every part: gscale, and gvalues by columns
   float* partial = reinterpret_cast<float*>(scales + parts);
   std::fill(scales, scales + parts, 0.0);
   int most = 0;  // entries of a block of columns
-  for (int64_t c = 0; c < w.n_in; c += kBlock) most = std::max(most, S.start[std::min(c + kBlock, w.n_in)] - S.start[c]);
+  for (int64_t c = 0; c < w.n_in; c += kBlock) most = std::max(most, S.end(std::min(c + kBlock, w.n_in) - 1) - S.start[c]);
   parallel(threads, tasks, [&](int part, int64_t begin, int64_t end) {
     static thread_local Scratch tiles;
     float *G = tiles.get<float>(2 * R * (w.n_out + q + 2 * kBlock) + R * (most + R)), *W = G + 2 * R * w.n_out;
@@ -235,16 +201,17 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
           y = Complex<R>::at(W, c) * norm;
         inner.re += at.re * y.re, inner.im += at.im * y.im;
         y = y * w.scale;
-        for (int j = S.start[c]; j < S.start[c + 1]; j++) {
+        for (int j = S.start[c], end = S.end(c); j < end; j++) {
+          const float value = S.value[j];
           const Complex<R> g = Complex<R>::at(G, S.other[j]);
-          y.re += g.re * S.value[j], y.im += g.im * S.value[j];
+          y.re += g.re * value, y.im += g.im * value;
           store<R>(products + int64_t(R) * (j - first), g.re * at.re + g.im * at.im);
         }
         y.to(out, c % kBlock);
         if (c % kBlock == kBlock - 1 || c == w.n_in - 1) {
           if (gx) scatter<R>(to, c - c % kBlock, c % kBlock + 1, out);
-          add_sums<R>(products, S.start[c + 1] - first, dots + first);
-          first = S.start[c + 1];
+          add_sums<R>(products, S.end(c) - first, dots + first);
+          first = S.end(c);
         }
       }
       scales[part] += sum<R>(inner.re + inner.im);
@@ -256,11 +223,11 @@ void rows_backward(const Layer& w, const float* gy, const float* x, float* gx, f
     *gscale = float(total);
   }
   if (gvalues)
-    parallel(threads, w.k / 4096 + 1, [&](int, int64_t begin, int64_t end) {
-      for (int64_t j = 4096 * begin; j < std::min(4096 * end, w.k); j++) {
+    parallel(threads, S.k / 4096 + 1, [&](int, int64_t begin, int64_t end) {
+      for (int64_t j = 4096 * begin; j < std::min(4096 * end, S.k); j++) {
         float total = 0;
         for (int64_t part = 0; part < parts; part++) total += partial[part * room + j];
-        gvalues[S.entry[j]] = total;
+        gvalues[place[j]] = total;
       }
     });
 }
