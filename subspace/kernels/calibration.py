@@ -1,4 +1,4 @@
-"""The constants of the cost model, measured once per machine: some tenths of a second for a family of problems.
+"""The constants of the cost model, measured once per machine, in about a second for a family of problems.
 
 They are kept in the user's cache folder, by processor, threads, torch's version and the compiled kernels. The
 environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for constants that ship with the
@@ -33,7 +33,25 @@ Constants = dict[str, list[float]]  # by route
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 3
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
-CONV = [(32, 32, 16), (64, 64, 32), (128, 128, 8), (512, 512, 4), (64, 256, 16), (16, 96, 32)]  # C, C_out, size
+CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
+    "pointwise": [
+        (8, 32, 32, 16),
+        (32, 24, 144, 32),
+        (8, 128, 128, 8),
+        (32, 512, 512, 4),
+        (32, 64, 256, 32),
+        (32, 96, 24, 32),
+    ],
+    "conv": [(8, 32, 32, 16), (8, 64, 64, 32), (8, 128, 128, 8), (8, 512, 512, 4), (8, 64, 256, 16), (32, 3, 64, 32)],
+    "grouped": [
+        (8, 32, 32, 16),
+        (32, 96, 96, 32),
+        (8, 128, 128, 8),
+        (32, 960, 960, 4),
+        (32, 192, 192, 16),
+        (8, 16, 16, 32),
+    ],
+}
 
 
 def constants(family: str, dtype: torch.dtype, device: str) -> Constants:
@@ -91,12 +109,14 @@ def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
             n_out, n_in, rows = LINEAR[n]
             yield Problem(kind, (n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
             continue
-        channels, n_out, size = CONV[n]
+        batch, channels, n_out, size = CONV[kind][n]
         groups = channels if kind == "grouped" else 1
         shape = (channels if groups > 1 else n_out, channels // groups, *((1, 1) if kind == "pointwise" else (3, 3)))
         sizes = (1, 1), tuple((t - 1) // 2 for t in shape[2:]), (1, 1)
         k = max(1, round(density * math.prod(shape)))
-        yield Problem("conv", shape, k, "dct", (8, channels, size, size), dtype, device, bool(layout), *sizes, groups)
+        yield Problem(
+            "conv", shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), *sizes, groups
+        )
 
 
 def timed(problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
