@@ -48,7 +48,7 @@ def main() -> None:
             for row in found:
                 show(row)
             table += found
-    title = f"training step, batch {args.batch}, {args.threads} threads"
+    title = f"training step, forward and backward, batch {args.batch}, {args.threads} threads"
     first = pd.DataFrame(table).query("density == @args.densities[0]")
     write(args.out, table, steps=plots.bars(first, title))
 

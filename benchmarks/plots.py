@@ -50,7 +50,8 @@ def growth(table: pd.DataFrame, floor: Sequence[tuple[int, float]], title: str) 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("q, of a q x q layer")
-    axes.set_ylabel("seconds, forward and backward")
+    axes.axhline(1, color="black", lw=0.8)
+    axes.set_ylabel(f"time, {variants[0]} = 1")
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
@@ -58,7 +59,9 @@ def growth(table: pd.DataFrame, floor: Sequence[tuple[int, float]], title: str) 
 
 
 def bars(table: pd.DataFrame, title: str) -> Figure:
-    """Seconds of every variant of every case, with the quartiles."""
+    """The time of every variant of every case in that of its first variant, with the quartiles."""
+    unit = table["case"].map(table.groupby("case")["seconds"].first())
+    table = table.assign(**{name: table[name] / unit for name in ("seconds", "low", "high")})
     cases = list(dict.fromkeys(table["case"]))
     variants = list(dict.fromkeys(table["variant"]))
     figure = Figure(figsize=(2.5 + 0.4 * len(table), 4.2), layout="constrained")
@@ -70,7 +73,8 @@ def bars(table: pd.DataFrame, title: str) -> Figure:
         error = [mine["seconds"] - mine["low"], mine["high"] - mine["seconds"]]
         axes.bar(x, mine["seconds"], width, yerr=error, label=name, color=COLOURS[place % len(COLOURS)])
     axes.set_xticks(range(len(cases)), cases, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_ylabel("seconds, forward and backward")
+    axes.axhline(1, color="black", lw=0.8)
+    axes.set_ylabel(f"time, {variants[0]} = 1")
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.report import options, stamp
+from benchmarks.report import stamp
 from benchmarks.targets import GROUPS, Group, Target
 from benchmarks.timing import Spread
 from subspace.kernels import native
@@ -53,9 +53,11 @@ def run(groups: Sequence[Group], mode: str) -> int:
 
 def main() -> int:
     """Run each mode in a process of its own; the exit status is 0 if no target is missed."""
-    parser = options(__doc__)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads torch computes with")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="with or without the compiled kernels")
     parser.add_argument("--child", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--wheels-only", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.child == "native" and not native.available():
