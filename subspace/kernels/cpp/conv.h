@@ -7,7 +7,6 @@
 // entries, from planes with a border of zeros. Small planes of several images interleave, as lanes.
 #pragma once
 #include <algorithm>
-#include <exception>
 
 #include "filters.h"
 #include "parallel.h"
@@ -300,42 +299,27 @@ inline void backward(const Plan& plan, const float* gy, const float* x, float* g
   });
 }
 
-template <class Body>
-int guarded(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception&) {  // memory ran out
-    return 1;
-  }
-  return 0;
-}
-
 inline int run_forward(const Geometry& g, const Factors* f, float scale, const float* x, const float* values,
                        const int64_t* index, int64_t k, float* y, bool add, int threads) {
-  std::atomic<int> failed{0};
-  const int planned = guarded([&] {
+  return guarded([&] {
     const Plan plan(g, f, scale, values, index, k, threads);
     parallel(threads, plan.groups, [&](int, int64_t begin, int64_t end) {
       static thread_local Scratch scratch;
-      failed |= guarded([&] { forward(plan, x, y, add, begin, end, scratch); });
+      forward(plan, x, y, add, begin, end, scratch);
     });
   });
-  return planned | failed;
 }
 
 inline int run_backward(const Geometry& g, const Factors* f, float scale, const float* gy, const float* x,
                         const float* values, const int64_t* index, int64_t k, float* gx, float* gscale, float* gvalues,
                         bool add, int threads) {
-  std::atomic<int> failed{0};
-  const int planned = guarded([&] {
+  return guarded([&] {
     const Plan plan(g, f, scale, values, index, k, threads);
     std::vector<double> sums(size_t(threads * (k + 1)));
     parallel(threads, plan.groups, [&](int part, int64_t begin, int64_t end) {
       static thread_local Scratch scratch;
       double* own = sums.data() + part * (k + 1);
-      failed |= guarded([&] {
-        backward(plan, gy, x, gx, gscale ? own + k : nullptr, gvalues ? own : nullptr, add, begin, end, scratch);
-      });
+      backward(plan, gy, x, gx, gscale ? own + k : nullptr, gvalues ? own : nullptr, add, begin, end, scratch);
     });
     for (int64_t j = 0; j <= k; j++) {
       double sum = 0;
@@ -344,14 +328,9 @@ inline int run_backward(const Geometry& g, const Factors* f, float scale, const 
       if (j == k && gscale) *gscale = float(sum);
     }
   });
-  return planned | failed;
 }
 
 }  // namespace conv
-
-#ifndef EXPORT
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 extern "C" {
 

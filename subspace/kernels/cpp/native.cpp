@@ -12,18 +12,13 @@ constexpr int kLanes = 4;
 // Calls f(integral_constant<int, R>), R the lanes of a row tile: fewer where there are too few rows for all threads.
 template <class F>
 int with_lanes(int64_t rows, int threads, const F& f) {
-  try {
+  return guarded([&] {
     if (rows <= int64_t(kLanes) * threads)
       f(std::integral_constant<int, 4>{});
     else
       f(std::integral_constant<int, kLanes>{});
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-  return 0;
+  });
 }
-
-#define EXPORT __attribute__((visibility("default")))
 
 extern "C" {
 

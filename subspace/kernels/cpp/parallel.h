@@ -11,6 +11,8 @@
 #include <dlfcn.h>
 #endif
 
+#define EXPORT __attribute__((visibility("default")))  // all else stays hidden
+
 typedef void (*GompParallel)(void (*)(void*), void*, unsigned, unsigned);
 
 inline GompParallel gomp() {
@@ -23,17 +25,23 @@ inline GompParallel gomp() {
 }
 
 // body(part, begin, end) for every part of [0, tasks): `threads` equal parts, the same whatever runs them, so that sums
-// over parts are reproducible. Where the system gives fewer threads, they take several parts each.
+// over parts are reproducible. Where the system gives fewer threads, they take several parts each. Throws std::bad_alloc,
+// after all parts have ended, if one did.
 template <class Body>
 void parallel(int threads, int64_t tasks, const Body& body) {
   struct Team {
     const Body& body;
     int64_t parts, tasks;
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
     static void run(void* team_) {
       Team& team = *static_cast<Team*>(team_);
-      for (int64_t part; (part = team.next.fetch_add(1)) < team.parts;)
-        team.body(int(part), team.tasks * part / team.parts, team.tasks * (part + 1) / team.parts);
+      try {
+        for (int64_t part; (part = team.next.fetch_add(1)) < team.parts;)
+          team.body(int(part), team.tasks * part / team.parts, team.tasks * (part + 1) / team.parts);
+      } catch (const std::bad_alloc&) {  // which must not leave a thread
+        team.failed = true;
+      }
     }
   } team{body, threads < tasks ? threads : tasks, tasks};
   if (team.parts <= 1)
@@ -46,6 +54,18 @@ void parallel(int threads, int64_t tasks, const Body& body) {
     Team::run(&team);
     for (auto& other : others) other.join();
   }
+  if (team.failed) throw std::bad_alloc();
+}
+
+// 0, or 1 where memory ran out.
+template <class Body>
+int guarded(const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 0;
 }
 
 // Memory of a thread that outlives the call: fresh pages at every call would cost as much as the work on them.
