@@ -62,12 +62,11 @@ def test_every_instruction_set_is_the_dense_product(name, n_out, n_in, transform
             assert transform == "dct"
             assert any(max(n_out, n_in) % p == 0 for p in (37, 41, 43, 47, 53))
             return
-        forward, backward = (
-            (native.pointwise, native.pointwise_backward) if pixels > 1 else (native.linear, native.linear_backward)
-        )
         what = None if transform == "zero" else tensors[2], tensors[3], torch.from_numpy(index)
-        y = forward(tensors[1], *what, (n_out, n_in), transform)
-        gx, gscale, gvalues = backward(tensors[0], tensors[1], *what, (True, True, True), (n_out, n_in), transform)
+        y = native.forward(tensors[1], *what, (n_out, n_in), transform)
+        gx, gscale, gvalues = native.backward(
+            tensors[0], tensors[1], *what, (True, True, True), (n_out, n_in), transform
+        )
     axes = "bo,bi->oi" if pixels == 1 else "bop,bip->oi"
     gw = np.einsum(axes, gy, x)
     tolerance = 1e-5 * (1 + math.sqrt(x.size))
@@ -84,7 +83,7 @@ def test_a_float32_product_is_no_less_accurate_than_the_dense_one():
         T = torch.from_numpy(transform_matrix("dct", n, n))
         none = torch.empty(0), torch.empty(0, dtype=torch.int64)
         exact = x.double() @ T.T
-        error = (native.linear(x, torch.ones(1), *none, (n, n), "dct") - exact).norm()
+        error = (native.forward(x, torch.ones(1), *none, (n, n), "dct") - exact).norm()
         assert error <= (x @ T.float().T - exact).norm()
 
 
@@ -96,9 +95,9 @@ def test_sums_do_not_depend_on_which_thread_is_first():
     try:
         torch.set_num_threads(2)
         what = gy, x, torch.ones(1), values, index, (True, True, True), (48, 64), "dct"
-        first = native.linear_backward(*what)
+        first = native.backward(*what)
         for _ in range(20):
-            assert all(map(torch.equal, native.linear_backward(*what), first))
+            assert all(map(torch.equal, native.backward(*what), first))
     finally:
         torch.set_num_threads(threads)
 

@@ -80,7 +80,7 @@ def machine(device: str, threads: int) -> str:
     """What the constants depend on."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{_processor()}, {threads} threads, torch {torch.__version__}, kernels {native.status()}"
+    return f"{device}: {_processor()}, {threads} threads, torch {torch.__version__}, kernels {native.status()}"
 
 
 def measured(family: str, dtype: torch.dtype, device: str) -> Constants:

@@ -49,7 +49,7 @@ def routes(x: Tensor, shape: tuple[int, ...], transform: str, geometry: Geometry
         found.append("bottleneck")
     if taps == 1 and geometry.groups == 1:
         found.append("fft")
-    if native.available() and _compiled(x, shape, transform, geometry):
+    if _compiled(x, shape, transform, geometry):
         found.append("native")
     return found
 

@@ -65,7 +65,7 @@ def forward(
 ) -> Tensor:
     rows = x.reshape(math.prod(x.shape[:-1]), shape[1])
     if route == "native":
-        y = native.linear(rows, scale, values, index, shape, transform).to(x.dtype)
+        y = native.forward(rows, scale, values, index, shape, transform).to(x.dtype)
     elif route == "fft":
         y = fast.forward(rows, scale, shape, transform)
         sparse.forward(rows, values, index, shape, y)
@@ -87,7 +87,7 @@ def backward(
 ) -> Gradients:
     rows, grows = (t.reshape(math.prod(x.shape[:-1]), t.shape[-1]) for t in (x, gy))
     if route == "native":
-        gradients: Gradients = native.linear_backward(grows, rows, scale, values, index, needs, shape, transform)
+        gradients: Gradients = native.backward(grows, rows, scale, values, index, needs, shape, transform)
         return gradients
     by_bags = functools.partial(sparse.backward, grows, rows, values, index, shape)
     if route == "fft":

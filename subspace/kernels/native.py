@@ -67,7 +67,7 @@ def status() -> str:
 
 
 def takes(shape: tuple[int, ...], transform: str, x: Tensor) -> bool:
-    """Whether `linear` and `pointwise` can do this: not float64, on the CPU, q of prime factors up to 31."""
+    """Whether `forward` and `backward` can do this: not float64, on the CPU, q of prime factors up to 31."""
     if not available() or x.device.type != "cpu" or x.dtype == torch.float64:
         return False
     return transform != "dct" or _smooth(max(_fans(shape)))
@@ -83,14 +83,34 @@ def _smooth(q: int) -> bool:
     return found is not None and bool(found.subspace_smooth(q))
 
 
-def linear(
-    x: Tensor, scale: Tensor | None, values: Tensor, index: Tensor, shape: tuple[int, ...], transform: str
+def forward(
+    x: Tensor,
+    scale: Tensor | None,
+    values: Tensor,
+    index: Tensor,
+    shape: tuple[int, ...],
+    transform: str,
 ) -> Tensor:
-    """x w^T: (rows, n_in) -> (rows, n_out), float32."""
-    return _forward(x, 1, scale, values, index, shape, transform)
+    """x w^T in float32: (rows, n_in) -> (rows, n_out), or over the channels: (N, C, pixels) -> (N, C_out, pixels)."""
+    n_out, n_in = _fans(shape)
+    x, values = x.float().contiguous(), values.float().contiguous()
+    y = x.new_empty(x.shape[0], n_out, *x.shape[2:])
+    if y.numel():
+        bags = of_matrix(index, n_out, n_in)
+        _check(
+            _required().subspace_rows_forward(
+                x.data_ptr(),
+                y.data_ptr(),
+                *_sizes(y, n_out, n_in, transform, scale),
+                *_pointers(values, bags.row_starts, bags.column),
+                len(values),
+                torch.get_num_threads(),
+            )
+        )
+    return y
 
 
-def linear_backward(
+def backward(
     gy: Tensor,
     x: Tensor,
     scale: Tensor | None,
@@ -101,68 +121,6 @@ def linear_backward(
     transform: str,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(gx, gscale of one element, gvalues), float32, None where not needed."""
-    return _backward(gy, x, 1, scale, values, index, needs, shape, transform)
-
-
-def pointwise(
-    x: Tensor, scale: Tensor | None, values: Tensor, index: Tensor, shape: tuple[int, ...], transform: str
-) -> Tensor:
-    """The same over channels, for a kernel of one tap: (N, C, pixels) -> (N, C_out, pixels), float32."""
-    return _forward(x, x.shape[2], scale, values, index, shape, transform)
-
-
-def pointwise_backward(
-    gy: Tensor,
-    x: Tensor,
-    scale: Tensor | None,
-    values: Tensor,
-    index: Tensor,
-    needs: tuple[bool, bool, bool],
-    shape: tuple[int, ...],
-    transform: str,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """As `linear_backward`."""
-    return _backward(gy, x, x.shape[2], scale, values, index, needs, shape, transform)
-
-
-def _forward(
-    x: Tensor,
-    pixels: int,
-    scale: Tensor | None,
-    values: Tensor,
-    index: Tensor,
-    shape: tuple[int, ...],
-    transform: str,
-) -> Tensor:
-    n_out, n_in = _fans(shape)
-    x, values = x.float().contiguous(), values.float().contiguous()
-    y = x.new_empty(x.shape[0], n_out, *x.shape[2:])
-    if y.numel():
-        bags = of_matrix(index, n_out, n_in)
-        _check(
-            _required().subspace_rows_forward(
-                x.data_ptr(),
-                y.data_ptr(),
-                *_sizes(y, pixels, n_out, n_in, transform, scale),
-                *_pointers(values, bags.row_starts, bags.column),
-                len(values),
-                torch.get_num_threads(),
-            )
-        )
-    return y
-
-
-def _backward(
-    gy: Tensor,
-    x: Tensor,
-    pixels: int,
-    scale: Tensor | None,
-    values: Tensor,
-    index: Tensor,
-    needs: tuple[bool, bool, bool],
-    shape: tuple[int, ...],
-    transform: str,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     n_out, n_in = _fans(shape)
     gy, x, values = gy.float().contiguous(), x.float().contiguous(), values.float().contiguous()
     gx = torch.empty_like(x) if needs[0] else None
@@ -176,7 +134,7 @@ def _backward(
                 gy.data_ptr(),
                 x.data_ptr(),
                 *_pointers(gx, gscale, gvalues),
-                *_sizes(gy, pixels, n_out, n_in, transform, scale),
+                *_sizes(gy, n_out, n_in, transform, scale),
                 *_pointers(by_column, bags.column_starts, bags.row_by_column, bags.by_column),
                 len(values),
                 torch.get_num_threads(),
@@ -186,11 +144,11 @@ def _backward(
 
 
 def _sizes(
-    y: Tensor, pixels: int, n_out: int, n_in: int, transform: str, scale: Tensor | None
+    y: Tensor, n_out: int, n_in: int, transform: str, scale: Tensor | None
 ) -> tuple[int, int, int, int, int, float]:
     return (
         y.numel() // n_out,
-        pixels,
+        y.shape[2] if y.ndim > 2 else 1,
         n_out,
         n_in,
         TRANSFORMS[transform],

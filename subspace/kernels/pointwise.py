@@ -33,7 +33,7 @@ def forward(
     else:
         flat = _line(z)
         if route == "native":
-            y = native.pointwise(flat.squeeze(2), *what, shape, transform).to(x.dtype)
+            y = native.forward(flat.squeeze(2), *what, shape, transform).to(x.dtype)
         else:
             y = fast.forward(flat, scale, shape, transform)
             sparse_conv.forward(flat, values, index, (*shape[:2], 1, 1), PLAIN, y)
@@ -69,7 +69,7 @@ def backward(
         flat, gflat = _line(z), _line(gz)
         if route == "native":
             planes = gflat.squeeze(2), flat.squeeze(2)
-            gx, gscale, gvalues = native.pointwise_backward(*planes, scale, values, index, needs, shape, transform)
+            gx, gscale, gvalues = native.backward(*planes, scale, values, index, needs, shape, transform)
         else:
             what = gflat, flat, values, index, (*shape[:2], 1, 1), PLAIN
             by_bags = functools.partial(sparse_conv.backward, *what)
