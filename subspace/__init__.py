@@ -18,6 +18,7 @@ from subspace.random import Key
 from subspace.routes import Routes, routes
 from subspace.structured import structured, unstructured
 from subspace.summary import Summary, summary
+from subspace.targets import targets
 from subspace.transforms import dct, fwht, idct
 
 __version__ = version("torch-subspace")
@@ -46,5 +47,6 @@ __all__ = [
     "structured",
     "subspaces",
     "summary",
+    "targets",
     "unstructured",
 ]

@@ -1,24 +1,23 @@
-"""Counts of FLOPs and bytes equal those done by hand, and torch's own where a network is dense."""
+"""What is computed, stored and written to files equals what is done by hand; counting it disturbs nothing."""
 
-import math
+import json
+import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
-from subspace import Key, budgets, methods, recipes, register
-from subspace.embeddings import Gaussian, Sparse
+import subspace
+from subspace import Key, budgets, methods, recipes, register, structured
+from subspace.embeddings import Direction, Scaled
 from subspace.offsets import DCT, Zero
-from subspace.study import models
-from subspace.study.accounting import Meter, computed, flops, reads, stored, transform
+from subspace.study import accounting, models
+from subspace.study.accounting import Meter, computed, computed_forward, flops, stored, weights
 
 IMAGES = torch.from_numpy(Key(0).normal(8 * 784, dtype="float32")).reshape(8, 1, 28, 28)
 LABELS = torch.arange(8)
-NET = models.lenet5(Key(0))
-# Its (m, n, positions) of every weight, and whether its input needs a gradient.
-LENET = [(6, 25, 784, 0), (16, 150, 100, 1), (120, 400, 1, 1), (82, 120, 1, 1), (10, 82, 1, 1)]
 
 
 def loss(net):
@@ -32,116 +31,6 @@ def lenet(recipe, **options):
 def tiny():
     """(1, 4, 4) -> 2 channels of 2 x 2 -> 3 logits; 18 and 24 weights, the first at 4 positions."""
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3, bias=False))
-
-
-def torch_counts(net, images):
-    with FlopCounterMode(display=False) as forward:
-        value = net(images).sum()
-    with FlopCounterMode(display=False) as backward:
-        value.backward()
-    return forward.get_total_flops() / len(images), backward.get_total_flops() / len(images)
-
-
-@pytest.mark.parametrize(
-    ("net", "images"),
-    [
-        (NET, IMAGES),
-        (lenet(recipes.ordinary), IMAGES),
-        (tiny(), torch.ones(2, 1, 4, 4)),
-        (
-            nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 2, (1, 3))),
-            torch.ones(3, 4, 9, 7),
-        ),
-    ],
-    ids=["LeNet-5", "d = 0 and U = identity", "tiny", "strides and padding"],
-)
-def test_a_dense_network_counts_as_torch_counts_it(net, images):
-    counted = flops(net, images[:1])
-    forward, backward = torch_counts(net, images)
-    assert counted.forward == forward
-    assert counted.to_input + counted.to_theta == backward
-    assert counted.dense == counted.to_theta
-    assert counted.step == 0
-
-
-def test_a_grouped_convolution_counts_its_own_inputs():
-    net, images = nn.Conv2d(4, 6, 3, groups=2), torch.ones(1, 4, 5, 4)
-    counted = flops(net, images)
-    assert counted.forward == counted.to_theta == 2 * 6 * 2 * 9 * 6
-    assert counted.forward == torch_counts(net, images)[0]  # torch counts its gradient once per group too many
-
-
-def test_positions_and_gradients_are_those_of_lenet5():
-    found = [(r.shape[0], r.shape[1:].numel(), r.positions, r.differentiated) for r in reads(NET, IMAGES)]
-    assert found == LENET
-    dense = flops(NET, IMAGES)
-    assert dense.forward == 2 * (150 * 784 + 2400 * 100 + 48_000 + 9_840 + 820) == 832_520
-    assert dense.training == 3 * 832_520 - 2 * 150 * 784 == 2_262_360
-
-
-def test_a_sparse_network_counts_two_flops_an_entry_and_position():
-    net = lenet(recipes.random_pruning, dim=600, budget=budgets.epl)  # 120 entries in each tensor
-    counted = flops(net, IMAGES[:1])
-    assert counted.forward == counted.to_theta == 2 * 120 * (784 + 100 + 3)
-    assert counted.to_input == 2 * 120 * (100 + 3)
-    assert counted.growth == counted.forward + counted.to_input + 832_520
-    assert counted.step == 0
-
-
-def test_dctps_counts_its_transforms_and_alpha():
-    counted = flops(lenet(recipes.dctps, dim=50, budget=budgets.epl), IMAGES[:1])  # 10 entries in each tensor
-    forward = to_input = to_theta = 0.0
-    for m, n, positions, differentiated in LENET:
-        q = max(m, n)
-        fft = 2.5 * q * math.log2(q) + 6 * (q // 2 + 1)
-        forward += positions * (fft + m + m + 2 * 10)  # the transform, its sum with S x, alpha, S x
-        to_input += differentiated * positions * (fft + n + m + 2 * 10)
-        to_theta += positions * (2 * m + 2 * 10)
-    assert counted.forward == pytest.approx(forward)
-    assert counted.to_input == pytest.approx(to_input)
-    assert counted.to_theta == pytest.approx(to_theta)
-
-
-def test_dense_offsets_and_embeddings_have_w_built():
-    frozen = flops(lenet(recipes.freezenet, dim=50, budget=budgets.epl), IMAGES[:1])
-    assert (frozen.forward, frozen.to_input) == (832_520, 832_520 - 2 * 150 * 784)
-    assert frozen.to_theta == 2 * 10 * (784 + 100 + 3)
-    assert frozen.step == 50
-    dense = flops(lenet(recipes.random_subspace, dim=7), IMAGES[:1])
-    assert (dense.training, dense.step) == (2_262_360, 2 * 2 * 61_210 * 7)
-
-
-def test_parts_add_up_in_a_tiny_network():
-    net = tiny()
-    register(net[0], "weight", DCT(net[0].weight), Sparse(net[0].weight, index=torch.tensor([0, 5, 17])))
-    register(net[2], "weight", Zero(net[2].weight), Gaussian(net[2].weight, 4, key=Key(0)))
-    counted = flops(net, torch.ones(1, 1, 4, 4))
-    nine = 2.5 * 9 * math.log2(9) + 6 * 5
-    assert counted.forward == pytest.approx(4 * (nine + 2 + 2 * 3) + 2 * 24)
-    assert counted.to_input == 2 * 24
-    assert counted.to_theta == 4 * 2 * 3 + 2 * 24
-    assert counted.step == 2 * 2 * 24 * 4
-    assert counted.dense == 4 * 2 * 18 + 2 * 24
-    assert transform(9) == pytest.approx(nine)
-
-
-def test_counting_leaves_the_network_as_it_is():
-    net = nn.Sequential(nn.BatchNorm2d(1), recipes.random_pruning(tiny(), density=0.5))
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    flops(net, torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert all(module.training for module in net.modules())
-    assert not any(module._forward_hooks for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-
-
-def test_a_subspace_that_cannot_be_counted_is_named():
-    net = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
-    register(net[0], "weight", Zero(net[0].weight), Sparse(net[0].weight, 2, key=Key(0)))
-    register(net[1], "bias", Zero(net[1].bias), Sparse(net[1].bias, 1, key=Key(0)))
-    with pytest.raises(
-        TypeError, match=r"FLOPs are counted of the weights of linear layers and convolutions, got 0.weight, 1.bias$"
-    ):
-        flops(net, torch.ones(1, 4))
 
 
 def test_what_plain_layers_compute_is_dense_and_includes_u_theta():
@@ -177,3 +66,88 @@ def test_stored_bytes_are_those_of_dense_weights_theta_and_a_chosen_index():
     assert stored(models.lenet5(Key(0))) == stored(lenet(recipes.ordinary)) == 4 * 61_210
     assert stored(lenet(recipes.random_pruning, dim=600)) == 4 * 600
     assert stored(lenet(recipes.magnitude, dim=600)) == (4 + 4) * 600
+
+
+def everything():
+    """A layer of every kind that recipes take, and some that they do not."""
+    return nn.ModuleList(
+        [
+            *(make(2, 4, 3) for make in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+            *(make(2, 4, 3) for make in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+            nn.Linear(3, 4),
+            nn.Bilinear(2, 3, 4),
+            nn.MultiheadAttention(4, 2),
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+            nn.BatchNorm1d(3),
+            nn.Embedding(5, 2),
+        ]
+    )
+
+
+def test_weights_are_those_that_recipes_take_before_and_after():
+    taken = recipes.ordinary(everything())
+    assert weights(everything()) == weights(taken) == subspace.summary(taken).weights
+    assert stored(everything()) == stored(taken) == 4 * weights(taken)
+    some = recipes.random_pruning(everything(), dim=50, exclude=["3", "8"])
+    assert weights(some) == weights(taken)
+
+
+def test_frozen_weights_are_not_stored():
+    net = tiny()
+    net[0].weight.requires_grad_(False)
+    assert stored(net) == 4 * 24
+
+
+@pytest.mark.parametrize("recipe", [recipes.ordinary, recipes.dctps, recipes.random_subspace])
+def test_file_bytes_are_those_of_real_files(recipe, tmp_path):
+    net = nn.Sequential(tiny(), nn.BatchNorm1d(3))
+    net = recipe(net, **({} if recipe is recipes.ordinary else {"dim": 12}))
+    subspace.save(net, tmp_path / "ours")
+    assert accounting.file_bytes(structured(net)) == os.path.getsize(tmp_path / "ours")
+    dense = {name: tensor.contiguous() for name, tensor in subspace.materialize(net).state_dict().items()}
+    save_file(dense, tmp_path / "dense")
+    assert accounting.file_bytes_dense(net) == os.path.getsize(tmp_path / "dense")
+    assert accounting.file_bytes_dense(net) > 4 * (18 + 2 + 24 + 4 * 3) + 8
+
+
+def test_a_plain_network_has_the_file_of_a_dense_one():
+    assert (
+        accounting.file_bytes(tiny())
+        == accounting.file_bytes_dense(tiny())
+        == accounting.file_bytes_dense(recipes.dctps(tiny(), dim=5))
+    )
+
+
+def test_tied_and_channels_last_tensors_have_files_too():
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Linear(2, 2), nn.Linear(2, 2)).to(memory_format=torch.channels_last)
+    net[2].weight = net[1].weight
+    recipes.random_pruning(net, dim=2, include=["0"])
+    assert 0 < accounting.file_bytes_dense(net) - 4 * (4 + 2 + 4 + 2 + 2) < 500
+
+
+def test_tensors_are_listed_with_what_moves_them():
+    rows = accounting.tensors(recipes.dctps(tiny(), dim=14, budget=budgets.epl))
+    first = {"name": "0.weight", "shape": [2, 1, 3, 3], "offset": "Zero", "embedding": "Direction(DCT) + Sparse"}
+    assert rows[0] == {**first, "numel": 18, "dim": 7, "density": 7 / 18}
+    assert [row["dim"] for row in rows] == [7, 7]
+    assert json.loads(json.dumps(rows)) == rows
+    shared = accounting.tensors(recipes.random_subspace(tiny(), dim=5))
+    assert [(row["dim"], row["density"]) for row in shared] == [(5, 5 / 18), (5, 5 / 24)]
+    assert accounting.tensors(tiny()) == []
+    scaled = nn.Linear(4, 4)
+    register(scaled, "weight", Zero(scaled.weight), Scaled(Direction(DCT(scaled.weight)), torch.ones(1)))
+    assert accounting.tensors(scaled)[0]["dim"] == 0
+
+
+def test_counting_moves_no_buffer_generator_mode_or_gradient():
+    net = nn.Sequential(recipes.dctps(tiny(), dim=10), nn.BatchNorm1d(3), nn.Dropout())
+    structured(net)
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    inputs = torch.from_numpy(Key(2).normal(4 * 16, dtype="float32")).reshape(4, 1, 4, 4)
+    flops(net, inputs), computed(net, lambda net: net(inputs).sum(), 4), computed_forward(net, inputs)
+    accounting.file_bytes(net), accounting.file_bytes_dense(net), accounting.tensors(net), stored(net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -1,72 +1,151 @@
-"""What is run: everything that influences a result is in one frozen `Run`, and a `Study` is a grid of them."""
+"""What is run: everything that influences a result is in one frozen `Run`, and a `Study` is a grid of them.
+
+All of it is plain dataclasses, so a `Study` is what a TOML or JSON file says, one to one (`study.files`). A method, a
+model, a data set, an optimizer and a schedule are each an entry: a name, or a table of a name and its options, as
+"rigl" or {name = "rigl", delta_t = 100}.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 import subspace
 from subspace.study.methods import BASIC, METHODS, method
 
+Entry: TypeAlias = str | dict[str, Any]
+DENSITIES = (0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an entry means: a name, and the options that go with it, by name."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __str__(self) -> str:
+        return ", ".join([self.name, *(f"{name}={value}" for name, value in sorted(self.options.items()))])
+
+    @classmethod
+    def of(cls, entry: Entry | Choice, what: str) -> Choice:
+        """The choice an entry stands for; ValueError, naming `what` it was to be, for a table without a name."""
+        if isinstance(entry, Choice):
+            return entry
+        options = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = options.pop("name", None)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{what} must be a name or a table with one, got {entry!r}")
+        return cls(name, options)
+
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained, with Adam: `learning_rate` is that of the dense network (see `study.train`)."""
+    """How a network is trained. ValueError, naming the field, for a value that is out of range.
+
+    optimizer: a class of `torch.optim`, with options: {name = "SGD", momentum = 0.9}.
+    learning_rate: that of the dense network. scaling: "root", for learning_rate / density^(1/2) at every density (see
+    `study.loop`), or "none".
+    schedule: a class of `torch.optim.lr_scheduler`, stepped after every epoch; "" for none.
+    validation: the share of the training samples that is held apart and never trained on.
+    structured: whether layers compute with d and U themselves, as `subspace.structured` has it.
+    device: torch's name of it. threads: torch's, in every process.
+    processes: over how many a batch is divided; more than one is started by torchrun.
+    """
 
     epochs: int = 4
     batch: int = 128
+    optimizer: Entry = "Adam"
     learning_rate: float = 3e-3
+    scaling: Literal["root", "none"] = "root"
+    schedule: Entry = ""
+    validation: float = 0.0
+    structured: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    processes: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        for name, value in (("epochs", self.epochs), ("batch", self.batch)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("epochs", "batch", "threads", "processes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch < self.processes:
+            raise ValueError(f"batch must be at least processes, {self.processes}, got {self.batch}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if self.scaling not in ("root", "none"):
+            raise ValueError(f"scaling must be root or none, got {self.scaling!r}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        Choice.of(self.optimizer, "optimizer")
+        if self.schedule:
+            Choice.of(self.schedule, "schedule")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ValueError for an unknown method, or a density that is not in (0, 1] (None: ordinary's).
+    """One training run, of exactly one of a density in (0, 1] and a dim (neither: ordinary's).
 
-    options: the method's own numbers, by name; None stands for those in `METHODS`.
+    The method's options are completed from `METHODS`. ValueError for an unknown method or option, a density or dim out
+    of range, or a negative seed.
     """
 
-    method: str
-    density: float | None
-    seed: int
-    model: str = "lenet5"
-    data: str = "mnist5k"
-    training: Training = field(default_factory=Training)
-    options: tuple[tuple[str, float], ...] | None = None
+    method: Choice
+    model: Choice = Choice("lenet5")
+    data: Choice = Choice("mnist5k")
+    density: float | None = None
+    dim: int | None = None
+    seed: int = 0
+    train: Training = field(default_factory=Training)
     version: str = subspace.__version__
 
     def __post_init__(self) -> None:
-        expected = method(self.method).options
-        options = dict(expected if self.options is None else self.options)
-        if options.keys() != expected.keys():
-            names = [", ".join(sorted(given)) or "none" for given in (expected, options)]
-            raise ValueError(f"options of {self.method} must be {names[0]}, got {names[1]}")
-        object.__setattr__(self, "options", tuple(sorted(options.items())))
-        if not method(self.method).has_density:
-            if self.density is not None:
-                raise ValueError(f"density must be None for {self.method}, got {self.density}")
-        elif self.density is None or not 0 < self.density <= 1:
+        known, name = method(self.method.name), self.method.name
+        object.__setattr__(self, "method", Choice(name, known.completed(name, self.method.options)))
+        if not known.has_density:
+            if self.density is not None or self.dim is not None:
+                raise ValueError(f"density and dim must be None for {name}, got {self.density} and {self.dim}")
+        elif (self.density is None) == (self.dim is None):
+            raise ValueError(f"exactly one of density and dim must be given, got {self.density} and {self.dim}")
+        elif self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density must be in (0, 1], got {self.density}")
-        else:
+        elif self.dim is not None and self.dim < 1:
+            raise ValueError(f"dim must be at least 1, got {self.dim}")
+        if self.density is not None:
             object.__setattr__(self, "density", float(self.density))
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
     def __str__(self) -> str:
-        density = "" if self.density is None else f", density {self.density:g}"
-        return f"{METHODS[self.method].label}{density}, seed {self.seed}"
+        usual = (self.model, self.data) == (Run.model, Run.data)
+        where = [] if usual else [f"{self.model} on {self.data}"]
+        return ", ".join([self.label, *([self.size] if self.size else []), f"seed {self.seed}", *where])
 
     @property
+    def label(self) -> str:
+        """The method, and those of its options that are not as ever."""
+        return label(self.method)
+
+    @property
+    def size(self) -> str:
+        """How much is trained, in words; empty for ordinary training."""
+        if self.dim is not None:
+            return f"dim {self.dim:,}"
+        return "" if self.density is None else f"density {self.density:g}"
+
+    @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits: the name of this run's directory."""
         return hashlib.sha256(canonical(self.configuration()).encode()).hexdigest()[:16]
@@ -74,54 +153,92 @@ class Run:
     @property
     def epochs(self) -> int:
         """How many there are at most, those of the rounds that choose U included."""
-        return self.training.epochs * (1 + int(dict(self.options or ()).get("rounds", 0)))
+        return self.train.epochs * (1 + int(self.method.options.get("rounds", 0)))
 
     @property
     def cost(self) -> float:
         """The expected time, in epochs of ordinary training."""
-        return self.epochs * METHODS[self.method].cost(self.density or 1.0)
+        return self.epochs * method(self.method.name).cost(self.density or 0.01)
 
     def configuration(self) -> dict[str, Any]:
-        """All of it as JSON has it, options only where there are any; `Run.parse` is the inverse."""
-        fields = asdict(self)
-        options = dict(fields.pop("options"))
-        return {**fields, "options": options} if options else fields
+        """All of it as JSON has it; `Run.parse` is the inverse."""
+        return asdict(self)
 
     @classmethod
-    def parse(cls, configuration: dict[str, Any]) -> Run:
+    def parse(cls, configuration: Mapping[str, Any]) -> Run:
         """The run whose `configuration()` is this."""
-        training, options = Training(**configuration["training"]), configuration.get("options", {})
-        return cls(**{**configuration, "training": training, "options": tuple(options.items())})
+        choices = {name: Choice(**configuration[name]) for name in ("method", "model", "data")}
+        return cls(**{**configuration, **choices, "train": Training(**configuration["train"])})
 
 
 @dataclass(frozen=True)
 class Study:
-    """Methods x densities x seeds; ordinary training has no density and is there once per seed."""
+    """Methods x densities (or dims) x seeds x models x data; ordinary training has no density, and is there once.
 
-    methods: tuple[str, ...] = BASIC
-    densities: tuple[float, ...] = (0.1, 0.01, 0.001)
-    seeds: int = 3
-    training: Training = field(default_factory=Training)
+    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions in (0, 1], or in their place
+    dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... ValueError for a list that is empty, or for
+    both densities and dims.
+    """
+
+    name: str = "study"
+    methods: tuple[Entry, ...] = BASIC
+    densities: tuple[float, ...] | None = None
+    dims: tuple[int, ...] | None = None
+    seeds: int | tuple[int, ...] = 3
+    models: tuple[Entry, ...] = ("lenet5",)
+    data: tuple[Entry, ...] = ("mnist5k",)
+    train: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        if self.densities is None and self.dims is None:
+            object.__setattr__(self, "densities", DENSITIES)
+        if self.densities is not None and self.dims is not None:
+            raise ValueError(f"densities or dims must be given, not both, got {self.densities} and {self.dims}")
         if not self.methods:
             raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
-        if not self.densities:
-            raise ValueError("densities must be some numbers in (0, 1], got none")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if not self.data:
+            names = [Choice.of(name, "method").name for entry in self.methods for name in every(entry)]
+            needing = [name for name in names if method(name).needs_data]
+            also = f", which {', '.join(needing)} also choose U by" if needing else ""
+            raise ValueError(f"data must be at least one data set to train on{also}, got none")
+        for name in ("densities", "dims", "models"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} must have at least one entry, got none")
+        if self.seeds == () or (isinstance(self.seeds, int) and self.seeds < 1):
+            raise ValueError(f"seeds must be at least one, got {self.seeds or 'none'}")
+        if not self.name or set(self.name) & set("/\\") or self.name.startswith(".") or self.name == "runs":
+            raise ValueError(f"name must be that of a folder other than runs, got {self.name!r}")
 
     def runs(self) -> list[Run]:
-        """Every run once, by method, density and seed. ValueError for what a `Run` does not take."""
+        """Every run once, by data, model, method, size and seed. ValueError for what a `Run` does not take."""
+        if self.dims is not None:
+            sizes: list[dict[str, Any]] = [{"dim": dim} for dim in self.dims]
+        else:
+            sizes = [{"density": density} for density in self.densities or ()]
         grid = (
-            Run(name, density, seed, training=self.training)
-            for name in self.methods
-            for density in (self.densities if method(name).has_density else [None])
-            for seed in range(self.seeds)
+            Run(chosen, model, data, seed=seed, train=self.train, **size)
+            for data in (Choice.of(entry, "data") for entry in self.data)
+            for model in (Choice.of(entry, "model") for entry in self.models)
+            for chosen in (Choice.of(name, "method") for entry in self.methods for name in every(entry))
+            for size in (sizes if method(chosen.name).has_density else [{}])
+            for seed in (range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
         )
         return list(dict.fromkeys(grid))
+
+
+def every(entry: Entry) -> Iterable[Entry]:
+    """The entries that an entry for methods stands for: "all" is each of `METHODS`."""
+    return METHODS if entry == "all" else [entry]
+
+
+def label(chosen: Choice) -> str:
+    """A method's label, and its options where they are not those of `METHODS`."""
+    known = method(chosen.name)
+    other = [f"{name}={value}" for name, value in chosen.options.items() if known.options.get(name) != value]
+    return ", ".join([known.label, *other])
 
 
 def canonical(value: object) -> str:
     """The one JSON text of a value: sorted keys, no blanks; ValueError for numbers that JSON does not have."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -28,9 +29,6 @@ class LiveProgress(Progress):
         self.tasks: dict[Run, TaskID] = {}
         self.epochs: dict[Run, int] = {}
 
-    def __exit__(self, *exception: object) -> None:
-        self.bars.stop()
-
     def expect(self, runs: Sequence[Run]) -> None:
         super().expect(runs)
         width = 2 + max((len(str(run)) for run in runs), default=0)  # so that the bars stay where they are
@@ -38,15 +36,17 @@ class LiveProgress(Progress):
         self.bars.start()
 
     def begin(self, run: Run) -> None:
-        self.tasks[run] = self.bars.add_task(f"  {run}", total=run.epochs, count="starting")
+        if run not in self.tasks:
+            self.tasks[run] = self.bars.add_task(f"  {run}", total=run.epochs, count="starting")
 
-    def epoch(self, run: Run, epochs: int) -> None:
-        self.epochs[run] = epochs
+    def epoch(self, run: Run, figures: dict[str, Any]) -> None:
+        self.epochs[run] = epochs = figures["epoch"]
         self.bars.update(self.tasks[run], completed=epochs, count=f"epoch {epochs}/{run.epochs}")
         self._move()
 
     def end(self, run: Run, record: Record) -> None:
-        self.bars.remove_task(self.tasks.pop(run))
+        if run in self.tasks:
+            self.bars.remove_task(self.tasks.pop(run))
         self.epochs.pop(run, None)
         super().end(run, record)
         self._move()
@@ -54,6 +54,9 @@ class LiveProgress(Progress):
     def show(self, text: str, failed: bool) -> None:
         if failed:
             self.say(text)
+
+    def close(self) -> None:
+        self.bars.stop()
 
     def _move(self) -> None:
         under_way = sum(run.cost * epochs / run.epochs for run, epochs in self.epochs.items())

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from rich.console import Console
 
+from subspace.study.callbacks import Callback
 from subspace.study.config import Run
 from subspace.study.store import Record
 
 
-class Progress(AbstractContextManager["Progress"]):
+class Progress(Callback):
     """One line per run that ends, and per message; no control codes unless the console is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def __exit__(self, *exception: object) -> None:
-        return None
-
     def expect(self, runs: Sequence[Run]) -> None:
-        """Say once, before the first begins, which runs will be done."""
         self.runs, self.done, self.began = len(runs), 0, time.monotonic()
         self.cost = self.left = sum(run.cost for run in runs)
 
@@ -31,14 +27,7 @@ class Progress(AbstractContextManager["Progress"]):
         """Seconds since `expect`."""
         return time.monotonic() - self.began
 
-    def begin(self, run: Run) -> None:
-        """A worker has begun a run."""
-
-    def epoch(self, run: Run, epochs: int) -> None:
-        """A run has done so many epochs."""
-
     def end(self, run: Run, record: Record) -> None:
-        """A run has ended, well or not."""
         self.done += 1
         self.left -= run.cost
         self.show(outcome(run, record), failed=record["status"] == "failed")
@@ -49,7 +38,6 @@ class Progress(AbstractContextManager["Progress"]):
         self.say(f"{self.done}/{self.runs}  {text}" + (f"  (about {duration(seconds)} left)" if self.left > 0 else ""))
 
     def say(self, text: str) -> None:
-        """One line, as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -58,7 +46,7 @@ def outcome(run: Run, record: Record) -> str:
     if record["status"] == "failed":
         return f"FAILED  {run}: {record['error']}"
     metrics = record["metrics"]
-    return f"{run}: {metrics['test_accuracy'][-1]:.1%} in {metrics['seconds']:.1f} s"
+    return f"{run}: {metrics['epochs'][-1]['test_accuracy']:.1%} in {metrics['seconds']:.1f} s"
 
 
 def duration(seconds: float) -> str:
@@ -68,4 +56,6 @@ def duration(seconds: float) -> str:
     '1 min 15 s'
     """
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -4,51 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from subspace import Key, methods
-from subspace.methods import Objective
+from subspace.methods import LotteryTicket, Objective
+from subspace.study.data import Samples
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method's part of a run: images (n, ...) and labels (n,) are those to train on, steps the optimizer's.
+    """A method's part of a run.
 
-    options are the method's own, by name; fit(model) trains a model as the run's last training does, in place.
+    size: {"density": fraction} or {"dim": number}, what a recipe takes; empty for ordinary training. density: the same
+    as a fraction of the weights. options: the method's own, by name. samples: those to train on. steps: the optimizer's.
+    fit(model) trains a model as the run's last training does, in place. resume(search) puts the search for a lottery
+    ticket where the run was interrupted, and keeps it from then on.
     """
 
+    size: Mapping[str, Any]
     density: float
     seed: int
-    options: Mapping[str, float]
-    images: Tensor
-    labels: Tensor
+    options: Mapping[str, Any]
+    samples: Samples
     steps: int
     fit: Callable[[nn.Module], object]
+    resume: Callable[[LotteryTicket], object] = lambda search: None
+    device: torch.device = torch.device("cpu")
 
     def loss(self, samples: float) -> Objective:
         """The cross-entropy on one batch drawn from the seed, the same at every call: the usual data of a saliency."""
-        return self._loss(self._key.permutation(len(self.images))[: int(samples)].tolist())
+        return self._loss(torch.from_numpy(self._key.permutation(len(self.samples))[: int(samples)]))
 
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
         """The cross-entropy of logits / temperature on so many samples of every class: the data of GraSP."""
         places = []
-        for label in sorted(set(self.labels.tolist())):
-            members = (self.labels == label).nonzero().squeeze(1)
+        for label in sorted(set(self.samples.labels.tolist())):
+            members = (self.samples.labels == label).nonzero().squeeze(1)
             drawn = self._key.fold(str(label)).permutation(len(members))[: int(per_class)]
-            places += members[torch.from_numpy(drawn)].tolist()
-        return self._loss(places, temperature)
+            places.append(members[torch.from_numpy(drawn)])
+        return self._loss(torch.cat(places), temperature)
 
     def flow(self) -> Objective:
-        """The objective of SynFlow, for images of these shapes; no data."""
-        return methods.flow(1, *self.images.shape[1:])
+        """The objective of SynFlow, for inputs of these shapes; no data."""
+        return methods.flow(1, *self.samples.batch(torch.zeros(1, dtype=torch.long))[0].shape[1:])
 
     @property
     def _key(self) -> Key:
         return Key(self.seed).fold("objective")
 
-    def _loss(self, places: list[int], temperature: float = 1.0) -> Objective:
-        images, labels = self.images[places], self.labels[places]
-        return lambda net: cross_entropy(net(images) / temperature, labels)
+    def _loss(self, places: Tensor, temperature: float = 1.0) -> Objective:
+        inputs, labels = (tensor.to(self.device) for tensor in self.samples.batch(places))
+        return lambda net: cross_entropy(net(inputs) / temperature, labels)

@@ -5,89 +5,92 @@ No test figure chooses anything: the accuracy of a run is the one after its last
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import subspace
 from subspace import Key
 from subspace.study import accounting, data, models
 from subspace.study.config import Run
-from subspace.study.loop import Loop
+from subspace.study.data import Data, Samples
+from subspace.study.loop import Keeper, Loop
+from subspace.study.methods import method
+from subspace.study.metrics import Metrics
+from subspace.study.parallel import Team
+from subspace.study.state import State, restore_model, seeded
 
 
-@dataclass
-class Metrics:
-    """What a run measured. Lists have one entry per epoch after U is chosen; sizes are those `subspace.summary` counts.
+class Nowhere:
+    """A keeper of nothing: a run that begins at the start and, if it is interrupted, begins there again."""
 
-    FLOPs and bytes are those of `study.accounting`. The rounds of IMP train, so they are part of training here.
+    def load(self) -> State | None:
+        return None
+
+    def save(self, state: State) -> None:
+        pass
+
+
+def train(run: Run, keeper: Keeper | None = None) -> dict[str, Any]:
+    """The `Metrics` of a run as a dictionary; keeper: where it keeps what it can be resumed from, after every epoch.
+
+    FloatingPointError where the loss stops being finite, ValueError for what the configuration names and there is not.
+    No global generator is read, nor moved in the end.
     """
-
-    weights: int  # numbers in the re-parametrized tensors, N
-    dim: int  # numbers trained in place of them
-    alpha: int  # how many of these scale an offset
-    beside: dict[str, int]  # numbers trained beside them, by kind
-    trained_bytes: int
-    learning_rate: float
-    train_loss: list[float] = field(default_factory=list)  # mean over the epoch's batches, nats
-    test_accuracy: list[float] = field(default_factory=list)  # fraction of the test images
-    seconds: float = 0.0  # wall time of building and training
-    samples: int = 0  # images trained on, with repetition
-    flops_init: int = 0  # to choose U, in all, as computed
-    flops_training: float = 0.0  # per sample, the mean over all steps
-    flops_final: float = 0.0  # per sample, a forward pass of the trained network
-    flops_total: float = 0.0  # to choose U and to train
-    flops_dense: float = 0.0  # per sample, a forward and a backward pass that build every W
-    stored_init: int = 0  # bytes at the start, with the dense weights where U is chosen by them
-    stored_training: int = 0  # bytes, the most at the end of an epoch
-    stored_bytes: int = 0  # of the trained network
+    with Team.joined(run) as team:
+        whole, key = data.load(run.data), Key(run.seed)  # loading is not the run's time
+        samples, validation = held_apart(whole.train, run.train.validation)
+        loop = Loop(run, whole._replace(train=samples), validation, team, keeper or Nowhere())
+        with seeded(key.fold("generators"), loop.device):
+            model = choose(loop, models.build(run.model, whole, key.fold("init")).to(loop.device))
+        loop.train(model, loop.setting().density)
+        return asdict(finished(loop, model))
 
 
-def train(run: Run, report: Callable[[int], None] = lambda epochs: None) -> dict[str, object]:
-    """The `Metrics` of a run as a dictionary; `report(epochs done)` is called after each epoch.
-
-    FloatingPointError where the loss stops being finite. No global generator is read or moved.
-    """
-    digits = getattr(data, run.data)()  # loading is not the run's time
-    started = time.perf_counter()
-    loop, density = Loop(run, digits, report), run.density or 1.0
-    model = loop.choose(getattr(models, run.model)(Key(run.seed).fold("init")))
-    metrics = measured(model, loop.rate(density))
-    for loss in loop.epochs(model, density):
-        metrics.train_loss.append(loss)
-        metrics.test_accuracy.append(accuracy(model, digits.test_images, digits.test_labels))
-    metrics.seconds = time.perf_counter() - started
-    account(metrics, model, loop)
-    return asdict(metrics)
+def held_apart(samples: Samples, share: float) -> tuple[Samples, Samples | None]:
+    """The samples to train on, and those to validate on: the same share, at random, of every run. None for no share."""
+    if not share:
+        return samples, None
+    order = torch.from_numpy(Key(0).fold("validation").permutation(len(samples)))
+    apart = round(share * len(samples))
+    if not 0 < apart < len(samples):
+        raise ValueError(f"validation must leave some of {len(samples)} samples on either side, got {share}")
+    return samples.subset(order[apart:].sort().values), samples.subset(order[:apart].sort().values)
 
 
-def measured(model: nn.Module, rate: float) -> Metrics:
-    """What is known before training."""
+def choose(loop: Loop, dense: nn.Module) -> nn.Module:
+    """The dense network re-parametrized by the run's method, or as it was when the run was interrupted."""
+    chosen, metrics = method(loop.run.method.name), loop.metrics
+    metrics.weights = sum(weight.numel() for *_, weight in subspace.targets(dense).values())
+    loop.dense = accounting.stored(dense)
+    metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)
+    if loop.resumed and loop.resumed["search"] is None:
+        return restore_model(dense, loop.resumed["model"])
+    with loop.meter:
+        model = chosen.apply(dense, loop.setting())
+    loop.search = None
+    loop.team.agree(model)
     size = subspace.summary(model)
-    return Metrics(size.weights, size.dim, size.alpha, dict(size.beside), size.trained_bytes, rate)
+    metrics.dim, metrics.alpha, metrics.beside = size.dim, size.alpha, dict(size.beside)
+    metrics.trained_bytes, metrics.flops_init = size.trained_bytes, loop.meter.flops
+    metrics.stored_init = accounting.stored(model) + loop.dense * chosen.from_dense
+    return model
 
 
-def account(metrics: Metrics, model: nn.Module, loop: Loop) -> None:
-    """What is known after it."""
-    batch = min(loop.run.training.batch, len(loop.data.train_images))
-    metrics.samples = loop.samples
-    metrics.flops_init = loop.flops_init
-    metrics.flops_training = loop.flops / loop.samples
-    metrics.flops_final = accounting.flops(model, loop.data.train_images[:1]).forward
-    metrics.flops_total = loop.flops_init + loop.flops
-    metrics.stored_init = loop.stored_init
-    metrics.stored_training = loop.stored
+def finished(loop: Loop, model: nn.Module) -> Metrics:
+    """The metrics with what is known after training."""
+    metrics, inputs = loop.metrics, loop.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(loop.device)
+    metrics.flops_training = metrics.flops_total / metrics.samples
+    metrics.flops_total += metrics.flops_init
+    metrics.flops_forward = accounting.flops(model, inputs).forward
+    metrics.tensors = accounting.tensors(model)
     metrics.stored_bytes = accounting.stored(model)
-    metrics.flops_dense = accounting.computed(subspace.unstructured(model), loop.setting.loss(batch), batch)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The fraction of the images whose largest logit is at their label."""
-    model.eval()
-    logits = torch.cat([model(images[start : start + 500]) for start in range(0, len(images), 500)])
-    model.train()
-    return (logits.argmax(dim=1) == labels).double().mean().item()
+    metrics.file_bytes, metrics.file_bytes_dense = accounting.file_bytes(model), accounting.file_bytes_dense(model)
+    metrics.reduced_bytes = loop.team.reduced_bytes
+    batch = min(loop.run.train.batch, len(loop.data.train))
+    dense = subspace.unstructured(model)
+    metrics.flops_dense_training = accounting.computed(dense, loop.setting().loss(batch), batch)
+    metrics.flops_dense_forward = accounting.computed_forward(dense, inputs)
+    return metrics

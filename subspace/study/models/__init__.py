@@ -1,5 +1,89 @@
-"""Networks to compare methods on: functions from a `Key` to a freshly initialised model."""
+"""Networks to compare methods on: one function for each from a `Key` to a freshly initialised model, and yours.
 
+A new one is a file and a line in `MODELS`. One of your own is named by its import path, as "mypkg.mymodule:build", and
+one of torchvision, timm or transformers as "timm:resnet18" (`libraries`). A function is given by name those of
+num_classes, input_shape, in_channels, image_size and key that it has a parameter for, and the options of its entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from subspace import Key
+from subspace.study.config import Choice
+from subspace.study.data import Data
+from subspace.study.data.options import called
+from subspace.study.locate import imported, nearest
+from subspace.study.models.conv1d import conv1d
+from subspace.study.models.fixup_resnet110 import fixup_resnet110
 from subspace.study.models.lenet5 import lenet5
+from subspace.study.models.libraries import LIBRARIES, of_library
+from subspace.study.models.mlp import mlp
+from subspace.study.models.mobilenet_v2 import mobilenet_v2
+from subspace.study.models.resnet18 import resnet18
+from subspace.study.models.resnet20 import resnet20
+from subspace.study.models.resnet50 import resnet50
+from subspace.study.models.seeded import seeded
+from subspace.study.models.vgg19 import vgg19
+from subspace.study.models.vit_tiny import vit_tiny
 
-__all__ = ["lenet5"]
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": lenet5,
+    "mlp": mlp,
+    "conv1d": conv1d,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "vgg19": vgg19,
+    "mobilenet_v2": mobilenet_v2,
+    "fixup_resnet110": fixup_resnet110,
+    "vit_tiny": vit_tiny,
+}
+__all__ = ["MODELS", "build", *MODELS]
+
+
+def build(choice: Choice, data: Data, key: Key) -> nn.Module:
+    """The choice's model for this data, initialised from the key; no global generator is moved.
+
+    ValueError for a name or an option that is not known, and for what is not a model.
+    """
+    facts = {**facts_of(data), "key": key}
+    with seeded(key):
+        if choice.name.partition(":")[0] in LIBRARIES:
+            model = of_library(choice.name, facts, choice.options)
+        else:
+            model = called(named(choice.name), choice, facts)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__} from {choice.name!r}")
+    return model
+
+
+def facts_of(data: Data) -> dict[str, Any]:
+    """What a model may want to know: num_classes, input_shape, and of images or signals in_channels and image_size.
+
+    image_size is one number where all sides are equal, and all of them where they are not.
+    """
+    shape = tuple(data.train.batch(torch.tensor([0]))[0].shape[1:])
+    facts: dict[str, Any] = {"num_classes": data.num_classes, "input_shape": shape}
+    if len(shape) > 1:
+        facts |= {"in_channels": shape[0], "image_size": shape[1] if len({*shape[1:]}) == 1 else shape[1:]}
+    return facts
+
+
+def named(name: str) -> Callable[..., nn.Module]:
+    """The function called `name` or at that import path; ValueError with the names, and the nearest, if none."""
+    if name in MODELS:
+        return MODELS[name]
+    if ":" not in name:
+        known = ", ".join(MODELS)
+        raise ValueError(
+            f"model must be one of {known} or an import path MODULE:NAME, got {name!r}{nearest(name, MODELS)}"
+        )
+    found = imported(name, "model")
+    if not callable(found):
+        raise ValueError(f"model must be a function that returns one, got {type(found).__name__} at {name!r}")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,29 @@
+"""What a method costs, counted on a real forward pass of the real model and measured on real files.
+
+products  what a sample's products with d and U theta take, by what is sparse or fast: the table of the rules
+passes    a pass of a model, layer by layer: `flops`, which counts those of linear layers and convolutions by the table
+          and all else as torch does
+meter     torch's own count, of what is computed as it is
+sizes     numbers, bytes and files
+"""
+
+from subspace.study.accounting.meter import Meter, computed, computed_forward
+from subspace.study.accounting.passes import Read, flops, reads
+from subspace.study.accounting.products import Flops, transform
+from subspace.study.accounting.sizes import file_bytes, file_bytes_dense, stored, tensors, weights
+
+__all__ = [
+    "Flops",
+    "Meter",
+    "Read",
+    "computed",
+    "computed_forward",
+    "file_bytes",
+    "file_bytes_dense",
+    "flops",
+    "reads",
+    "stored",
+    "tensors",
+    "transform",
+    "weights",
+]

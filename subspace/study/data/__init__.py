@@ -1,0 +1,86 @@
+"""Data sets to compare methods on: one function from its options to a `Data` for each, and yours by import path.
+
+A new one is a file and a line in `DATA`. One of your own is named by its import path, as "mypkg.mymodule:make": a
+function from options to a `Data`, or to a pair (train, test) of map-style Datasets of (input, label), or to three,
+(train, test, num_classes); samples may be ours too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from subspace.study.data.cifar import cifar10, cifar100
+from subspace.study.data.digits import digits
+from subspace.study.data.mnist1d import mnist1d
+from subspace.study.data.mnist5k import mnist5k
+from subspace.study.data.options import called
+from subspace.study.data.samples import Data, Items, Samples, Tensors
+from subspace.study.data.split import stratified
+from subspace.study.data.tiny_imagenet import tiny_imagenet
+from subspace.study.locate import imported, nearest
+
+if TYPE_CHECKING:
+    from subspace.study.config import Choice  # which imports this package
+
+DATA: dict[str, Callable[..., Data]] = {
+    "mnist5k": mnist5k,
+    "digits": digits,
+    "mnist1d": mnist1d,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tiny_imagenet": tiny_imagenet,
+}
+__all__ = ["DATA", "Data", "Items", "Samples", "Tensors", "load", "stratified", *DATA]
+
+
+@lru_cache(maxsize=2)
+def load(choice: Choice) -> Data:
+    """The data of a choice; a process keeps the last two.
+
+    ValueError for a name or an option that is not known, and for what is not data to train and to test on (`checked`).
+    """
+    return checked(called(named(choice.name), choice), choice.name)
+
+
+def named(name: str) -> Callable[..., Any]:
+    """The function called `name` or at that import path; ValueError with the names, and the nearest, if none."""
+    if name in DATA:
+        return DATA[name]
+    if ":" not in name:
+        raise ValueError(
+            f"data must be one of {', '.join(DATA)} or an import path MODULE:NAME, got {name!r}{nearest(name, DATA)}"
+        )
+    found = imported(name, "data")
+    if not callable(found):
+        raise ValueError(f"data must be a function that returns data, got {type(found).__name__} at {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def checked(made: Any, name: str) -> Data:
+    """What a function of that name returned, as a `Data`.
+
+    ValueError if it is not two or three of them, if one is no Dataset or has no samples, or if a label is out of range;
+    num_classes is the largest label and one where it is not given.
+    """
+    if not isinstance(made, tuple | list) or len(made) not in (2, 3):
+        raise ValueError(f"data of {name} must be (train, test) or (train, test, num_classes), got {what(made)}")
+    train, test = (part if isinstance(part, Samples) else Items(part) for part in made[:2])
+    for part, purpose in ((train, "train"), (test, "test")):
+        if not len(part):
+            raise ValueError(f"data of {name} must have samples to {purpose} on, got none")
+    lowest = min(int(part.labels.min()) for part in (train, test))
+    highest = max(int(part.labels.max()) for part in (train, test))
+    num_classes = made[2] if len(made) == 3 else highest + 1
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes of {name} must be an integer of at least 1, got {num_classes!r}")
+    if lowest < 0 or highest >= num_classes:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"labels of {name} must be in range({num_classes}), got {wrong}")
+    return Data(train, test, num_classes)
+
+
+def what(made: Any) -> str:
+    """What something is, in words."""
+    return f"{len(made)} of them" if isinstance(made, tuple | list) else type(made).__name__

@@ -1,0 +1,122 @@
+"""A whole study from Python: train what is missing, then tables, figures and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from subspace.study import data, files, models
+from subspace.study.callbacks import Callback, Callbacks
+from subspace.study.config import Choice, Run, Study
+from subspace.study.launchers import Launcher
+from subspace.study.optimizers import made
+from subspace.study.runner import carry_out, unfinished
+from subspace.study.store import Record, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+LAUNCHERS = ("pool", "inline", "ray", "slurm")
+
+
+def run(
+    study: Study | Mapping[str, Any] | Path | str,
+    *,
+    out: Path | str = "subspace-study",
+    launcher: str | Launcher = "pool",
+    workers: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    retry: bool = False,
+    at: str | None = None,
+    console: Console | None = None,
+) -> pd.DataFrame:
+    """Bring every run of a study to its result, and return the long table of them; `study.schema` describes it.
+
+    study: a `Study`, a table of its fields, or the path of a TOML or JSON file. out: the folder of results, which other
+    studies may share; what is finished there is not run again, and what was interrupted goes on from its last epoch.
+    Tables, figures and report.html go to out/<name of the study>. launcher: "pool" (so many worker processes; by default
+    one for every core or, with more threads, as many as there are cores for), "inline" (this process), "ray", "slurm",
+    or one of yours. options: the launcher's. retry: try failed runs again. at: also compare at equal "bytes", "flops",
+    ... (see `tables.at_equal`). console: where the tables are shown.
+
+    Raises ValueError for a study that cannot be, before anything runs, and StorageError where results cannot be
+    written; a run that fails raises nothing, its row has the error.
+    """
+    if not isinstance(study, Study):
+        study = files.study(study if isinstance(study, Mapping) else files.read(study))
+    runs = study.runs()
+    check(study)
+    store, told = Store(out), Callbacks(callbacks)
+    started = launched(launcher, store, study, workers, options or {}) if isinstance(launcher, str) else launcher
+    try:
+        missing = unfinished(runs, store, told, retry)
+        told.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished already, in {store.folder}")
+        told.expect(missing)
+        carry_out(missing, store, started, told)
+    finally:
+        told.close()
+    return report(study, store, console, at)
+
+
+def report(study: Study, store: Store, console: Console | None = None, at: str | None = None) -> pd.DataFrame:
+    """Tables, figures and report.html of what the store has of a study, without training; as `run`."""
+    from subspace.study.report import report as written  # it loads pandas and matplotlib
+
+    return written(study, records(study.runs(), store), store.folder / study.name, console, at)
+
+
+def records(runs: Sequence[Run], store: Store) -> list[Record]:
+    """What the store has of the runs, in their order."""
+    return [record for run in runs if (record := store.read(run))]
+
+
+def check(study: Study) -> None:
+    """ValueError for what a study names and there is not: data, models, optimizers, schedules, devices."""
+    for entry in study.data:
+        data.named(Choice.of(entry, "data").name)
+    for entry in study.models:
+        models.named(Choice.of(entry, "model").name)
+    train = study.train
+    optimizer = made(torch.optim, Choice.of(train.optimizer, "optimizer"), [torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    if train.schedule:
+        made(torch.optim.lr_scheduler, Choice.of(train.schedule, "schedule"), optimizer)
+    try:
+        torch.empty(0, device=train.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here, got {train.device!r}: {error}") from None
+
+
+def launched(
+    name: str, store: Store, study: Study, workers: int | None, options: Mapping[str, Any]
+) -> Launcher:
+    """The launcher of that name. ValueError for another name, or for options that it does not take."""
+    if name == "ray":
+        from subspace.study.launchers.ray import Ray
+
+        return Ray(store.folder, options)
+    if name == "slurm":
+        from subspace.study.launchers.slurm import Slurm
+
+        return Slurm(store.folder, options)
+    if name not in LAUNCHERS:
+        raise ValueError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {name!r}")
+    if options:
+        raise ValueError(f"options of {name} must be none, got {', '.join(options)}")
+    if name == "inline":
+        from subspace.study.launchers.inline import Inline
+
+        return Inline(store.folder)
+    from subspace.study.launchers.pool import Pool
+
+    return Pool(store.folder, cores() // study.train.threads or 1 if workers is None else workers)
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,108 @@
+"""Models of torchvision, timm and transformers by name, where they are installed, without pretrained weights.
+
+| entry                     | what it is                                               | options are those of     |
+|---------------------------|----------------------------------------------------------|--------------------------|
+| torchvision:resnet18      | torchvision.models.get_model("resnet18"); for 3 channels | its builder              |
+| timm:vit_tiny_patch16_224 | timm.create_model("vit_tiny_patch16_224")                | its class                |
+| transformers:vit          | AutoModelForImageClassification of a "vit" configuration | AutoConfig.for_model     |
+
+The number of classes is the data's; so are the channels and the size of an image where the model has them to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from subspace.study.locate import nearest
+
+Options = Mapping[str, Any]
+
+
+def torchvision(name: str, facts: Options, options: Options) -> nn.Module:
+    """A model of `torchvision.models`."""
+    models = installed("torchvision").models
+    known(f"torchvision:{name}", name, models.list_models())
+    if facts.get("in_channels") != 3:
+        raise ValueError(f"data must have 3 channels for torchvision:{name}, got {facts.get('in_channels', 'none')}")
+    size = {"image_size": facts["image_size"]} if name.startswith("vit") else {}
+    return models.get_model(name, **{"weights": None, "num_classes": facts["num_classes"], **size, **options})  # type: ignore[no-any-return]
+
+
+def timm(name: str, facts: Options, options: Options) -> nn.Module:
+    """A model of `timm`; those of a fixed size of images get the data's."""
+    library = installed("timm")
+    if not library.is_model(name):
+        known(f"timm:{name}", name, library.list_models())
+    usual = library.get_pretrained_cfg(name)
+    size = {"img_size": facts["image_size"]} if usual is not None and usual.fixed_input_size else {}
+    given = {"pretrained": False, "num_classes": facts["num_classes"], "in_chans": facts["in_channels"], **size}
+    return library.create_model(name, **{**given, **options})  # type: ignore[no-any-return]
+
+
+def transformers(name: str, facts: Options, options: Options) -> nn.Module:
+    """A model of `transformers` for image classification, that returns its logits."""
+    library = installed("transformers")
+    kinds = library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    known(f"transformers:{name}", name, [kind.model_type for kind in kinds])
+    usual = library.AutoConfig.for_model(name)
+    for option in options:
+        if not hasattr(usual, option):  # a configuration keeps what it does not know
+            near = nearest(option, usual.to_dict())
+            raise ValueError(f"options of transformers:{name} must be those of its configuration, got {option!r}{near}")
+    shared = {"in_channels": "num_channels", "image_size": "image_size"}
+    given = {theirs: facts[ours] for ours, theirs in shared.items() if hasattr(usual, theirs)}
+    config = library.AutoConfig.for_model(name, **{"num_labels": facts["num_classes"], **given, **options})
+    return Logits(library.AutoModelForImageClassification.from_config(config))
+
+
+class Logits(nn.Module):
+    """Images -> the logits of a model of transformers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).logits
+        return logits
+
+
+LIBRARIES: dict[str, Callable[[str, Options, Options], nn.Module]] = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "transformers": transformers,
+}
+
+
+def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
+    """The model of an entry LIBRARY:NAME; ValueError if the library, the name or an option is not there.
+
+    Its constructor may draw from the global generators: see `seeded`.
+    """
+    library, _, name = entry.partition(":")
+    if "in_channels" not in facts:
+        raise ValueError(f"data must be images for {entry}, got inputs of shape {facts['input_shape']}")
+    try:
+        return LIBRARIES[library](name, facts, options)
+    except TypeError as error:
+        raise ValueError(f"options of {entry} must be those that it takes, got {dict(options)}: {error}") from error
+
+
+def installed(library: str) -> Any:
+    """The package; ValueError with the command that installs it."""
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as missing:
+        if missing.name != library:
+            raise
+        raise ValueError(f"{library} must be installed for its models, got none: pip install {library}") from None
+
+
+def known(entry: str, name: str, names: list[str]) -> None:
+    """ValueError with the nearest if `name` is none of the names."""
+    if name not in names:
+        raise ValueError(f"model must be one that its library has, got {entry!r}{nearest(name, names)}")

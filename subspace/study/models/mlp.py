@@ -1,0 +1,36 @@
+"""A perceptron with ReLUs; by default 784-200-200-10, that of Li et al., "Measuring the intrinsic dimension", 2018."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from subspace import Key
+from subspace.study.models.initial import drawn
+
+
+class MLP(nn.Module):
+    """Inputs (n, ...), flattened -> logits (n, num_classes)."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = inputs.flatten(1)
+        for number, layer in enumerate(self.layers):
+            x = layer(relu(x) if number else x)
+        return x
+
+
+def mlp(
+    key: Key, num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28), hidden: Sequence[int] = (200, 200)
+) -> MLP:
+    """An MLP with Kaiming-normal weights drawn from the key; ValueError for a hidden layer without a size."""
+    if not isinstance(hidden, list | tuple) or any(not isinstance(size, int) or size < 1 for size in hidden):
+        raise ValueError(f"hidden must be the sizes of the hidden layers, got {hidden!r}")
+    return drawn(lambda: MLP([math.prod(input_shape), *hidden, num_classes]), key)

@@ -1,0 +1,40 @@
+"""VGG19 with batch-norm and one linear layer, for small images: 20 million weights in 17 tensors.
+
+Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015; batch-norm and
+the single linear layer as usual in the pruning literature.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from subspace import Key
+from subspace.study.models.initial import drawn
+
+STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions
+
+
+class VGG(nn.Module):
+    """Images (n, in_channels, h, w) of at least 16 x 16 -> logits (n, num_classes); the last maps are averaged."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.features, channels = nn.Sequential(), in_channels
+        for number, (width, count) in enumerate(STAGES):
+            if number:
+                self.features.append(nn.MaxPool2d(2))
+            for _ in range(count):
+                self.features.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+                self.features.append(nn.BatchNorm2d(width))
+                self.features.append(nn.ReLU())
+                channels = width
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.features(images).mean((2, 3)))
+        return logits
+
+
+def vgg19(key: Key, num_classes: int = 10, in_channels: int = 3) -> VGG:
+    """A VGG19 with Kaiming-normal weights drawn from the key."""
+    return drawn(lambda: VGG(num_classes, in_channels), key)

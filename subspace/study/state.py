@@ -1,0 +1,65 @@
+"""What a run goes on from after a crash, as bytes, and the generators, which every epoch seeds anew.
+
+A model is kept as `subspace.save` has it, so what is kept of d and U is a key or an index.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import subspace
+from subspace import Key
+
+State = dict[str, Any]
+
+
+def pack(state: State) -> bytes:
+    """A state of tensors, numbers, text and containers of them, as bytes."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def unpack(content: bytes) -> State:
+    """The state that `pack` was given, on the CPU; no code in it is run."""
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def model_bytes(model: nn.Module) -> Tensor:
+    """A model with subspaces as the bytes of its checkpoint, (n,) uint8."""
+    with tempfile.TemporaryDirectory() as folder:
+        subspace.save(model, path := Path(folder) / "model.safetensors")
+        return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+
+
+def restore_model(model: nn.Module, content: Tensor) -> nn.Module:
+    """The plain model, built as it was, with the subspaces and all that was trained of a `model_bytes`."""
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "model.safetensors").write_bytes(content.numpy().tobytes())
+        return subspace.load(model, path)
+
+
+@contextmanager
+def seeded(key: Key, device: torch.device) -> Iterator[None]:
+    """Seed the global generators from the key, for a model's dropout and a data set's own transforms; then as before."""
+    python, numpy, seed = random.getstate(), np.random.get_state(), int(key.integers(1, 1 << 31)[0])
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
