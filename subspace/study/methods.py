@@ -81,7 +81,8 @@ def _imp(model: nn.Module, s: Setting) -> nn.Module:
     fraction = 1 - s.density ** (1 / s.options["rounds"])
     search = methods.LotteryTicket(model, s.fit, fraction=fraction or 0.5)
     s.resume(search)
-    return search.run(**s.size)
+    ticket = search.run(**s.size)
+    return ticket if search.rounds else recipes.ordinary(ticket)
 
 
 def _schedule(s: Setting) -> dict[str, Any]:

@@ -1,114 +1,240 @@
-"""The picture of a study: test accuracy against density, one line per method with its band over seeds.
+"""What all figures share: colours, panels, names beside their lines; and the one of accuracy against size.
 
-Up to `TOGETHER` methods share one plot; more are drawn in a panel for each family, the others' lines in grey behind.
+Up to `TOGETHER` methods besides the dense network share one plot; more are drawn in a panel for each family, with the
+others' lines in grey behind. Lines are means over seeds, bands run from the worst seed to the best. All of it is
+matplotlib's object interface: no backend is chosen and no global state is left changed.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import matplotlib
+import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
-from subspace.study.methods import METHODS
+from subspace.study.methods import method
+from subspace.study.printed import worded
+from subspace.study.summary import DENSE, sizes
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; the markers differ too.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vp"
 GREY, PALE = "#555555", "#D8D8D8"
 TOGETHER = len(COLOURS)
+Draw = Callable[[Axes, pd.DataFrame, pd.DataFrame], None]
+End = tuple[float, float, str, str]  # where a line ends (x, y), its colour and its name
 
 
-def accuracy_against_density(table: pd.DataFrame, title: str, classes: int = 10) -> Figure:
-    """A `tables.summary_table` as a picture: lines are means over seeds, bands run from the worst seed to the best."""
-    table = table.assign(**{name: 100 * table[name] for name in ("mean", "min", "max")})
-    table = table.assign(family=[METHODS[name].family for name in table["method"]])
-    if table["method"].nunique() <= TOGETHER:
-        figure = Figure(figsize=(8.6, 4.8), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes, table, table, classes)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    else:
-        figure = panels(table, classes)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    seeds = int(table["seeds"].max())
-    note = f"lines: mean over {seeds} seeds; bands: from the worst seed to the best" if seeds > 1 else "one seed"
-    figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's own defaults, whatever the user has set; text is text, and SVG the same at every call."""
+    with matplotlib.style.context("default"):
+        settings = {"text.parse_math": False, "svg.hashsalt": "subspace", "path.simplify": False}
+        with matplotlib.rc_context(settings):
+            yield
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """The contents of a file of a figure, "png" or "svg": the same bytes for the same figure."""
+    content = io.BytesIO()
+    with style():
+        figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return content.getvalue()
+
+
+def inline(svg: bytes, name: str) -> str:
+    """An SVG file as an element of a page with others: scaled to its width, every id with `name` in front."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+
+
+def family(name: str) -> str:
+    """What a method is drawn with."""
+    try:
+        return method(name).family
+    except ValueError:  # one of the user's own, which is not there any more
+        return "others"
+
+
+def figure_of(table: pd.DataFrame, title: str, note: str, draw: Draw) -> Figure:
+    """One plot of all methods or one for each family, by draw(axes, its rows, all rows); note: below all."""
+    others = table[table["method"] != DENSE]
+    families = list(dict.fromkeys(others["method"].map(family)))
+    with style():
+        if others["label"].nunique() <= TOGETHER or len(families) == 1:
+            figure = Figure(figsize=(8.6, 4.8), layout="constrained")
+            draw(figure.add_subplot(), table, table)
+        else:
+            columns = min(3, len(families))
+            height = math.ceil(len(families) / columns)
+            figure = Figure(figsize=(4.9 * columns, 3.5 * height + 0.6), layout="constrained")
+            for place, one in enumerate(families):
+                axes = figure.add_subplot(height, columns, place + 1)
+                draw(axes, table[(table["method"] == DENSE) | (table["method"].map(family) == one)], table)
+                axes.set_title(one, loc="left", fontsize=11)
+                if place % columns:
+                    axes.set_ylabel("")
+                if place + columns < len(families):
+                    axes.set_xlabel("")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
+        for _ in range(2):  # a layout starts from the one before; from here on it stays
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     return figure
 
 
-def panels(table: pd.DataFrame, classes: int) -> Figure:
-    """A panel for each family of methods, the dense network in all of them."""
-    levels = table["density"].isna()
-    families = list(dict.fromkeys(table["family"][~levels])) or ["dense"]
-    columns = min(3, len(families))
-    rows = math.ceil(len(families) / columns)
-    figure = Figure(figsize=(4.9 * columns, 3.5 * rows + 0.6), layout="constrained")
-    for place, family in enumerate(families):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        draw(axes, table[levels | (table["family"] == family)], table, classes)
-        axes.set_title(family, loc="left", fontsize=11)
-        if place % columns:
-            axes.set_ylabel("")
-        if place + columns < len(families):
-            axes.set_xlabel("")
-    return figure
+def bands(table: pd.DataFrame) -> str:
+    """What lines and bands are, in words, and what is not drawn."""
+    most, failed = int(table["seeds"].max()), int(table["failed"].sum())
+    words = f"lines: mean over {most} seeds; bands: from the worst seed to the best" if most > 1 else "one seed"
+    return words + (f"; not drawn: {failed} failed run{'s' * (failed > 1)}" if failed else "")
 
 
-def draw(axes: Axes, table: pd.DataFrame, others: pd.DataFrame, classes: int) -> None:
-    """The methods of a table in colours, and all methods behind them in grey."""
-    frame(axes, sorted(others["density"].dropna().unique()))
-    axes.axhline(100 / classes, color=GREY, linestyle=":", linewidth=1.2)
-    axes.text(0.01, 100 / classes + 1, "chance", color=GREY, fontsize=9, transform=axes.get_yaxis_transform())
-    drawn = set(table["method"])
-    for name, lines in others.groupby("method", sort=False):
-        if name not in drawn:
-            lines = lines.sort_values("density")
-            axes.plot(lines["density"], lines["mean"], color=PALE, linewidth=1.2, zorder=1)
-    ends = []
-    for place, (name, lines) in enumerate(table.groupby("method", sort=False)):
-        line = level if lines["density"].isna().all() else curve
-        ends.append((*line(axes, lines.sort_values("density"), place), METHODS[str(name)].label))
-    name_lines(axes, ends)
+def accuracy_against_size(table: pd.DataFrame, title: str, size: str = "density") -> Figure:
+    """A `summary.summary_table` of one data set and network against "density" or "dim", which falls to the right."""
+    table = finished(table)
+    table = table[table[size].notna() | (table["method"] == DENSE)]
+
+    def draw(axes: Axes, own: pd.DataFrame, others: pd.DataFrame) -> None:
+        frame(axes, others)
+        size_axis(axes, [value for name, value in sizes(others) if name == size], size)
+        behind(axes, own, others, size)
+        name_lines(axes, [*levels(axes, own), *curves(axes, own, size)])
+
+    return figure_of(table, title, bands(table), draw)
 
 
-def level(axes: Axes, lines: pd.DataFrame, place: int) -> tuple[float, str]:
-    """The dense network: a horizontal line with its band. Returns its height and colour."""
-    line = lines.iloc[0]
-    axes.axhspan(line["min"], line["max"], color="black", alpha=0.15, linewidth=0)
-    axes.axhline(line["mean"], color="black", linestyle="--", linewidth=1.5)
-    return float(line["mean"]), "black"
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have an accuracy, in per cent; the failed runs of the others are still counted, in the first."""
+    rows = table[table["seeds"] > 0]
+    rows = rows.assign(**{name: 100 * rows[name] for name in ("mean", "min", "max")})
+    if len(rows):
+        lost = int(table.loc[table["seeds"] == 0, "failed"].sum())
+        rows.loc[rows.index[0], "failed"] += lost
+    return rows
 
 
-def curve(axes: Axes, lines: pd.DataFrame, place: int) -> tuple[float, str]:
-    """A method: its line, markers and band. Returns its height at the lowest density, and its colour."""
-    x, y, colour = lines["density"], lines["mean"], COLOURS[place % len(COLOURS)]
-    axes.plot(x, y, color=colour, marker=MARKERS[place % len(MARKERS)], markeredgecolor="white", linewidth=2, zorder=3)
-    axes.fill_between(x, lines["min"], lines["max"], color=colour, alpha=0.18, linewidth=0)
-    return float(y.iloc[0]), colour
-
-
-def frame(axes: Axes, densities: list[float]) -> None:
-    """Axes without clutter; density falls to the right, where the methods come apart."""
-    axes.set_xscale("log")
-    axes.set_xticks(densities, [f"{100 * density:g} %" for density in densities])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.invert_xaxis()
-    axes.margins(x=0.02)
+def frame(axes: Axes, table: pd.DataFrame) -> None:
+    """Axes of accuracy without clutter, with the accuracy of guessing where the number of classes is known."""
     axes.set_ylim(0, 101)
-    axes.set_xlabel("density: share of the weights that train (log scale)")
     axes.set_ylabel("test accuracy, %")
+    plain(axes)
+    if "classes" in table and table["classes"].notna().any():
+        chance = 100 / float(table["classes"].max())
+        axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2)
+        axes.text(0.01, chance + 1, "chance", color=GREY, fontsize=9, transform=axes.get_yaxis_transform())
+
+
+def plain(axes: Axes) -> None:
+    """No box, a pale grid of heights."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def name_lines(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 5.0) -> None:
-    """Write each line's name beside its right end, moved up where names would touch, with a stroke of its colour."""
-    beside, height = axes.get_yaxis_transform(), -gap
-    for end, colour, label in sorted(ends):
-        height = max(end, height + gap)
-        axes.plot([1, 1.04], [end, height], color=colour, linewidth=2, transform=beside, clip_on=False)
-        axes.text(1.05, height, label, va="center", fontsize=9, transform=beside)
+def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
+    """A logarithmic axis of densities or dims that falls to the right, where the methods come apart."""
+    axes.set_xscale("log")
+    span = math.log(max(values) / min(values)) if values else 0
+    shown: list[float] = []
+    for value in sorted(values):
+        if not shown or math.log(value / shown[-1]) >= span / 12:
+            shown.append(value)
+    axes.set_xticks(shown, [f"{100 * value:g} %" if size == "density" else worded((size, value)) for value in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.02)
+    if values:
+        axes.set_xlim(max(values) * 1.06 ** max(span, 1), min(values) / 1.06 ** max(span, 1))
+    what = {"density": "density: share of the weights that train", "dim": "dim: how many numbers train"}[size]
+    axes.set_xlabel(f"{what} (log scale)")
+
+
+def cost_axis(axes: Axes, values: pd.Series, label: str) -> None:
+    """A logarithmic axis of bytes or FLOPs."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if values.max() / values.min() < 20:  # perhaps there is no power of ten within
+        axes.xaxis.set_minor_formatter(EngFormatter(sep=""))
+        axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.set_xlabel(f"{label} (log scale)")
+
+
+def behind(axes: Axes, own: pd.DataFrame, others: pd.DataFrame, x: str) -> None:
+    """The lines of the methods that are drawn elsewhere, in grey."""
+    drawn = set(own["label"])
+    for label, lines in others.groupby("label", sort=False):
+        if label not in drawn:
+            lines = lines.sort_values(x)
+            axes.plot(lines[x].astype(float), lines["mean"], color=PALE, linewidth=1.2, zorder=1)
+
+
+def levels(axes: Axes, table: pd.DataFrame) -> list[End]:
+    """The dense network: a horizontal line with its band."""
+    ends: list[End] = []
+    for _, line in table[table["method"] == DENSE].iterrows():
+        axes.axhspan(line["min"], line["max"], color="black", alpha=0.15, linewidth=0)
+        axes.axhline(line["mean"], color="black", linestyle="--", linewidth=1.5)
+        ends.append((axes.get_xlim()[1], float(line["mean"]), "black", line["label"]))
+    return ends
+
+
+def curves(axes: Axes, table: pd.DataFrame, x: str) -> list[End]:
+    """The other methods: line, markers and band of each."""
+    ends: list[End] = []
+    for place, (label, lines) in enumerate(table[table["method"] != DENSE].groupby("label", sort=False)):
+        lines = lines.sort_values(x)
+        along, colour = lines[x].astype(float), COLOURS[place % len(COLOURS)]
+        axes.plot(along, lines["mean"], **look(place), linewidth=2, zorder=3)
+        axes.fill_between(along, lines["min"], lines["max"], color=colour, alpha=0.18, linewidth=0)
+        right = 0 if axes.xaxis_inverted() else -1
+        ends.append((float(along.iloc[right]), float(lines["mean"].iloc[right]), colour, str(label)))
+    return ends
+
+
+def look(place: int) -> dict[str, object]:
+    """The colour, marker and dashes of the n-th method of a plot; they repeat after 36."""
+    marker = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    dashes = "-" if place < len(COLOURS) else (0, (4, 1.5))
+    return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "markeredgecolor": "white", "linestyle": dashes}
+
+
+def name_lines(axes: Axes, ends: Sequence[End], gap: float = 0.055) -> None:
+    """Write every line's name beside the plot, near the height of its end, and join the two by a stroke."""
+    to_axes = axes.transAxes.inverted()
+    where = [to_axes.transform(axes.transData.transform((x, y))) for x, y, _, _ in ends]
+    order = sorted(range(len(ends)), key=lambda place: (where[place][1], -place))
+    for place, height in zip(order, spaced([where[place][1] for place in order], gap), strict=True):
+        (x, y), (_, _, colour, label) = where[place], ends[place]
+        stroke = {"color": colour, "linewidth": 1.1, "linestyle": ":", "transform": axes.transAxes, "clip_on": False}
+        axes.plot([x, 1.04], [y, height], zorder=2, **stroke)
+        axes.text(1.05, height, label, va="center", fontsize=9, transform=axes.transAxes)
+
+
+def spaced(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
+    """Rising heights moved as little as needed for them to be a gap apart: up first, down again from above the top.
+
+    >>> spaced([0.1, 0.1, 0.9], 0.25), spaced([0.9, 1.0], 0.5)
+    ([0.1, 0.35, 0.9], [0.5, 1.0])
+    """
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(float(height), moved[-1] + gap) if moved else float(height))
+    limit = top
+    for place in reversed(range(len(moved))):
+        moved[place] = min(moved[place], limit)
+        limit = moved[place] - gap
+    return moved

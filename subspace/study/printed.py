@@ -154,11 +154,11 @@ def seeds(line: pd.Series) -> str:
     return f"{line['seeds']}" + (f"/{line['seeds'] + line['failed']}" if line["failed"] else "")
 
 
-def spread(mean: float, std: float) -> str:
+def spread(mean: float, std: float, sign: str = "") -> str:
     """A mean of fractions in per cent, and its spread where there is one."""
     if pd.isna(mean):
         return "-"
-    return f"{100 * mean:.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
+    return f"{100 * mean:{sign}.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
 
 
 def percent(fraction: float) -> str:

@@ -1,10 +1,10 @@
 """What the columns of the long tables mean: one line each, and the version of all of it.
 
 Schema 2 is that of the records as well (`study.store`). A table has exactly these columns in this order, of these
-types; what a run does not have (the figures of a failed run, the dim of a run that was given a density) is missing: NaN
-in a column of type number, NA elsewhere, and no text is empty. `string`, `integer` and `boolean` are the types of pandas
-that can miss entries; `number` is float64. A change of meaning, of a unit or of a type raises the version; a column
-more does not.
+types; what a run does not have (the figures of a failed run, the dim of a run that was given a density) is missing:
+NaN in a column of type number, NA elsewhere, and no text is empty. `string`, `integer` and `boolean` are the types of
+pandas that can miss entries; `number` is float64. A change of meaning, of a unit or of a type raises the version; a
+column more does not.
 """
 
 from __future__ import annotations

@@ -19,16 +19,17 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     runs: a `tables.runs_table`, all of it trained alike; ValueError if not. mean, std, min and max are of the test
     accuracy after the last epoch of the finished runs, `seeds` of them; std is the sample standard deviation (n - 1;
-    NaN for one seed). `failed` counts the runs that failed: with no other, the row is there and its figures are NaN. change
-    and change_std are of the difference to the dense network of the same seed, `paired` of them; NaN where there is
-    none. validation is the mean accuracy on those held apart. Sizes are the largest over the seeds, costs are
-    means. Rows are in order of appearance, but for methods, which are in that of `METHODS`, and sizes, which fall.
+    NaN for one seed). `failed` counts the runs that failed; where no other is, the row is there and its figures are
+    NaN. change and change_std are of the difference to the dense network of the same seed, `paired` of them; NaN where
+    there is none. validation is the mean accuracy on the samples held apart. Sizes are the largest over the seeds,
+    costs are means. Rows are in order of appearance, but for methods, which are in that of `METHODS`, and for what was
+    asked to train, which falls.
     """
     if mixed := [name for name in [*TRAINING, "version"] if runs[name].nunique(dropna=False) > 1]:
         values = ", ".join(map(str, runs[mixed[0]].unique()))
         raise ValueError(f"runs must be trained alike to be summed up, got {mixed[0]} {values}")
     runs = runs.drop_duplicates("hash")
-    runs = runs.assign(**{name: runs[name].astype("float64") for name in ("dim", *SIZES, *COSTS)})
+    runs = runs.assign(**{name: runs[name].astype("float64") for name in ("dim", "classes", *SIZES, *COSTS)})
     finished = runs[runs["status"] == "finished"]
     dense = finished.loc[finished["method"] == DENSE, [*PLACE, "seed", "test_accuracy"]]
     dense = dense.rename(columns={"test_accuracy": "dense"})
@@ -39,11 +40,11 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     change = groups["change"].agg(change="mean", change_std="std", paired="count")
     validation = groups["validation_accuracy"].mean().rename("validation")
     parts = [accuracy, groups["bad"].sum().rename("failed"), change, validation]
-    parts += [groups[list(SIZES)].max(), groups[COSTS].mean()]
+    parts += [groups[["classes", *SIZES]].max(), groups[COSTS].mean()]
     table = pd.concat(parts, axis=1).reset_index()
-    whole = ["dim", *(name for name, column in SIZES.items() if column.type == "integer")]
+    whole = ["dim", "classes", *(name for name, column in SIZES.items() if column.type == "integer")]
     table = table.astype({**dict.fromkeys(whole, "Int64"), "seeds": "int64", "failed": "int64", "paired": "int64"})
-    return ordered(table)[[*PLACE, *ENTRY, *ACCURACY, *SIZES, *COSTS]]
+    return ordered(table)[[*PLACE, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]]
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,8 +26,10 @@ class Archive(NamedTuple):
         return self.address.rpartition("/")[2]
 
 
-def home(data_dir: str | None) -> Path:
+def home(data_dir: str | Path | None) -> Path:
     """The folder of data sets: data_dir, or else that of the variable SUBSPACE_DATA, or ~/.cache/subspace/data."""
+    if not isinstance(data_dir, str | Path | None):
+        raise ValueError(f"data_dir must be the path of a folder, got {data_dir!r}")
     return Path(data_dir or os.environ.get("SUBSPACE_DATA") or "~/.cache/subspace/data").expanduser()
 
 

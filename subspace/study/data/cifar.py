@@ -118,8 +118,7 @@ def cifar(
             raise ValueError(
                 f"{folder} must have {size // kind.classes} images of every class to {name} on, got another number"
             )
-        places = chosen(pictures.labels, count, name)
-        parts.append(Pictures(pictures.pixels[places], pictures.labels[places]))
+        parts.append(pictures.at(chosen(pictures.labels, count, name)))
     return image_data(parts[0], parts[1], kind.classes, kind.mean, kind.std, augment)
 
 
@@ -179,6 +178,12 @@ def records(kind: Kind, path: Path, text: bytes) -> Pictures:
 
 def pictures(kind: Kind, path: Path, pixels: np.ndarray, labels: np.ndarray[Any, Any]) -> Pictures:
     """Rows of pixels, channel by channel, as images; ValueError for a label that is out of range."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= kind.classes:
+    if (
+        not labels.size
+        or labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or labels.min() < 0
+        or labels.max() >= kind.classes
+    ):
         raise ValueError(f"{path} must have integer labels in range({kind.classes}), got others")
     return Pictures(pixels.reshape(-1, 3, 32, 32), labels.astype(np.int64))

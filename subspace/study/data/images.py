@@ -24,6 +24,10 @@ class Pictures(NamedTuple):
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
+    def at(self, places: NDArray[np.int64]) -> Pictures:
+        """Those at these places."""
+        return Pictures(self.pixels[places], self.labels[places])
+
 
 class Normalised:
     """Bytes (b, c, h, w) -> float32, (x / 255 - mean) / std in every channel."""

@@ -61,7 +61,8 @@ def templates() -> Floats:
     """(10, 12), each of variance 1 / 36 and starting at 0."""
     x = np.array(TEMPLATES)
     x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
-    return (x - x[:, :1]) / 6
+    started: Floats = (x - x[:, :1]) / 6
+    return started
 
 
 def drawn(key: Key, n: int) -> Draws:

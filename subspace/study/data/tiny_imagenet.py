@@ -50,10 +50,7 @@ def tiny_imagenet(
         if downloaded(ARCHIVE, folder):
             found = read(folder, counts, verify)
         elif parts := from_hub(MIRROR):
-            places = [
-                chosen(part.labels, count, name) for part, (name, count) in zip(parts, counts.items(), strict=True)
-            ]
-            found = [Pictures(*(array[where] for array in part)) for part, where in zip(parts, places, strict=True)]
+            found = [p.at(chosen(p.labels, counts[n], n)) for p, n in zip(parts, counts, strict=True)]
     if found is None:
         raise absent(folder, ARCHIVE)
     return image_data(found[0], found[1], CLASSES, MEAN, STD, augment)

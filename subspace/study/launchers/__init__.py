@@ -1,7 +1,7 @@
 """Who trains the runs of a study: worker processes of this machine, a Ray or Slurm cluster, or the ranks of torchrun.
 
-A launcher is handed runs and hands back jobs. It knows nothing of results: whoever gets a run brings it to its record in
-the store (`study.execute`), which every machine must see under the same path.
+A launcher is handed runs and hands back jobs. It knows nothing of results: whoever gets a run brings it to its record
+in the store (`study.execute`), which every machine must see under the same path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from subspace.study.config import Run
 
 
-class Died(Exception):
+class Died(Exception):  # noqa: N818
     """The process or job that had a run ended without bringing it to its end; the message is the cause."""
 
 

@@ -17,8 +17,8 @@ def seeded(key: Key) -> Iterator[None]:
     """Python's, numpy's and torch's generators, of every device in use, start from the key; restored afterwards."""
     seed = int(key.bits(1)[0])
     python, array = random.getstate(), np.random.get_state()
+    # where CUDA is not in use there is no generator of it yet, and asking for one would start it
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    # if not, there is no generator yet, and asking for one would start CUDA
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []):
             random.seed(seed)

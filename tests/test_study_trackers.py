@@ -1,0 +1,274 @@
+"""Trackers get every point once, whatever is interrupted and resumed, and every run apart from the others."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import types
+
+import pytest
+
+from subspace.study.config import Choice, Run, Training
+from subspace.study.trackers import CURVES, TensorBoard, Tracker, named
+
+RUNS = [Run(Choice("dctps"), density=0.01, seed=seed, train=Training(epochs=3)) for seed in (0, 1)]
+METRICS = {
+    "weights": 61_210,
+    "dim": 617,
+    "beside": {"bias": 10},
+    "learning_rate": 0.03,
+    "flops_total": 1.5e9,
+    "file_bytes": 4_000,
+    "tensors": [{"name": "conv1.weight"}],
+}
+
+
+def figures(run, epoch, validation=None):
+    return {
+        "epoch": epoch,
+        "train_loss": 1 / epoch + run.seed,
+        "test_accuracy": 0.1 * epoch,
+        "validation_accuracy": validation,
+        "learning_rate": 0.03,
+        "seconds": 1.0,
+    }
+
+
+def record(run, error=None):
+    if error:
+        return {"status": "failed", "error": error, "metrics": None}
+    return {"status": "finished", "error": None, "metrics": METRICS | {"epochs": [figures(run, 3)]}}
+
+
+def study(callback, first=1, last=3, error=None, end=True):
+    """Both runs at once, from an epoch to an epoch."""
+    callback.expect(RUNS)
+    for run in RUNS:
+        callback.begin(run)
+    for epoch in range(first, last + 1):
+        for run in RUNS:
+            callback.epoch(run, figures(run, epoch))
+    for run in RUNS if end else ():
+        callback.end(run, record(run, error))
+    callback.close()
+
+
+class StandIn:
+    """A module with W&B's interface, that keeps what it is told."""
+
+    def __init__(self):
+        self.runs = []
+
+    def init(self, project=None, name=None, group=None, config=None, dir=None, reinit=None, settings=None):
+        self.runs.append(tracked := Tracked())
+        tracked.options = {"project": project, "name": name, "group": group, "config": config, "dir": dir}
+        tracked.reinit = reinit
+        return tracked
+
+
+class Tracked:
+    def __init__(self):
+        self.points, self.exit_code = [], None
+
+    def log(self, data, step=None):
+        assert self.exit_code is None
+        self.points.append((step, data))
+
+    def finish(self, exit_code=None):
+        assert self.exit_code is None
+        self.exit_code = exit_code
+
+
+def curve(tracked, name):
+    return [(step, data[name]) for step, data in tracked.points if name in data]
+
+
+def test_every_run_is_one_tracked_run_with_its_own_points():
+    module = StandIn()
+    study(Tracker(module, "digits", "out"))
+    assert len(module.runs) == 2
+    for run, tracked in zip(RUNS, module.runs, strict=True):
+        assert curve(tracked, "train_loss") == [(epoch, 1 / epoch + run.seed) for epoch in (1, 2, 3)]
+        assert tracked.options["name"] == str(run)
+        assert tracked.options["config"] == {**run.configuration(), "hash": run.hash}
+        assert json.dumps(tracked.options["config"])
+        assert (tracked.options["project"], tracked.options["dir"], tracked.reinit) == ("digits", "out", "create_new")
+        assert tracked.exit_code == 0
+    assert module.runs[0].options["group"] == module.runs[1].options["group"]
+
+
+def test_what_is_not_known_is_no_point_and_the_last_point_has_the_costs():
+    module = StandIn()
+    study(Tracker(module, "digits"))
+    for _, data in module.runs[0].points[:-1]:
+        assert set(data) == set(CURVES) - {"validation_accuracy"}
+    step, last = module.runs[0].points[-1]
+    assert step == 3
+    assert last == {
+        "final/weights": 61_210,
+        "final/dim": 617,
+        "final/beside_bias": 10,
+        "final/learning_rate": 0.03,
+        "final/flops_total": 1.5e9,
+        "final/file_bytes": 4_000,
+        "final/test_accuracy": pytest.approx(0.3),
+    }
+
+
+def test_a_failed_run_is_a_failed_tracked_run_with_its_error():
+    module = StandIn()
+    study(Tracker(module, "digits"), last=1, error="FloatingPointError: the loss must be finite")
+    assert [tracked.exit_code for tracked in module.runs] == [1, 1]
+    assert module.runs[0].points[-1] == (1, {"error": "FloatingPointError: the loss must be finite"})
+
+
+def test_an_interrupted_study_and_its_resumption_leave_every_curve_whole_and_single():
+    module = StandIn()
+    study(Tracker(module, "digits"), last=2, end=False)
+    assert [tracked.exit_code for tracked in module.runs] == [1, 1]
+    study(Tracker(module, "digits"))  # tells of all epochs again, as `study.runner` does
+    assert [len(curve(tracked, "train_loss")) for tracked in module.runs] == [2, 2, 3, 3]
+
+
+def test_a_run_that_is_tried_again_is_tracked_anew():
+    module = StandIn()
+    tracker = Tracker(module, "digits")
+    tracker.begin(RUNS[0])
+    tracker.epoch(RUNS[0], figures(RUNS[0], 1))
+    tracker.begin(RUNS[0])
+    tracker.epoch(RUNS[0], figures(RUNS[0], 1))
+    tracker.end(RUNS[0], record(RUNS[0]))
+    assert [tracked.exit_code for tracked in module.runs] == [1, 0]
+    assert [len(tracked.points) for tracked in module.runs] == [1, 2]
+
+
+def test_runs_that_only_wait_in_a_queue_open_nothing(tmp_path):
+    module = StandIn()
+    for callback in (Tracker(module, "digits"), TensorBoard(tmp_path / "events")):
+        for run in RUNS:
+            callback.begin(run)
+        callback.close()
+    assert module.runs == []
+    assert not (tmp_path / "events").exists()
+
+
+def events(folder, run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(TensorBoard(folder).path(run)))
+    accumulator.Reload()
+    return accumulator
+
+
+def scalars(accumulator, name):
+    return [(event.step, pytest.approx(event.value)) for event in accumulator.Scalars(name)]
+
+
+@pytest.fixture
+def tensorboard():
+    return pytest.importorskip("tensorboard")
+
+
+def test_tensorboard_reads_every_point_once_in_a_folder_for_every_run(tmp_path, tensorboard):
+    study(TensorBoard(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2
+    for run in RUNS:
+        read = events(tmp_path, run)
+        assert scalars(read, "train_loss") == [(epoch, 1 / epoch + run.seed) for epoch in (1, 2, 3)]
+        assert scalars(read, "final/flops_total") == [(3, 1.5e9)]
+        assert "validation_accuracy" not in read.Tags()["scalars"]
+        assert len(list(TensorBoard(tmp_path).path(run).iterdir())) == 1
+
+
+def test_tensorboard_forgets_what_an_interrupted_study_left(tmp_path, tensorboard):
+    study(TensorBoard(tmp_path), last=2, end=False)
+    study(TensorBoard(tmp_path))
+    study(TensorBoard(tmp_path), first=3)  # should an epoch not be told of again, it is missing, never double
+    assert scalars(events(tmp_path, RUNS[0]), "train_loss") == [(3, 1 / 3)]
+    study(TensorBoard(tmp_path))
+    assert scalars(events(tmp_path, RUNS[1]), "train_loss") == [(epoch, 1 / epoch + 1) for epoch in (1, 2, 3)]
+
+
+def test_tensorboard_has_the_configuration_as_hyperparameters(tmp_path, tensorboard):
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run = Run(Choice("rigl", {"delta_t": 4}), dim=300, train=Training(optimizer={"name": "SGD", "momentum": 0.9}))
+    callback = TensorBoard(tmp_path)
+    callback.epoch(run, figures(run, 1))
+    callback.end(run, record(run))
+    content = events(tmp_path, run).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    known = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert known["method"].string_value == run.label
+    assert known["dim"].number_value == 300
+    assert known["optimizer"].string_value == "SGD, momentum=0.9"
+    assert known["hash"].string_value == run.hash
+    assert "density" not in known
+
+
+def test_tensorboard_has_the_error_of_a_failed_run(tmp_path, tensorboard):
+    study(TensorBoard(tmp_path), last=1, error="ValueError: no such layer")
+    read = events(tmp_path, RUNS[0])
+    assert read.Tensors("error/text_summary")[0].tensor_proto.string_val == [b"ValueError: no such layer"]
+
+
+def test_paths_of_different_runs_differ_and_are_plain(tmp_path):
+    board = TensorBoard(tmp_path)
+    runs = [*RUNS, Run(Choice("dctps"), dim=3), Run(Choice("ordinary"), Choice("a/b:c", {"x": "../.."}))]
+    assert len({board.path(run) for run in runs}) == 4
+    assert all(board.path(run).parent == tmp_path for run in runs)
+
+
+@pytest.mark.parametrize("name", ["tensorbord", "mlflow"])
+def test_an_unknown_tracker_is_named_with_the_nearest(name, tmp_path):
+    with pytest.raises(ValueError, match="tracker must be one of tensorboard, wandb, trackio, got") as error:
+        named(name, tmp_path, "digits")
+    assert ("did you mean 'tensorboard'?" in str(error.value)) == (name == "tensorbord")
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_a_library_that_is_not_there_is_named_with_the_command(name, tmp_path, monkeypatch):
+    module = "torch.utils.tensorboard" if name == "tensorboard" else name
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=f"^{name} must be installed to track with it, got none: pip install {name}$"):
+        named(name, tmp_path, "digits")
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(name))  # as a folder of that name is
+    with pytest.raises(ValueError, match=f"pip install {name}"):
+        named(name, tmp_path, "digits")
+
+
+def test_wandb_itself_takes_all_runs_offline(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    study(named("wandb", tmp_path, "digits"))
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    found = [{run for run in RUNS if str(run).encode() in file.read_bytes()} for file in files]
+    assert found == [{RUNS[0]}, {RUNS[1]}] or found == [{RUNS[1]}, {RUNS[0]}]
+    for file in files:
+        content = file.read_bytes()
+        assert content.count(b"train_loss") >= 3
+        assert b"final/flops_total" in content
+    assert capfd.readouterr().out == ""
+
+
+def test_trackio_itself_takes_all_runs(tmp_path):
+    pytest.importorskip("trackio")
+    code = f"""
+import sys
+sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
+from test_study_trackers import study, named
+for last, end in ((2, False), (3, True)):
+    study(named("trackio", {str(tmp_path)!r}, "digits"), last=last, end=end)
+"""
+    environment = {"TRACKIO_DIR": str(tmp_path / "trackio"), "PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    with sqlite3.connect(tmp_path / "trackio" / "digits.db") as database:
+        rows = database.execute("select run_id, run_name, step, metrics from metrics order by id").fetchall()
+    curves = {}
+    for run_id, name, step, metrics in rows:
+        if "train_loss" in (point := json.loads(metrics)):
+            curves.setdefault((run_id, name), []).append((step, point["train_loss"]))
+    expected = [[(epoch, 1 / epoch + run.seed) for epoch in range(1, last + 1)] for last in (2, 3) for run in RUNS]
+    assert sorted(curves.values()) == sorted(expected)
+    assert {name for _, name in curves} == set(map(str, RUNS))
