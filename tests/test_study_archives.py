@@ -30,7 +30,7 @@ class Python2(pickle._Pickler):
         self.write(pickle.BINSTRING + len(text).to_bytes(4, "little") + text)
         self.memoize(text)
 
-    dispatch = pickle._Pickler.dispatch | {bytes: save_bytes}  # noqa: RUF012
+    dispatch = pickle._Pickler.dispatch | {bytes: save_bytes}
 
 
 def pickled(value):

@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, random_split
 
 from subspace import Key
 from subspace.study import data, models
@@ -146,6 +146,19 @@ def test_data_of_ones_own_are_datasets_or_samples_and_loaded_once(mine):
     assert len(data.load(Choice("mine:make", {"count": 4})).train) == 4
     assert made == [12, 4]
     assert data.load(Choice("mine:three")).num_classes == 5
+
+
+def test_data_of_ones_own_that_are_divided_at_random_are_the_same_every_time(mine):
+    mine.make = lambda: random_split(TensorDataset(INPUTS, TARGETS), [8, 4])
+    parts = []
+    for _ in range(2):
+        data.load.cache_clear()
+        state = torch.get_rng_state()
+        parts.append(data.load(Choice("mine:make")).train.batch(torch.arange(8))[0])
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(1)
+    assert torch.equal(*parts)
+    assert not torch.equal(parts[0], INPUTS[:8])
 
 
 def labelled(*labels):

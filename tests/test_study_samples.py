@@ -66,8 +66,15 @@ def test_an_epoch_in_parts_has_the_same_augmentation_as_a_whole_one():
     assert len({float(noise) for noise in whole[:, 0] % 1}) > 6
 
 
-def test_labels_that_a_dataset_lists_are_not_looked_for():
-    assert not Items(Listed("targets")).dataset.looked
+def test_labels_that_a_dataset_lists_are_not_looked_for_nor_those_of_a_subset_again():
+    samples = Items(Listed("targets"))
+    assert samples.subset(torch.tensor([3])).labels.tolist() == [0]
+    assert not samples.dataset.looked
+    dataset = Listed("other")
+    samples = Items(dataset)
+    dataset.looked = False
+    samples.subset(torch.tensor([3]))
+    assert not dataset.looked
 
 
 def test_random_transforms_of_a_dataset_draw_from_the_global_generator():

@@ -27,6 +27,7 @@ from subspace.methods import LotteryTicket, Objective
 from subspace.study import accounting
 from subspace.study.config import Choice, Run
 from subspace.study.data import Data, Samples
+from subspace.study.memory import Peak
 from subspace.study.methods import method
 from subspace.study.metrics import Metrics
 from subspace.study.optimizers import made
@@ -109,21 +110,25 @@ class Loop:
         if self.run.train.structured and any(subspace.subspaces(model)):
             subspace.structured(model)
         cost = accounting.flops(model, self.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(self.device))
+        peak = Peak(model, optimizer, steps=() if first else (0, 1))
         for number in range(first, self.run.train.epochs):
             rate = optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.done)))
             with seeded(self.team.key(key), self.device):
-                loss = self.epoch(self.team.wrap(model), number, cost, optimizer, parts.get("mover"))
+                loss = self.epoch(self.team.wrap(model), number, cost, peak, optimizer, parts.get("mover"))
             if "schedule" in parts:
                 parts["schedule"].step()
             self.team.settle(model)
             self.team.agree(model)
-            stored = accounting.stored(model) + (0 if last else self.dense)
-            self.metrics.stored_training = max(self.metrics.stored_training, stored)
+            beside = 0 if last else self.dense  # it is there to be rewound to
+            self.metrics.stored_training = max(self.metrics.stored_training, accounting.stored(model) + beside)
+            self.metrics.peak_bytes = max(self.metrics.peak_bytes, peak.bytes + beside)
             self.close({"train_loss": loss, **self.tested(model, last), "learning_rate": rate}, last)
             self.keep(model, parts, number + 1, last)
 
-    def epoch(self, net: nn.Module, number: int, cost: accounting.Flops, optimizer: Any, mover: Any) -> float:
+    def epoch(
+        self, net: nn.Module, number: int, cost: accounting.Flops, peak: Peak, optimizer: Any, mover: Any
+    ) -> float:
         """One pass over the training samples; the mean of the batches' losses."""
         losses = []
         key = Key(self.run.seed).fold("order").fold(str(number))
@@ -132,10 +137,11 @@ class Loop:
         mine = self.data.train.batches([self.team.shard(places) for places in order], augment)
         for places, batch in zip(order, mine, strict=True):
             inputs, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            optimizer.zero_grad()
-            loss = cross_entropy(net(inputs), labels) * self.team.weight(len(labels), len(places))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            with peak.step(inputs, labels):
+                optimizer.zero_grad()
+                loss = cross_entropy(net(inputs), labels) * self.team.weight(len(labels), len(places))
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
             self.metrics.flops_total += cost.step + len(places) * cost.training
             self.metrics.samples += len(places)
             losses.append(loss.item())

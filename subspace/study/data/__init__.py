@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from subspace import Key
 from subspace.study.data.cifar import cifar10, cifar100
 from subspace.study.data.digits import digits
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
 from subspace.study.data.options import called
 from subspace.study.data.samples import Data, Items, Samples, Tensors
+from subspace.study.data.seeded import seeded
 from subspace.study.data.split import stratified
 from subspace.study.data.tiny_imagenet import tiny_imagenet
 from subspace.study.locate import imported, nearest
@@ -37,11 +39,12 @@ __all__ = ["DATA", "Data", "Items", "Samples", "Tensors", "load", "stratified", 
 
 @lru_cache(maxsize=2)
 def load(choice: Choice) -> Data:
-    """The data of a choice; a process keeps the last two.
+    """The data of a choice, the same every time; a process keeps the last two. No global generator is moved.
 
     ValueError for a name or an option that is not known, and for what is not data to train and to test on (`checked`).
     """
-    return checked(called(named(choice.name), choice), choice.name)
+    with seeded(Key(0).fold("data").fold(choice.name)):  # for one's own that divides its samples at random
+        return checked(called(named(choice.name), choice), choice.name)
 
 
 def named(name: str) -> Callable[..., Any]:

@@ -91,11 +91,11 @@ class Items(Samples):
     does not move them. The labels are the dataset's `targets` or `labels`, or else found in one pass over it.
     """
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Dataset[Any], labels: Tensor | None = None) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise ValueError(f"samples must be a map-style Dataset, got {type(dataset).__name__}")
         self.dataset = dataset
-        self.labels = integers(labels_of(dataset))
+        self.labels = integers(labels_of(dataset)) if labels is None else labels
 
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         return next(self.batches([places], Key(0)))
@@ -107,7 +107,7 @@ class Items(Samples):
             yield inputs, integers(labels)
 
     def subset(self, places: Tensor) -> Items:
-        return Items(Subset(self.dataset, places.tolist()))
+        return Items(Subset(self.dataset, places.tolist()), self.labels[places])
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor:

@@ -8,11 +8,12 @@ places in alphabetical order, as torchvision's ImageFolder has them. Needs Pillo
 from __future__ import annotations
 
 import io
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -65,12 +66,16 @@ def read(folder: Path, counts: dict[str, int | None], verify: bool) -> list[Pict
         return None
     if verify:
         check_md5(whole, ARCHIVE.md5, ARCHIVE.address)
-    with readable(whole), zipfile.ZipFile(whole) as archive:
+    with readable(whole):
+        archive = ZipFile(whole)
+    with archive:
         return selected(whole, lambda name: archive.read(f"{ARCHIVE.folder}/{name}"), counts, verify)
 
 
 def selected(source: Path, read_file: Read, counts: dict[str, int | None], verify: bool) -> list[Pictures]:
     """The images asked for, decoded."""
+    if find_spec("PIL") is None:
+        raise ValueError("Pillow must be installed for tiny_imagenet, got none: pip install pillow")
     with readable(source):
         parts = listed(read_file)
     found = []
@@ -104,10 +109,8 @@ def listed(read_file: Read) -> dict[str, list[tuple[str, int]]]:
 
 def decoded(text: bytes) -> np.ndarray:
     """A JPEG file as (64, 64, 3) bytes, grey ones too; ValueError for an image of another size."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise ValueError("Pillow must be installed for tiny_imagenet, got none: pip install pillow") from None
+    from PIL import Image
+
     pixels = np.asarray(Image.open(io.BytesIO(text)).convert("RGB"))
     if pixels.shape != (SIZE, SIZE, 3):
         raise ValueError(f"an image must have {SIZE} x {SIZE} pixels, got {pixels.shape[1]} x {pixels.shape[0]}")
@@ -119,5 +122,5 @@ def readable(path: Path) -> Iterator[None]:
     """ValueError naming the file or folder where what is in it cannot be read."""
     try:
         yield
-    except (OSError, KeyError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, LookupError, SyntaxError, RuntimeError, zlib.error, BadZipFile) as error:
         raise ValueError(f"{path} must be as {ARCHIVE.address} has it, got an error in reading it: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +48,7 @@ class RayJob:
 
 
 class Ray(Launcher):
-    """A task for each run, with as many processors as it has threads.
+    """A task for each run, with as many processors as it has threads and, where it computes on one, a GPU.
 
     options: "address" of a cluster ("auto" finds one; without it a local one is started, or that of RAY_ADDRESS is
     used), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
@@ -58,6 +59,8 @@ class Ray(Launcher):
             if name not in OPTIONS:
                 known = ", ".join(OPTIONS)
                 raise ValueError(f"options of ray must be {known}, got {name!r}{nearest(name, OPTIONS)}")
+        if find_spec("ray") is None:
+            raise ValueError("launcher ray must have Ray, got none: pip install 'torch-subspace[ray]'")
         self.folder = folder.absolute()
         self.address = options.get("address")
         self.needs = {name: value for name, value in options.items() if name != "address"}
@@ -68,9 +71,10 @@ class Ray(Launcher):
 
         self.mine = not ray.is_initialized()
         if self.mine:
-            local = {} if self.address or "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
-            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-            ray.init(self.address, configure_logging=True, **quiet, **local)
+            try:
+                ray.init(self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError) as error:
+                raise ValueError(f"address must be that of a Ray cluster, got {self.address!r}: {error}") from None
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -89,7 +93,7 @@ class Ray(Launcher):
         task = ray.remote(work)
         jobs = []
         for run in runs:
-            needs = {"num_cpus": run.train.threads, **self.needs}
+            needs = {"num_cpus": run.train.threads, "num_gpus": int("cuda" in run.train.device), **self.needs}
             jobs.append(RayJob(run, task.options(max_retries=0, **needs).remote(run, self.folder, Path.cwd())))
         self.jobs += jobs
         return cast("list[Job]", jobs)

@@ -81,7 +81,7 @@ LIBRARIES: dict[str, Callable[[str, Options, Options], nn.Module]] = {
 def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
     """The model of an entry LIBRARY:NAME; ValueError if the library, the name or an option is not there.
 
-    Its constructor may draw from the global generators: see `seeded`.
+    Its constructor may draw from the global generators: see `data.seeded`.
     """
     library, _, name = entry.partition(":")
     if "in_channels" not in facts:

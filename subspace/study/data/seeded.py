@@ -1,4 +1,4 @@
-"""Others' constructors, which draw from the global generators: seeded by a key for a while, then as they were."""
+"""Others' functions, which draw from the global generators: seeded by a key for a while, then as they were."""
 
 from __future__ import annotations
 
