@@ -105,7 +105,7 @@ def main(folder, kills, seed):
     while counts.total() < kills:
         pid = forked(folder / str(ended))
         kind = random.choice(["all", "all", "parent", "worker"])
-        time.sleep(random.uniform(0, 0.7))
+        time.sleep(random.uniform(0, 0.5))
         done, status = os.waitpid(pid, os.WNOHANG)
         counts[kind] += not done and kill(pid, kind)
         if not done and kind == "worker":

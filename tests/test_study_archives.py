@@ -151,7 +151,6 @@ class Ran:
 def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     files = python_files(TEN)
     files["data_batch_3"] = pickle.dumps({"data": Ran(tmp_path / "ran"), "labels": [0]}, protocol=2)
-    assert "mkdir" in str(files["data_batch_3"])
     path = write(tmp_path, TEN.python, files, packed=False)
     with pytest.raises(
         ValueError, match=rf"^{path / 'data_batch_3'} must be a batch of .*mkdir must not be in a pickle"
@@ -169,10 +168,8 @@ DAMAGED = {
     "no labels": pickled({b"data": PIXELS}),
     "too few labels": pickled({b"data": PIXELS, b"labels": [0]}),
     "floats": pickled({b"data": PIXELS.astype(float), b"labels": LABELS}),
-    "small images": pickled({b"data": PIXELS[:, :100], b"labels": LABELS}),
     "a list of pixels": pickled({b"data": PIXELS.tolist(), b"labels": LABELS}),
     "a label out of range": pickled({b"data": PIXELS, b"labels": [0, 10]}),
-    "a negative label": pickled({b"data": PIXELS, b"labels": [0, -1]}),
     "labels that are no integers": pickled({b"data": PIXELS, b"labels": [0.5, 1.0]}),
 }
 
@@ -249,5 +246,5 @@ def test_torchvision_downloads_the_archive_whole_or_not_at_all(tmp_path, monkeyp
     fails = False
     assert len(cifar10(str(folder), verify=False, download=True).train) == 5 * EACH
     assert [path.name for path in folder.iterdir()] == [published.name]
-    fails = True  # nothing is fetched again
-    cifar10(str(folder), verify=False, download=True)
+    fails = True
+    cifar10(str(folder), verify=False, download=True)  # nothing is fetched again

@@ -57,6 +57,9 @@ def test_the_digits_are_4000_and_1000_balanced_normalised_and_look_like_digits()
     assert (means.mean(1).argmin(), means.mean(1).argmax()) == (1, 0)  # a one takes the least ink, a zero the most
     nearest = torch.cdist(test.inputs.flatten(1), means).argmin(1)
     assert (nearest == test.labels).double().mean() > 0.7  # images and labels belong together
+    some = data.load(Choice("mnist5k", {"train": 50, "test": 20}))
+    assert (some.train.labels.bincount().tolist(), some.test.labels.bincount().tolist()) == ([5] * 10, [2] * 10)
+    assert {image.numpy().tobytes() for image in some.test.inputs} <= {image.numpy().tobytes() for image in test.inputs}
 
 
 def test_the_digits_of_scikit_learn_are_all_there_and_stratified():
@@ -195,7 +198,7 @@ def test_what_is_no_data_is_refused_in_one_sentence(made, message, mine):
     ("choice", "message"),
     [
         (Choice("mnist5"), r"^data must be one of mnist5k, .* MODULE:NAME, got 'mnist5'; did you mean 'mnist5k'\?$"),
-        (Choice("mnist5k", {"augment": True}), r"^options of mnist5k must be none, got 'augment'$"),
+        (Choice("mnist5k", {"augment": True}), r"^options of mnist5k must be test, train, got 'augment'$"),
         (Choice("cifar10", {"data_dri": "x"}), r"^options of cifar10 must be .*did you mean 'data_dir'\?$"),
         (Choice("mine:make", {"cuont": 1}), r"^options of mine:make must be count, got 'cuont'; did you mean 'count'"),
         (Choice("mine:nothing"), r"^data must be an import path MODULE:NAME, got 'mine:nothing'"),

@@ -59,11 +59,15 @@ def test_a_dense_network_counts_as_torch_counts_it(net, images):
     assert counted.step == 0
 
 
-def test_a_grouped_convolution_counts_its_own_inputs():
-    net, images = nn.Conv2d(4, 6, 3, groups=2), torch.ones(1, 4, 5, 4)
-    counted = flops(net, images)
-    assert counted.forward == counted.to_theta == 2 * 6 * 2 * 9 * 6
-    assert counted.forward == torch_counts(net, images)[0]  # torch counts its gradient once per group too many
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_grouped_convolution_counts_as_many_smaller_ones(kind):
+    net, images = kind(4, 6, 3, groups=2), torch.ones(1, 4, 5, 4)
+    halves = [kind(2, 3, 3), kind(2, 3, 3)]
+    once = sum(sum(torch_counts(half, images[:, :2])) for half in halves)
+    assert flops(net, images).training == computed(net, lambda net: net(images).sum(), 1) == once
+    inner = nn.Sequential(nn.Conv2d(4, 4, 1), net)  # which needs the gradient to its input as well
+    twice = computed(inner, lambda net: net(images).sum(), 1)
+    assert flops(inner, images).training == twice == 2 * 2 * 16 * 20 + 3 * once / 2
 
 
 def test_positions_and_gradients_are_those_of_lenet5():

@@ -1,184 +1,211 @@
-"""Tables and picture say what the records say, to the figure."""
+"""Tables say what the records say, to the figure."""
 
-import itertools
+import dataclasses
 import math
+import operator
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
+from study_records import accuracy, failure, finished
 
-from subspace.study.config import Run, Training
-from subspace.study.methods import BASIC, METHODS
-from subspace.study.plots import accuracy_against_density, name_lines
-from subspace.study.progress import duration
-from subspace.study.tables import COSTS, printed, printed_costs, runs_table, summary_table
-from subspace.study.worker import outcome
+from subspace.study import printed, schema
+from subspace.study.config import Choice, Run, Study, Training
+from subspace.study.equal import at_equal
+from subspace.study.methods import METHODS
+from subspace.study.summary import places, summary_table
+from subspace.study.tables import epochs_table, runs_table, tensors_table
 
-SIZES = {"weights": 1000, "alpha": 0, "beside": {}, "trained_bytes": 40, "stored_bytes": 1234, "learning_rate": 0.1}
-
-COST = {"flops_init": 3e6, "flops_training": 45_678.9, "flops_final": 1234.5, "flops_total": 2e9}
-COST |= {"flops_dense": 7000, "stored_init": 90_000, "stored_training": 80_000, "stored_bytes": 70_000}
+TABLES = {"runs": runs_table, "epochs": epochs_table, "tensors": tensors_table}
+TRAIN = Training(epochs=2, batch=3, learning_rate=0.5, optimizer={"name": "SGD", "momentum": 0.9})
 
 
-def kept(method, density, seed, accuracy, dim, **sizes):
-    run = Run(method, density, seed, training=Training(2, 3, 0.5))
-    curves = {"test_accuracy": [0.9, accuracy], "train_loss": [2.0, 1.0], "seconds": 5.0}
-    metrics = None if accuracy is None else {**SIZES, "dim": dim, **curves, **sizes}
-    return {"configuration": run.configuration(), **outcome(metrics, None if metrics else "no luck")}
+def run(name, density=None, seed=0, dim=None, **options):
+    return Run(Choice(name, options), density=density, dim=dim, seed=seed, train=TRAIN)
 
 
 RECORDS = [
-    kept("dctps", 0.01, 0, 0.5, 12, alpha=2, beside={"bias": 3, "norm": 4}),
-    kept("dctps", 0.01, 1, 0.7, 12, alpha=2, beside={"bias": 3, "norm": 4}),
-    kept("dctps", 0.01, 2, None, 12),
-    kept("dctps", 0.1, 0, 0.8, 102, alpha=2),
-    kept("ordinary", None, 0, 0.95, 1000),
-    kept("ordinary", None, 1, 0.97, 1000),
-    kept("ordinary", None, 2, 0.96, 1000),
+    finished(run("dctps", 0.01, 0), 0.5),
+    finished(run("dctps", 0.01, 1), 0.7),
+    failure(run("dctps", 0.01, 2), "no luck"),
+    finished(run("dctps", 0.1, 0), 0.8),
+    finished(run("imp", 0.1, 0, rounds=3), 0.9),
+    finished(run("ordinary", seed=0), 0.95),
+    finished(run("ordinary", seed=1), 0.97),
+    finished(run("ordinary", seed=2), 0.96),
 ]
 
 
-def test_there_is_one_row_per_run_with_its_configuration_and_last_epoch():
-    table = runs_table(RECORDS)
-    assert len(table) == 7
-    first = table.iloc[0]
-    assert (first["method"], first["density"], first["seed"], first["epochs"], first["batch"]) == (
-        "dctps",
-        0.01,
-        0,
-        2,
-        3,
-    )
-    assert (first["test_accuracy"], first["train_loss"], first["seconds"]) == (0.5, 1.0, 5.0)
-    assert (first["theta"], first["alpha"], first["bias"], first["norm"], first["other"]) == (10, 2, 3, 4, 0)
-    failed = table.iloc[2]
-    assert (failed["status"], failed["error"]) == ("failed", "no luck")
-    assert math.isnan(failed["test_accuracy"])
+def shown(table, width=100):
+    """A printed table as text."""
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
 
 
-def test_mean_spread_and_sizes_equal_those_computed_by_hand():
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[2:3], []])
+def test_a_table_has_exactly_the_documented_columns_and_types(name, records):
+    table = TABLES[name](records)
+    types = {key: schema.TYPES[column.type] for key, column in schema.TABLES[name].items()}
+    assert table.dtypes.astype(str).to_dict() == types
+
+
+def test_every_column_is_described_and_every_field_of_a_configuration_is_a_column():
+    described = schema.describe()
+    assert (described["description"].str.len() > 0).all()
+    assert set(described["type"]) <= set(schema.TYPES)
+    runs = schema.TABLES["runs"]
+    assert {field.name for field in dataclasses.fields(Training)} == set(schema.TRAINING) - {
+        "optimizer_options",
+        "schedule_options",
+    }
+    assert {field.name for field in dataclasses.fields(Run)} - {"train"} <= set(runs)
+
+
+def test_a_row_is_the_configuration_and_the_figures_after_the_last_epoch():
+    row = runs_table(RECORDS).iloc[0]
+    metrics = RECORDS[0]["metrics"]
+    assert row["hash"] == run("dctps", 0.01, 0).hash
+    assert (row["method"], row["label"], row["density"], row["seed"]) == ("dctps", "DCTpS, EPL", 0.01, 0)
+    assert (row["epochs"], row["batch"], row["learning_rate"], row["start_rate"]) == (2, 3, 0.5, 5.0)
+    assert (row["optimizer"], row["optimizer_options"]) == ("SGD", '{"momentum":0.9}')
+    assert (row["test_accuracy"], row["train_loss"]) == (0.5, metrics["epochs"][-1]["train_loss"])
+    assert (row["theta"], row["alpha"], row["bias"], row["norm"], row["other"]) == (metrics["dim"] - 5, 5, 10, 4, 0)
+    assert row["realised_density"] == (metrics["dim"] - 5) / metrics["weights"]
+    assert (row["cpu"], row["torch_threads"], row["schema"]) == ("Some Processor", 1, 2)
+    assert pd.isna(row["dim"])
+    assert pd.isna(row["schedule"])
+
+
+def test_a_failed_run_has_its_error_and_no_figures():
+    row = runs_table(RECORDS).iloc[2]
+    assert (row["status"], row["error"], row["attempts"], row["seed"]) == ("failed", "no luck", 2, 2)
+    assert row[["test_accuracy", "theta", "flops_total", "file_bytes", "seconds"]].isna().all()
+
+
+def test_options_are_json_in_the_row_and_in_the_label_where_they_are_not_as_ever():
+    row = runs_table(RECORDS).iloc[4]
+    assert (row["label"], row["options"]) == ("IMP, 9 rounds, rounds=3", '{"rounds":3}')
+
+
+def test_a_method_that_is_not_installed_here_still_has_its_row():
+    record = finished(run("dctps", 0.1))
+    record["configuration"] = {**record["configuration"], "method": {"name": "gone.away:it", "options": {"k": 2}}}
+    assert runs_table([record])["label"][0] == "gone.away:it, k=2"
+    assert len(summary_table(runs_table([record]))) == 1
+
+
+def test_epochs_and_tensors_are_those_of_the_finished_runs():
+    epochs, tensors = epochs_table(RECORDS), tensors_table(RECORDS)
+    assert list(epochs["epoch"]) == [1, 2] * 7
+    first = RECORDS[0]["metrics"]
+    assert list(epochs["test_accuracy"][:2]) == [epoch["test_accuracy"] for epoch in first["epochs"]]
+    assert len(tensors) == 5 * 7
+    assert list(tensors["shape"][:2]) == ["6x1x5x5", "16x6x5x5"]
+    mine = tensors[tensors["hash"] == run("dctps", 0.01, 0).hash]
+    assert mine["tensor_dim"].sum() == first["dim"] - first["alpha"]
+    assert list(mine["tensor_density"]) == [tensor["density"] for tensor in first["tensors"]]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", TABLES)
+@given(error=st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1), figure=st.floats(0, 1e300))
+def test_a_table_that_is_written_is_read_as_it_was(name, kind, error, figure, tmp_path_factory):
+    path = tmp_path_factory.mktemp("round-trip") / f"{name}.{kind}"
+    table = TABLES[name]([*RECORDS, failure(run("set", 0.1), error), finished(run("set", 0.2), seconds=figure)])
+    {"csv": table.to_csv, "parquet": table.to_parquet}[kind](path, index=False)
+    pd.testing.assert_frame_equal(schema.read(path, name), table, check_exact=True)
+
+
+def test_means_spreads_and_sizes_equal_those_computed_by_hand():
     table = summary_table(runs_table(RECORDS))
-    assert list(table["method"]) == ["ordinary", "dctps", "dctps"]
-    assert list(table["seeds"]) == [3, 1, 2]
-    assert list(table["mean"]) == pytest.approx([0.96, 0.8, 0.6])
-    assert list(table["min"]) == [0.95, 0.8, 0.5]
-    assert list(table["max"]) == [0.97, 0.8, 0.7]
+    assert list(table["label"]) == ["ordinary (dense)", "IMP, 9 rounds, rounds=3", "DCTpS, EPL", "DCTpS, EPL"]
+    assert list(table["seeds"]) == [3, 1, 1, 2]
+    assert list(table["failed"]) == [0, 0, 0, 1]
+    assert list(table["mean"]) == pytest.approx([0.96, 0.9, 0.8, 0.6])
+    assert list(table["min"]) == [0.95, 0.9, 0.8, 0.5]
+    assert list(table["max"]) == [0.97, 0.9, 0.8, 0.7]
     assert table["std"][0] == pytest.approx(0.01)
-    assert math.isnan(table["std"][1])
-    assert table["std"][2] == pytest.approx(0.1 * math.sqrt(2))
-    assert math.isnan(table["density"][0])
-    assert list(table["density"][1:]) == [0.1, 0.01]
-    assert list(table["theta"]) == [1000, 100, 10]
-    assert list(table["stored_bytes"]) == [1234] * 3
+    assert table["std"][3] == pytest.approx(0.1 * math.sqrt(2))
+    assert table["std"][1:3].isna().all()
+    assert list(table["density"][1:]) == [0.1, 0.1, 0.01]
+    assert table["theta"][3] == RECORDS[0]["metrics"]["dim"] - 5
+    assert table["file_bytes"][3] == RECORDS[0]["metrics"]["file_bytes"]
 
 
-def test_the_change_is_against_the_dense_network_of_the_same_seed():
+def test_the_change_is_against_the_dense_network_of_the_same_seed_data_and_model():
     table = summary_table(runs_table(RECORDS))
-    assert list(table["change"]) == pytest.approx([0.0, 0.8 - 0.95, (0.5 - 0.95 + 0.7 - 0.97) / 2])
-    assert table["change_std"][0] == 0
-    assert table["change_std"][2] == pytest.approx((0.7 - 0.97 - (0.5 - 0.95)) / math.sqrt(2))
-    assert summary_table(runs_table(RECORDS[:4]))["change"].isna().all()
+    assert list(table["change"]) == pytest.approx([0, 0.9 - 0.95, 0.8 - 0.95, (0.5 - 0.95 + 0.7 - 0.97) / 2])
+    assert table["change_std"][3] == pytest.approx((0.7 - 0.97 - (0.5 - 0.95)) / math.sqrt(2))
+    assert list(table["paired"]) == [3, 1, 1, 2]
+    elsewhere = [dataclasses.replace(run("ordinary", seed=seed), data=Choice("other")) for seed in (0, 1)]
+    table = summary_table(runs_table([*RECORDS[:4], *map(finished, elsewhere)]))
+    assert table.loc[table["method"] == "dctps", "change"].isna().all()
+    assert list(table["paired"]) == [0, 0, 2]
+    assert [name for name, _ in places(table)] == ["mnist5k, lenet5", "other, lenet5"]
 
 
-def test_the_costs_are_means_over_seeds_and_printed_in_their_units():
-    first, second = (kept("force", 0.1, seed, 0.5, 100, **COST) for seed in (0, 1))
-    second["metrics"]["flops_training"] = 45_678.9 + 2000
-    table = summary_table(runs_table([first, second, *RECORDS[4:6]]))
-    force = table.iloc[1]
-    assert [force[name] for name in COSTS] == [3e6, 46_678.9, 1234.5, 2e9, 7000, 90_000, 80_000]
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(printed_costs(table))
-    lines = [line.split() for line in capture.get().splitlines()]
-    figures = ["3.00", "46.7", "1.23", "2.00", "7.00", "90.0", "80.0", "70.0"]
-    assert ["FORCE", "0.1", "-46.0", "±", "1.4", *figures] in lines
-    assert ["ordinary", "(dense)", "dense", "+0.0", "±", "0.0", *["-"] * 7, "1.23"] in lines
+def test_costs_are_means_over_seeds():
+    pair = [finished(run("force", 0.1, seed), flops_total=total) for seed, total in enumerate((2e9, 4e9))]
+    assert summary_table(runs_table(pair))["flops_total"][0] == 3e9
 
 
-@pytest.mark.parametrize("table", [printed, printed_costs])
-def test_every_label_and_the_widest_figures_fit_into_the_page(table):
-    wide = {"flops_init": 99_999e6, "flops_training": 99_999e3, "flops_final": 9_999e3, "flops_total": 9_999e9}
-    wide |= {"flops_dense": 99_999e3, "stored_init": 999e3, "stored_training": 999e3, "stored_bytes": 999e3}
-    rows = [
-        kept(name, 0.001, seed, 0.1 * seed, 61, **wide) for name in METHODS if name != "ordinary" for seed in (0, 9)
-    ]
-    rows += [kept("ordinary", None, seed, 0.9, 61_210, **wide) for seed in (0, 9)]
-    console = Console(width={printed: 80, printed_costs: 100}[table])
-    with console.capture() as capture:
-        console.print(table(summary_table(runs_table(rows))))
-    assert "…" not in capture.get()
-    assert all(f"{method.label} " in capture.get() for method in METHODS.values())
+def test_methods_and_sizes_are_in_order_and_failures_are_never_dropped():
+    runs = Study("s", tuple(METHODS), dims=(10, 1000), seeds=2, train=TRAIN).runs()
+    table = summary_table(runs_table([failure(one) for one in reversed(runs)]))
+    assert list(dict.fromkeys(table["method"])) == list(METHODS)
+    assert list(table["dim"][1:]) == [1000, 10] * (len(METHODS) - 1)
+    assert (table["failed"] == 2).all()
+    assert (table["seeds"] == 0).all()
+    assert table["mean"].isna().all()
 
 
-def test_the_options_of_a_method_are_in_its_row():
-    assert runs_table([kept("rigl", 0.1, 0, 0.5, 9)])["options"][0] == "delta_t=8 fraction=0.3 t_end=0.75"
-    assert runs_table(RECORDS)["options"][0] == ""
+def test_runs_that_were_not_trained_alike_are_not_summed_up():
+    other = dataclasses.replace(run("dctps", 0.1), train=Training(epochs=5))
+    with pytest.raises(ValueError, match="trained alike to be summed up, got epochs 2, 5"):
+        summary_table(runs_table([RECORDS[0], finished(other)]))
 
 
-def test_the_printed_table_is_those_figures_in_80_characters():
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(printed(summary_table(runs_table(RECORDS))))
-    lines = [line.split() for line in capture.get().splitlines()]
-    assert ["ordinary", "(dense)", "dense", "96.0", "±", "1.0", "3", "1,000", "-", "1.2"] in lines
-    assert ["DCTpS,", "EPL", "0.1", "80.0", "1", "100", "2", "alpha", "1.2"] in lines
-    first = next(line for line in lines if line[:5] == ["0.01", "60.0", "±", "14.1", "2"])
-    assert first[5:8] == ["10", "2", "alpha,"]
+def cells(text):
+    """The words of each line, with one blank between."""
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
-def test_a_study_whose_every_run_failed_has_an_empty_table():
-    assert len(summary_table(runs_table([RECORDS[2]]))) == 0
-
-
-def test_the_table_survives_csv(tmp_path):
+def test_printed_tables_have_the_figures_of_the_summary():
     table = summary_table(runs_table(RECORDS))
-    table.to_csv(tmp_path / "table.csv", index=False)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table, check_dtype=False)
+    lines = cells(shown(printed.accuracy(table, "here"), 120))
+    assert "ordinary (dense) dense 100% 96.0 ± 1.0 3 61,470 0 10 4 246k 1.98M 16.1G" in lines
+    assert "0.01 1% 60.0 ± 14.1 2/3 615 5 10 4 2.96k 1.01M 240M" in lines
+    lines = cells(shown(printed.costs(table, "here")))
+    assert "DCTpS, EPL 0.1 0 210k 2.00M 84.0k 800k 1.68G 246k 37.4k 28.1k 19.2k" in lines
+    (talk,) = printed.talk(table, "here")
+    lines = cells(shown(talk))
+    assert "DCTpS, EPL -15.0 -36.0 0 30.0k 12.0k 246k 4.92k 3.69k" in lines
+    assert "IMP, 9 rounds, rounds=3 -5.0 - - - - - - -" in lines
+    (equal,) = printed.equal(at_equal(table, "bytes", [3000, 20_000]), "here")
+    lines = cells(shown(equal))
+    at = lines.index("DCTpS, EPL 60.0 ± 14.1 80.0")
+    assert lines[at + 1] == "0.01: 2.96k 0.1: 19.2k"
 
 
-def test_the_picture_shows_every_mean_and_band_in_per_cent(tmp_path):
-    figure = accuracy_against_density(summary_table(runs_table(RECORDS)), "a title")
-    axes = figure.axes[0]
-    drawn = {tuple(line.get_ydata()) for line in axes.lines}
-    assert (10.0, 10.0) in drawn  # chance
-    assert (96.0, 96.0) in {tuple(round(y, 9) for y in line) for line in drawn}  # dense
-    (curve,) = [line for line in axes.lines if list(line.get_xdata()) == [0.01, 0.1]]
-    assert list(curve.get_ydata()) == pytest.approx([60.0, 80.0])
-    (band,) = axes.collections
-    heights = band.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == pytest.approx((50.0, 80.0))
-    assert axes.get_xscale() == "log"
-    assert axes.xaxis_inverted()
-    assert {text.get_text() for text in axes.texts} == {"chance", "ordinary (dense)", "DCTpS, EPL"}
-    figure.savefig(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("study", [Study("s", tuple(METHODS)), Study("s", tuple(METHODS), dims=tuple(range(5, 13)))])
+def test_every_label_and_every_figure_fits_into_100_characters(study):
+    wide = {"weights": 23_652_032, "dim": 23_652_032, "flops_total": 9.99e17, "file_bytes": 99_900_000}
+    records = [finished(one, accuracy(one) / (1 + one.seed), **wide) for one in study.runs()]
+    table = summary_table(runs_table(records))
+    tables = [printed.accuracy(table, "here"), printed.costs(table, "here"), *printed.talk(table, "here")]
+    text = "".join(map(shown, [*tables, *printed.equal(at_equal(table, "flops"), "here")]))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    assert operator.countOf(text.split(), "999P") >= len(table)
 
 
-def test_many_methods_are_drawn_in_a_panel_for_each_family_with_the_others_in_grey():
-    rows = [kept(name, density, 0, density, 61) for name in METHODS if name != "ordinary" for density in (0.1, 0.2)]
-    table = summary_table(runs_table([*rows, *RECORDS[4:]]))
-    figure = accuracy_against_density(table, "a title")
-    families = list(dict.fromkeys(method.family for method in METHODS.values()))[1:]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == families
-    for axes, family in zip(figure.axes, families, strict=True):
-        own = {method.label for method in METHODS.values() if method.family == family}
-        assert {text.get_text() for text in axes.texts} == {"chance", "ordinary (dense)", *own}
-        curves = [line for line in axes.lines if len(line.get_xdata()) == 2 and min(line.get_xdata()) == 0.1]
-        assert len(curves) == len(METHODS) - 1
-        assert sum(line.get_color() != "#D8D8D8" for line in curves) == len(own)
-    basic = table[table["method"].isin(BASIC)]
-    assert len(accuracy_against_density(basic, "a title").axes) == 1
-
-
-def test_names_of_lines_never_touch():
-    axes = accuracy_against_density(summary_table(runs_table(RECORDS)), "a title").axes[0]
-    before = len(axes.texts)
-    name_lines(axes, [(10.0, "red", "a"), (10.0, "blue", "b"), (11.0, "green", "c"), (90.0, "black", "d")], gap=5)
-    heights = [text.get_position()[1] for text in axes.texts[before:]]
-    assert all(upper - lower >= 5 for lower, upper in itertools.pairwise(heights))
-    assert heights == [10.0, 15.0, 20.0, 90.0]
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3725, "62 min 5 s")])
-def test_durations_are_in_minutes_and_seconds(seconds, words):
-    assert duration(seconds) == words
+def test_a_study_whose_every_run_failed_has_a_row_and_no_figure():
+    table = summary_table(runs_table(RECORDS[2:3]))
+    assert list(table["failed"]) == [1]
+    assert "DCTpS, EPL 0.01 - - 0/1 - - - -" in cells(shown(printed.accuracy(table, "here")))
+    assert at_equal(table, "bytes").empty

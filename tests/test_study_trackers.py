@@ -8,50 +8,9 @@ import time
 import types
 
 import pytest
+from tracked import RUNS, figures, record, study
 
-from subspace.study.config import Choice, Run, Training
 from subspace.study.trackers import CURVES, TensorBoard, Tracker, named
-
-RUNS = [Run(Choice("dctps"), density=0.01, seed=seed, train=Training(epochs=3)) for seed in (0, 1)]
-METRICS = {
-    "weights": 61_210,
-    "dim": 617,
-    "beside": {"bias": 10},
-    "learning_rate": 0.03,
-    "flops_total": 1.5e9,
-    "file_bytes": 4_000,
-    "tensors": [{"name": "conv1.weight"}],
-}
-
-
-def figures(run, epoch, validation=None):
-    return {
-        "epoch": epoch,
-        "train_loss": 1 / epoch + run.seed,
-        "test_accuracy": 0.1 * epoch,
-        "validation_accuracy": validation,
-        "learning_rate": 0.03,
-        "seconds": 1.0,
-    }
-
-
-def record(run, error=None):
-    if error:
-        return {"status": "failed", "error": error, "metrics": None}
-    return {"status": "finished", "error": None, "metrics": METRICS | {"epochs": [figures(run, 3)]}}
-
-
-def study(callback, first=1, last=3, error=None, end=True):
-    """Both runs at once, from an epoch to an epoch."""
-    callback.expect(RUNS)
-    for run in RUNS:
-        callback.begin(run)
-    for epoch in range(first, last + 1):
-        for run in RUNS:
-            callback.epoch(run, figures(run, epoch))
-    for run in RUNS if end else ():
-        callback.end(run, record(run, error))
-    callback.close()
 
 
 class StandIn:
@@ -84,16 +43,17 @@ def curve(tracked, name):
     return [(step, data[name]) for step, data in tracked.points if name in data]
 
 
-def test_every_run_is_one_tracked_run_with_its_own_points():
+def test_every_run_is_one_tracked_run_with_its_own_points(tmp_path):
     module = StandIn()
-    study(Tracker(module, "digits", "out"))
+    study(Tracker(module, "digits", tmp_path / "out"))
     assert len(module.runs) == 2
     for run, tracked in zip(RUNS, module.runs, strict=True):
         assert curve(tracked, "train_loss") == [(epoch, 1 / epoch + run.seed) for epoch in (1, 2, 3)]
         assert tracked.options["name"] == str(run)
         assert tracked.options["config"] == {**run.configuration(), "hash": run.hash}
         assert json.dumps(tracked.options["config"])
-        assert (tracked.options["project"], tracked.options["dir"], tracked.reinit) == ("digits", "out", "create_new")
+        assert (tracked.options["project"], tracked.reinit) == ("digits", "create_new")
+        assert tracked.options["dir"] == str(tmp_path / "out")
         assert tracked.exit_code == 0
     assert module.runs[0].options["group"] == module.runs[1].options["group"]
 
@@ -153,76 +113,10 @@ def test_runs_that_only_wait_in_a_queue_open_nothing(tmp_path):
     assert not (tmp_path / "events").exists()
 
 
-def events(folder, run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(TensorBoard(folder).path(run)))
-    accumulator.Reload()
-    return accumulator
-
-
-def scalars(accumulator, name):
-    return [(event.step, pytest.approx(event.value)) for event in accumulator.Scalars(name)]
-
-
-@pytest.fixture
-def tensorboard():
-    return pytest.importorskip("tensorboard")
-
-
-def test_tensorboard_reads_every_point_once_in_a_folder_for_every_run(tmp_path, tensorboard):
-    study(TensorBoard(tmp_path))
-    assert len(list(tmp_path.iterdir())) == 2
-    for run in RUNS:
-        read = events(tmp_path, run)
-        assert scalars(read, "train_loss") == [(epoch, 1 / epoch + run.seed) for epoch in (1, 2, 3)]
-        assert scalars(read, "final/flops_total") == [(3, 1.5e9)]
-        assert "validation_accuracy" not in read.Tags()["scalars"]
-        assert len(list(TensorBoard(tmp_path).path(run).iterdir())) == 1
-
-
-def test_tensorboard_forgets_what_an_interrupted_study_left(tmp_path, tensorboard):
-    study(TensorBoard(tmp_path), last=2, end=False)
-    study(TensorBoard(tmp_path))
-    study(TensorBoard(tmp_path), first=3)  # should an epoch not be told of again, it is missing, never double
-    assert scalars(events(tmp_path, RUNS[0]), "train_loss") == [(3, 1 / 3)]
-    study(TensorBoard(tmp_path))
-    assert scalars(events(tmp_path, RUNS[1]), "train_loss") == [(epoch, 1 / epoch + 1) for epoch in (1, 2, 3)]
-
-
-def test_tensorboard_has_the_configuration_as_hyperparameters(tmp_path, tensorboard):
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    run = Run(Choice("rigl", {"delta_t": 4}), dim=300, train=Training(optimizer={"name": "SGD", "momentum": 0.9}))
-    callback = TensorBoard(tmp_path)
-    callback.epoch(run, figures(run, 1))
-    callback.end(run, record(run))
-    content = events(tmp_path, run).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    known = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert known["method"].string_value == run.label
-    assert known["dim"].number_value == 300
-    assert known["optimizer"].string_value == "SGD, momentum=0.9"
-    assert known["hash"].string_value == run.hash
-    assert "density" not in known
-
-
-def test_tensorboard_has_the_error_of_a_failed_run(tmp_path, tensorboard):
-    study(TensorBoard(tmp_path), last=1, error="ValueError: no such layer")
-    read = events(tmp_path, RUNS[0])
-    assert read.Tensors("error/text_summary")[0].tensor_proto.string_val == [b"ValueError: no such layer"]
-
-
-def test_paths_of_different_runs_differ_and_are_plain(tmp_path):
-    board = TensorBoard(tmp_path)
-    runs = [*RUNS, Run(Choice("dctps"), dim=3), Run(Choice("ordinary"), Choice("a/b:c", {"x": "../.."}))]
-    assert len({board.path(run) for run in runs}) == 4
-    assert all(board.path(run).parent == tmp_path for run in runs)
-
-
 @pytest.mark.parametrize("name", ["tensorbord", "mlflow"])
 def test_an_unknown_tracker_is_named_with_the_nearest(name, tmp_path):
     with pytest.raises(ValueError, match="tracker must be one of tensorboard, wandb, trackio, got") as error:
-        named(name, tmp_path, "digits")
+        named(name, tmp_path)
     assert ("did you mean 'tensorboard'?" in str(error.value)) == (name == "tensorbord")
 
 
@@ -231,10 +125,10 @@ def test_a_library_that_is_not_there_is_named_with_the_command(name, tmp_path, m
     module = "torch.utils.tensorboard" if name == "tensorboard" else name
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=f"^{name} must be installed to track with it, got none: pip install {name}$"):
-        named(name, tmp_path, "digits")
+        named(name, tmp_path)
     monkeypatch.setitem(sys.modules, module, types.ModuleType(name))  # as a folder of that name is
     with pytest.raises(ValueError, match=f"pip install {name}"):
-        named(name, tmp_path, "digits")
+        named(name, tmp_path)
 
 
 def has(file, names):
@@ -253,8 +147,8 @@ def within(seconds, condition):
 def test_wandb_itself_takes_all_runs_offline(tmp_path, monkeypatch, capfd):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    study(named("wandb", tmp_path, "digits"))
-    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    study(named("wandb", tmp_path / "digits"))
+    files = sorted((tmp_path / "digits" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     for run in RUNS:
         names = ["train_loss", "test_accuracy", "final/flops_total", str(run), run.hash]
@@ -267,9 +161,9 @@ def test_trackio_itself_takes_all_runs(tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
-from test_study_trackers import study, named
+from test_study_trackers import named, study
 for last, end in ((2, False), (3, True)):
-    study(named("trackio", {str(tmp_path)!r}, "digits"), last=last, end=end)
+    study(named("trackio", {str(tmp_path / "digits")!r}), last=last, end=end)
 """
     environment = {"TRACKIO_DIR": str(tmp_path / "trackio"), "PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

@@ -45,9 +45,14 @@ def one_thread():
 
 
 def figures(run, keeper=None):
-    """All of a run's metrics but the time it took, and the bytes that Python took beside torch."""
+    """All of a run's metrics but the time it took, and the bytes that Python held meanwhile."""
     metrics = train(run, keeper)
-    return {**metrics, "seconds": 0, "peak_bytes": 0, "epochs": [{**epoch, "seconds": 0} for epoch in metrics["epochs"]]}
+    return {
+        **metrics,
+        "seconds": 0,
+        "peak_bytes": 0,
+        "epochs": [{**epoch, "seconds": 0} for epoch in metrics["epochs"]],
+    }
 
 
 def losses(metrics):

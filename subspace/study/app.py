@@ -16,6 +16,7 @@ from subspace.study import experiment, files
 from subspace.study.callbacks import Callback
 from subspace.study.config import Run
 from subspace.study.estimate import estimate
+from subspace.study.launchers import torchrun
 from subspace.study.live import LiveProgress
 from subspace.study.progress import Progress, outcome
 from subspace.study.runner import unfinished
@@ -47,7 +48,7 @@ def study(
     launch: Annotated[list[str], typer.Option(help="KEY=VALUE, an option of ray or slurm; may be repeated")] = [],  # noqa: B006
     workers: Annotated[int | None, typer.Option(help="processes of the pool; as many as there are cores for")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="try runs again that have failed twice")] = False,
-    at: Annotated[str | None, typer.Option(help="compare at equal bytes, stored, flops, forward or memory too")] = None,
+    at: Annotated[str | None, typer.Option(help="compare at equal bytes, stored, flops, memory or inference too")] = None,
     log: Annotated[list[str], typer.Option(help="tensorboard, wandb or trackio; may be repeated")] = [],  # noqa: B006
     list_: Annotated[bool, typer.Option("--list", help="say how every run stands, and stop")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and what it takes, and stop")] = False,
@@ -60,6 +61,7 @@ def study(
 
     Without a file: six methods on 5,000 real digits, 2 minutes on 2 cores.
     """
+    torchrun.begin()
     lists: dict[str, Any] = {"methods": methods, "densities": densities, "dims": dims, "models": model, "data": data}
     try:
         table = files.read(file) if file else {}
@@ -67,7 +69,7 @@ def study(
         table |= {} if seeds is None else {"seeds": seeds}
         chosen = files.study(files.assigned(table, set_))
         runs = chosen.runs()
-        experiment.check(chosen)
+        experiment.check(chosen, at)
         if show:
             typer.echo(files.toml(chosen), nl=False)
             return

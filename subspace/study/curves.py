@@ -16,7 +16,8 @@ MEASURES = {"test_accuracy": "test accuracy, %", "train_loss": "training loss, n
 def over_seeds(epochs: pd.DataFrame, measure: str) -> pd.DataFrame:
     """mean, min and max of a figure by method and epoch."""
     groups = epochs.groupby(["method", "label", "epoch"], sort=False)
-    return groups[measure].agg(["mean", "min", "max"]).reset_index().dropna(subset="mean")
+    table: pd.DataFrame = groups[measure].agg(["mean", "min", "max"]).reset_index().dropna(subset="mean")
+    return table
 
 
 def training_curves(epochs: pd.DataFrame, title: str, measure: str = "test_accuracy") -> Figure:

@@ -36,14 +36,20 @@ MEANING = {
 COLUMNS = [*PLACE, "cost", "budget", *ENTRY, "mean", "std", "seeds", "failed", "spent", "chosen_by"]
 
 
+def costing(cost: str) -> str:
+    """The column that measures a cost; ValueError, with the nearest, for one that is not among `COSTS`."""
+    if cost not in COSTS:
+        raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}{nearest(cost, COSTS)}")
+    return COSTS[cost]
+
+
 def at_equal(table: pd.DataFrame, cost: str, budgets: Sequence[float] | None = None) -> pd.DataFrame:
     """One row per data set, network, budget and method: its best entry of at most that cost, and what it cost.
 
     table: a `summary.summary_table`. cost: one of `COSTS`. spent: in bytes or FLOPs; NaN, as all figures are, where a
     method has no entry. ValueError for another cost and for budgets that are not positive.
     """
-    if cost not in COSTS:
-        raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}{nearest(cost, COSTS)}")
+    costing(cost)
     if budgets is not None and not all(budget > 0 for budget in budgets):
         raise ValueError(f"budgets must be positive, got {list(budgets)}")
     rows = []
@@ -52,7 +58,8 @@ def at_equal(table: pd.DataFrame, cost: str, budgets: Sequence[float] | None = N
         for budget in grid_budgets(part, cost) if budgets is None else budgets:
             for _, entries in part.groupby(["method", "label", "options"], sort=False):
                 rows.append(entry(entries, cost, float(budget), measure))
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"dim": "Int64"})
+    found: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS).astype({"dim": "Int64"})
+    return found
 
 
 def entry(entries: pd.DataFrame, cost: str, budget: float, measure: str) -> dict[str, object]:
@@ -60,8 +67,8 @@ def entry(entries: pd.DataFrame, cost: str, budget: float, measure: str) -> dict
     known = {"cost": cost, "budget": budget, "chosen_by": "validation" if measure == "validation" else "test"}
     within = entries[(entries["seeds"] > 0) & (entries[COSTS[cost]] <= budget)]
     if not len(within):
-        same = [*PLACE, "method", "options", "label"]
-        return {**entries.iloc[0][same].to_dict(), **known, "seeds": 0, "failed": int(entries["failed"].sum())}
+        same = {name: entries.iloc[0][name] for name in [*PLACE, "method", "options", "label"]}
+        return {**same, **known, "seeds": 0, "failed": int(entries["failed"].sum())}
     best = within.sort_values([measure, COSTS[cost]], ascending=[False, True], kind="stable").iloc[0]
     return {**{name: best.get(name) for name in COLUMNS}, **known, "spent": best[COSTS[cost]]}
 

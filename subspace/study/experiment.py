@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from subspace.study import data, files, models
+from subspace.study import data, files, models, world
 from subspace.study.callbacks import Callback, Callbacks
 from subspace.study.config import Choice, Run, Study
 from subspace.study.launchers import Launcher
 from subspace.study.optimizers import made
 from subspace.study.runner import carry_out, unfinished
-from subspace.study.store import Record, Store
+from subspace.study.store import Record, Store, storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def run(
     if not isinstance(study, Study):
         study = files.study(study if isinstance(study, Mapping) else files.read(study))
     runs = study.runs()
-    check(study)
+    check(study, at)
     store, told = Store(out), Callbacks(callbacks)
     started = launched(launcher, store, study, workers, options or {}) if isinstance(launcher, str) else launcher
     try:
@@ -68,7 +68,9 @@ def report(study: Study, store: Store, console: Console | None = None, at: str |
     """Tables, figures and report.html of what the store has of a study, without training; as `run`."""
     from subspace.study.report import report as written  # it loads pandas and matplotlib
 
-    return written(study, records(study.runs(), store), store.folder / study.name, console, at)
+    folder = store.folder / study.name
+    with storage(folder):
+        return written(study, records(study.runs(), store), folder, console, at, files.toml(study))
 
 
 def records(runs: Sequence[Run], store: Store) -> list[Record]:
@@ -76,8 +78,12 @@ def records(runs: Sequence[Run], store: Store) -> list[Record]:
     return [record for run in runs if (record := store.read(run))]
 
 
-def check(study: Study) -> None:
-    """ValueError for what a study names and there is not: data, models, optimizers, schedules, devices."""
+def check(study: Study, at: str | None = None) -> None:
+    """ValueError for what a study names and there is not: data, models, optimizers, schedules, devices, costs."""
+    if at is not None:
+        from subspace.study.equal import costing  # it loads pandas
+
+        costing(at)
     for entry in study.data:
         data.named(Choice.of(entry, "data").name)
     for entry in study.models:
@@ -86,6 +92,7 @@ def check(study: Study) -> None:
     optimizer = made(torch.optim, Choice.of(train.optimizer, "optimizer"), [torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     if train.schedule:
         made(torch.optim.lr_scheduler, Choice.of(train.schedule, "schedule"), optimizer)
+    world.check(train.processes)
     try:
         torch.empty(0, device=train.device)
     except (RuntimeError, AssertionError) as error:
@@ -95,7 +102,11 @@ def check(study: Study) -> None:
 def launched(
     name: str, store: Store, study: Study, workers: int | None, options: Mapping[str, Any]
 ) -> Launcher:
-    """The launcher of that name. ValueError for another name, or for options that it does not take."""
+    """The launcher of that name; under torchrun, its processes. ValueError for another name or options."""
+    if world.size() > 1:
+        from subspace.study.launchers.torchrun import Torchrun
+
+        return Torchrun(store.folder)
     if name == "ray":
         from subspace.study.launchers.ray import Ray
 

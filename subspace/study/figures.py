@@ -1,4 +1,7 @@
-"""All figures of a study, from its tables: of every data set and network, and of every size that was asked for."""
+"""All figures of a study, from its tables, for every data set and network.
+
+Those of one size are drawn for the largest, the middle and the smallest that were asked for.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,10 @@ def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, ta
     for prefix, (place, part) in zip(names, parts, strict=bool(parts)):
         if not part["seeds"].any():
             continue
-        here = [pd.merge(long, part[PLACE].drop_duplicates(), on=PLACE) for long in (epochs, tensors)]
-        for name, title, alt, figure in drawn(part, *here, place):
-            yield Picture(prefix + name, title, f"{title}. {alt}", place, figure)
+        here = part[PLACE].drop_duplicates()
+        mine = epochs.merge(here, on=PLACE), tensors.merge(here, on=PLACE)
+        for name, title, alt, figure in drawn(part, *mine, place):
+            yield Picture(prefix + name, title, alt, place, figure)
 
 
 def drawn(
@@ -57,7 +61,7 @@ def drawn(
         if part[COSTS[cost]].gt(0).any():
             title = f"Test accuracy against {AXES[cost]}: {place}"
             yield f"accuracy-{cost}", title, least, accuracy_against_cost(part, title, cost)
-    for one in every or [None]:
+    for one in dict.fromkeys([every[0], every[len(every) // 2], every[-1]]) if every else [None]:
         where, end = (f" at {one[0]} {worded(one)}", f"-{one[0]}-{one[1]:g}") if one else ("", "")
         for measure, (name, what) in CURVES.items():
             rows = epochs if one is None else pd.concat([epochs[epochs["method"] == DENSE], at(epochs, one)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ def known(table: Mapping[str, Any], of: type, place: str) -> None:
             known(entry, TABLES[key], f"{place}.{key}".lstrip("."))
 
 
-def table(value: Any) -> dict[str, Any]:
-    """A dataclass as a table of plain values that `study` takes back; what is None is left out."""
-    plain: dict[str, Any] = msgspec.to_builtins(value)
+def table(value: Study) -> dict[str, Any]:
+    """A study as a table of plain values that `study` takes back; what is None is left out."""
+    plain: dict[str, Any] = asdict(value)  # msgspec leaves defaults out of what it has made itself
     return {key: inner for key, inner in plain.items() if inner is not None}
 
 

@@ -139,7 +139,7 @@ def equal_grid(part: pd.DataFrame, place: str) -> Grid:
             cells.append(Cell(spread(line["mean"], line["std"]), small, _order(line["mean"])))
         rows.append(cells)
     heads = [("method", ""), *((f"≤ {short(budget)}", f"{budget:,.0f}") for budget in budgets)]
-    by = "on samples held apart" if chosen == "validation" else "on the test samples themselves"
+    by = "by samples held apart" if chosen == "validation" else "by the test samples themselves"
     return Grid(f"Test accuracy % at equal {MEANING[cost]}: {place}; best entry {by}", heads, rows)
 
 

@@ -92,7 +92,7 @@ def facts(expected: int, runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def environments(records: Sequence[Record]) -> Grid | None:
-    """Where the runs were done: a column for each machine and set of versions that differ, with how many runs it did."""
+    """Where the runs were done: a column for each machine and set of versions, with how many runs it did."""
     met = Counter(json.dumps(record.get("environment") or {}, sort_keys=True) for record in records)
     each: list[dict[str, Any]] = [json.loads(text) for text in met]
     keys = list(dict.fromkeys(key for environment in each for key in environment))

@@ -8,10 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from subspace.study.config import Run
 from subspace.study.progress import Progress
 from subspace.study.store import Record
+
+BAR, COUNT, TIME = 20, 14, 10  # columns
 
 
 class LiveProgress(Progress):
@@ -21,8 +24,8 @@ class LiveProgress(Progress):
         super().__init__(console)
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[count]}"),
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True, min_width=COUNT)),
             TimeRemainingColumn(),
         )
         self.bars = Bars(*columns, console=console, speed_estimate_period=120, transient=True)
@@ -31,13 +34,15 @@ class LiveProgress(Progress):
 
     def expect(self, runs: Sequence[Run]) -> None:
         super().expect(runs)
-        width = 2 + max((len(str(run)) for run in runs), default=0)  # so that the bars stay where they are
-        self.total = self.bars.add_task(f"{'study':{width}}", total=self.cost, count=f"0/{len(runs)} runs")
+        longest = 2 + max((len(str(run)) for run in runs), default=0)
+        self.width = min(longest, self.console.width - BAR - COUNT - TIME)  # so that the bars stay where they are
+        self.total = self.bars.add_task(f"{'study':{self.width}}", total=self.cost, count=f"0/{len(runs)} runs")
         self.bars.start()
 
     def begin(self, run: Run) -> None:
         if run not in self.tasks:
-            self.tasks[run] = self.bars.add_task(f"  {run}", total=run.epochs, count="starting")
+            name = f"  {run}" if len(str(run)) + 2 <= self.width else f"  {run}"[: self.width - 1] + "…"
+            self.tasks[run] = self.bars.add_task(name, total=run.epochs, count="starting")
 
     def epoch(self, run: Run, figures: dict[str, Any]) -> None:
         self.epochs[run] = epochs = figures["epoch"]

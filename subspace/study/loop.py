@@ -161,12 +161,12 @@ class Loop:
         """The loss on the whole batch for a mover, which must move alike in all processes; batch: this one's part."""
 
         def objective(net: nn.Module) -> Tensor:
-            whole = batch
+            inputs, labels = batch
             if self.team.size > 1:
                 first = self.team.rank == 0
-                whole = self.team.share(next(self.data.train.batches([places], key)) if first else None)
+                inputs, labels = self.team.share(next(self.data.train.batches([places], key)) if first else batch)
             self.metrics.flops_total += len(places) * cost.growth
-            return cross_entropy(net(whole[0].to(self.device)), whole[1].to(self.device))
+            return cross_entropy(net(inputs.to(self.device)), labels.to(self.device))
 
         return objective
 

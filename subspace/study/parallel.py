@@ -159,10 +159,9 @@ class Team(AbstractContextManager["Team"]):
         if other := [number for number, found in enumerate(digests) if found != digests[0]]:
             raise RuntimeError(f"all processes must have the same network, got another one in process {other[0]}")
 
-    def _sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
+    def _sum(self, bucket: Any) -> Any:
         """How DistributedDataParallel is to reduce a part of the gradients, a torch.distributed.GradBucket."""
         self.sent += bucket.buffer().nbytes
         self.steps += bucket.is_last()
         work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
-        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-        return summed
+        return work.get_future()  # as it is: Python code in the threads of gloo would race with tracemalloc

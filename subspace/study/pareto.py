@@ -23,7 +23,8 @@ AXES = {
 def front(table: pd.DataFrame, cost: str) -> pd.DataFrame:
     """The rows that cost less than every row of at least their mean accuracy, by rising cost; without NaN."""
     rows = table.dropna(subset=["mean", cost]).sort_values([cost, "mean"], ascending=[True, False], kind="stable")
-    return rows[rows["mean"] > rows["mean"].cummax().shift(fill_value=float("-inf"))]
+    best: pd.DataFrame = rows[rows["mean"] > rows["mean"].cummax().shift(fill_value=float("-inf"))]
+    return best
 
 
 def accuracy_against_cost(table: pd.DataFrame, title: str, cost: str) -> Figure:

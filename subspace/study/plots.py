@@ -7,19 +7,17 @@ matplotlib's object interface: no backend is chosen and no global state is left 
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import matplotlib
-import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from subspace.study.images import style
 from subspace.study.methods import method
 from subspace.study.printed import worded
 from subspace.study.summary import DENSE, sizes
@@ -31,34 +29,6 @@ GREY, PALE = "#555555", "#D8D8D8"
 TOGETHER = len(COLOURS)
 Draw = Callable[[Axes, pd.DataFrame, pd.DataFrame], None]
 End = tuple[float, float, str, str]  # where a line ends (x, y), its colour and its name
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's own defaults, whatever the user has set; text is text, and SVG the same at every call."""
-    with matplotlib.style.context("default"):
-        settings = {"text.parse_math": False, "svg.hashsalt": "subspace", "path.simplify": False}
-        with matplotlib.rc_context(settings):
-            yield
-
-
-def saved(figure: Figure, kind: str) -> bytes:
-    """The contents of a file of a figure, "png" or "svg": the same bytes for the same figure."""
-    content = io.BytesIO()
-    with style():
-        figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return content.getvalue()
-
-
-def inline(svg: bytes, name: str) -> str:
-    """An SVG file as an element of a page with others: scaled to its width, every id with `name` in front."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
 def family(name: str) -> str:
@@ -89,10 +59,12 @@ def figure_of(table: pd.DataFrame, title: str, note: str, draw: Draw) -> Figure:
                     axes.set_ylabel("")
                 if place + columns < len(families):
                     axes.set_xlabel("")
+        title = textwrap.fill(title, 85 if len(figure.axes) < 2 else 150)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
-        for _ in range(2):  # a layout starts from the one before; from here on it stays
-            figure.draw_without_rendering()
+        layout = figure.get_layout_engine()
+        if layout is not None:  # a layout starts from the one before: done once, saving is the same every time
+            layout.execute(figure)
         figure.set_layout_engine("none")
     return figure
 
@@ -120,7 +92,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str, size: str = "density"
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that have an accuracy, in per cent; the failed runs of the others are still counted, in the first."""
-    rows = table[table["seeds"] > 0]
+    rows: pd.DataFrame = table[table["seeds"] > 0]
     rows = rows.assign(**{name: 100 * rows[name] for name in ("mean", "min", "max")})
     if len(rows):
         lost = int(table.loc[table["seeds"] == 0, "failed"].sum())
@@ -205,7 +177,7 @@ def curves(axes: Axes, table: pd.DataFrame, x: str) -> list[End]:
     return ends
 
 
-def look(place: int) -> dict[str, object]:
+def look(place: int) -> dict[str, Any]:
     """The colour, marker and dashes of the n-th method of a plot; they repeat after 36."""
     marker = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
     dashes = "-" if place < len(COLOURS) else (0, (4, 1.5))
@@ -219,16 +191,31 @@ def name_lines(axes: Axes, ends: Sequence[End], gap: float = 0.055) -> None:
     order = sorted(range(len(ends)), key=lambda place: (where[place][1], -place))
     for place, height in zip(order, spaced([where[place][1] for place in order], gap), strict=True):
         (x, y), (_, _, colour, label) = where[place], ends[place]
-        stroke = {"color": colour, "linewidth": 1.1, "linestyle": ":", "transform": axes.transAxes, "clip_on": False}
+        stroke: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 1.1,
+            "linestyle": ":",
+            "transform": axes.transAxes,
+            "clip_on": False,
+        }
         axes.plot([x, 1.04], [y, height], zorder=2, **stroke)
-        axes.text(1.05, height, label, va="center", fontsize=9, transform=axes.transAxes)
+        axes.text(1.05, height, cut(label), va="center", fontsize=9, transform=axes.transAxes)
+
+
+def cut(label: str, most: int = 36) -> str:
+    """A label without its middle where it is too long for a figure; tables have all of it.
+
+    >>> cut("RigL, ERK, delta_t=100, fraction=0.3, t_end=0.75")
+    'RigL, ERK, delta_…on=0.3, t_end=0.75'
+    """
+    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[most // 2 - most :]}"
 
 
 def spaced(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
     """Rising heights moved as little as needed for them to be a gap apart: up first, down again from above the top.
 
-    >>> spaced([0.1, 0.1, 0.9], 0.25), spaced([0.9, 1.0], 0.5)
-    ([0.1, 0.35, 0.9], [0.5, 1.0])
+    >>> spaced([0.0, 0.0, 0.75], 0.25), spaced([0.75, 1.0], 0.5)
+    ([0.0, 0.25, 0.75], [0.5, 1.0])
     """
     moved: list[float] = []
     for height in heights:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -21,19 +22,17 @@ LABEL = 24  # characters of a label in a line
 ACROSS = 6  # sizes or budgets beside each other
 
 
-def framed(title: str, caption: str) -> Table:
-    """An empty table whose first column, the method, folds where there is no room."""
-    shown = Table(title=Text(title), title_justify="left", caption=Text(caption), caption_justify="left")
-    shown.box, shown.title_style, shown.pad_edge, shown.show_edge = box.SIMPLE_HEAD, "bold", False, False
-    shown.padding, shown.caption_style = (0, 1, 0, 0), "dim"
+def framed(title: str, caption: str) -> tuple[Table, Group]:
+    """An empty table whose first column, the method, folds where there is no room; and the same between two texts."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("method", overflow="fold", max_width=LABEL)
-    return shown
+    return shown, Group(Text(title, style="bold"), shown, Text(caption, style="dim"), Text())
 
 
-def accuracy(part: pd.DataFrame, name: str) -> Table:
+def accuracy(part: pd.DataFrame, name: str) -> Group:
     """Accuracy and sizes of a part of `summary_table`: what trains by kind, and what it costs in all."""
     caption = "realised: counted; alpha, bias, norm, other: trained beside theta; file, peak: bytes; FLOP: all in all"
-    shown = framed(f"Test accuracy, {name}", caption)
+    shown, group = framed(f"Test accuracy, {name}", caption)
     kinds = ["theta", *(kind for kind in ("alpha", "bias", "norm", "other") if part[kind].gt(0).any())]
     for head in ("size", "realised", "accuracy %", "seeds", *kinds, "file", "peak", "FLOP"):
         shown.add_column(head, justify="right", no_wrap=True)
@@ -47,13 +46,13 @@ def accuracy(part: pd.DataFrame, name: str) -> Table:
             *("-" if pd.isna(line[kind]) else f"{int(line[kind]):,}" for kind in kinds),
             *(short(line[cost]) for cost in ("file_bytes", "peak_bytes", "flops_total")),
         )
-    return shown
+    return group
 
 
-def costs(part: pd.DataFrame, name: str) -> Table:
+def costs(part: pd.DataFrame, name: str) -> Group:
     """FLOPs and bytes of a part of `summary_table`, and what an all-reduce sends where several processes trained."""
     caption = "init: to choose U; train: a sample of a step; final: a sample; dense: train and final with every W built"
-    shown = framed(f"FLOPs, and bytes stored, {name}", caption)
+    shown, group = framed(f"FLOPs, and bytes stored, {name}", caption)
     columns = {"size": "", "init\nFLOP": "flops_init", "train\nFLOP": "flops_training", "dense": "flops_dense_training"}
     columns |= {"final\nFLOP": "flops_forward", "dense ": "flops_dense_forward", "total\nFLOP": "flops_total"}
     columns |= {"init\nB": "stored_init", "train\nB": "stored_training", "final\nB": "stored_bytes"}
@@ -64,10 +63,10 @@ def costs(part: pd.DataFrame, name: str) -> Table:
         shown.add_column(head.strip(), justify="right", no_wrap=True)
     for label, line in labelled(part):
         shown.add_row(label, size(line), *(short(line[column]) for column in list(columns.values())[1:]))
-    return shown
+    return group
 
 
-def talk(part: pd.DataFrame, name: str) -> Iterator[Table]:
+def talk(part: pd.DataFrame, name: str) -> Iterator[Group]:
     """The summary table of the talk "Dense for the Price of Sparse" (2021), made from a part of `summary_table`.
 
     Change of the accuracy in points at each size; compute and storage at init, in training and of the trained network,
@@ -77,7 +76,7 @@ def talk(part: pd.DataFrame, name: str) -> Iterator[Table]:
     for first in range(0, len(every), ACROSS):
         here = every[first : first + ACROSS]
         least = f"{here[-1][0]} {worded(here[-1])}"
-        shown = framed(
+        shown, group = framed(
             f"Change against dense in points, {name}",
             f"compute (FLOP: to choose U; a sample of a step; a sample) and stored bytes are at {least}",
         )
@@ -95,10 +94,10 @@ def talk(part: pd.DataFrame, name: str) -> Iterator[Table]:
                 *change,
                 *(short(float(cells[-1][cost].iloc[0]) if len(cells[-1]) else math.nan) for cost in spent),
             )
-        yield shown
+        yield group
 
 
-def equal(part: pd.DataFrame, name: str) -> Iterator[Table]:
+def equal(part: pd.DataFrame, name: str) -> Iterator[Group]:
     """A part of `equal.at_equal`: for every budget the accuracy, and below it the size that was chosen and its cost."""
     budgets = list(part["budget"].unique())
     cost = str(part["cost"].iloc[0])
@@ -106,7 +105,7 @@ def equal(part: pd.DataFrame, name: str) -> Iterator[Table]:
     rule = f"each method's best entry of at most that cost, by {chosen}; below: its size, and what it really costs"
     for first in range(0, len(budgets), ACROSS - 1):
         here = budgets[first : first + ACROSS - 1]
-        shown = framed(f"Test accuracy % at equal {MEANING[cost]}, {name}", rule)
+        shown, group = framed(f"Test accuracy % at equal {MEANING[cost]}, {name}", rule)
         for budget in here:
             shown.add_column(f"<= {short(budget)}", justify="right", no_wrap=True)
         for label, entries in part.groupby("label", sort=False):
@@ -118,7 +117,7 @@ def equal(part: pd.DataFrame, name: str) -> Iterator[Table]:
                     continue
                 cells.append(f"{spread(line['mean'], line['std'])}\n{size(line)}: {short(line['spent'])}")
             shown.add_row(Text(str(label)), *cells)
-        yield shown
+        yield group
 
 
 def labelled(part: pd.DataFrame) -> Iterator[tuple[Text, pd.Series]]:

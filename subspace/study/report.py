@@ -17,10 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
-from subspace.study import html, plots, printed
+from subspace.study import html, images, printed
 from subspace.study.config import Study
 from subspace.study.equal import COSTS, at_equal
 from subspace.study.figures import pictures
@@ -59,10 +58,10 @@ def report(
         put(folder / "study.toml", toml.encode())
     shown = []
     for picture in pictures(runs, epochs, tensors, table):
-        svg = plots.saved(picture.figure, "svg")
+        svg = images.saved(picture.figure, "svg")
         put(folder / f"{picture.name}.svg", svg)
-        put(folder / f"{picture.name}.png", plots.saved(picture.figure, "png"))
-        shown.append(html.Shown(picture.title, picture.alt, plots.inline(svg, picture.name)))
+        put(folder / f"{picture.name}.png", images.saved(picture.figure, "png"))
+        shown.append(html.Shown(picture.title, picture.alt, images.inline(svg, picture.name)))
     page = html.page(study.name, len(study.runs()), records, runs, table, equal, shown, toml)
     put(folder / "report.html", page.encode())
     if console:
@@ -72,7 +71,7 @@ def report(
     return runs
 
 
-def told(runs: pd.DataFrame, table: pd.DataFrame, asked: pd.DataFrame | None) -> Iterable[Table | str]:
+def told(runs: pd.DataFrame, table: pd.DataFrame, asked: pd.DataFrame | None) -> Iterable[Group | str]:
     """The tables for people, and a line for every run that failed."""
     for name, part in places(table):
         if part["seeds"].any():

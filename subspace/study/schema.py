@@ -146,7 +146,9 @@ TABLES: dict[str, dict[str, Column]] = {
 def typed(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """A table with the columns, order and types of the table called `name`; what it lacks is missing."""
     columns = TABLES[name]
-    return table.reindex(columns=list(columns)).astype({key: TYPES[column.type] for key, column in columns.items()})
+    found: pd.DataFrame = table.reindex(columns=list(columns))
+    found = found.astype({key: TYPES[column.type] for key, column in columns.items()})
+    return found
 
 
 def read(path: Path | str, name: str) -> pd.DataFrame:
@@ -154,11 +156,12 @@ def read(path: Path | str, name: str) -> pd.DataFrame:
     if Path(path).suffix == ".parquet":
         return typed(pd.read_parquet(path), name)
     types = {key: TYPES[column.type] for key, column in TABLES[name].items()}
-    exactly = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
-    return typed(pd.read_csv(path, dtype=types, **exactly), name)  # type: ignore[call-overload]
+    exact = {key: "string" if kind == "float64" else kind for key, kind in types.items()}  # its own parser rounds
+    return typed(pd.read_csv(path, dtype=exact, keep_default_na=False, na_values=[""]), name)
 
 
 def describe() -> pd.DataFrame:
     """Every column of every table: table, column, type, unit, description."""
     rows = [(table, name, *column) for table, columns in TABLES.items() for name, column in columns.items()]
-    return pd.DataFrame(rows, columns=["table", "column", "type", "unit", "description"])
+    described: pd.DataFrame = pd.DataFrame(rows, columns=["table", "column", "type", "unit", "description"])
+    return described

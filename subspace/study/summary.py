@@ -41,10 +41,11 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     validation = groups["validation_accuracy"].mean().rename("validation")
     parts = [accuracy, groups["bad"].sum().rename("failed"), change, validation]
     parts += [groups[["classes", *SIZES]].max(), groups[COSTS].mean()]
-    table = pd.concat(parts, axis=1).reset_index()
+    table: pd.DataFrame = pd.concat(parts, axis=1).reset_index()
     whole = ["dim", "classes", *(name for name, column in SIZES.items() if column.type == "integer")]
     table = table.astype({**dict.fromkeys(whole, "Int64"), "seeds": "int64", "failed": "int64", "paired": "int64"})
-    return ordered(table)[[*PLACE, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]]
+    columns = [*PLACE, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]
+    return ordered(table.reindex(columns=columns))
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +56,8 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     name = pd.factorize(table["label"])[0]
     keys = pd.DataFrame({"place": place, "method": method, "name": name, "density": -table["density"]})
     keys["dim"] = -table["dim"].astype("float64")
-    return table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
+    rows: pd.DataFrame = table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
+    return rows
 
 
 def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -81,4 +83,5 @@ def sizes(table: pd.DataFrame) -> list[tuple[str, float]]:
 def at(table: pd.DataFrame, size: tuple[str, float]) -> pd.DataFrame:
     """The rows of a size."""
     name, value = size
-    return table[(table[name] == value).fillna(False).astype(bool)]
+    rows: pd.DataFrame = table[(table[name] == value).fillna(False).astype(bool)]
+    return rows

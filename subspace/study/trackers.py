@@ -29,11 +29,11 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 CURVES = ("train_loss", "test_accuracy", "validation_accuracy", "learning_rate")
 
 
-def named(name: str, folder: Path | str, study: str) -> Callback:
-    """The tracker of that name for a study whose results are in a folder; ValueError if there is none, or no library.
+def named(name: str, folder: Path | str) -> Callback:
+    """The tracker of that name for a study with a folder of its own; ValueError if there is none, or no library.
 
-    TensorBoard's events are in folder/tensorboard/<study>, a folder for every run; wandb's files in folder/wandb. The
-    study is the project of wandb and trackio, of which a run of the study is a run.
+    TensorBoard's events are in FOLDER/tensorboard, a folder for every run; wandb's files in FOLDER/wandb. The name of
+    the folder, the study's, is that of the project of wandb and trackio.
     """
     if name not in TRACKERS:
         raise ValueError(f"tracker must be one of {', '.join(TRACKERS)}, got {name!r}{nearest(name, TRACKERS)}")
@@ -45,8 +45,8 @@ def named(name: str, folder: Path | str, study: str) -> Callback:
     if not usable:
         raise ValueError(f"{name} must be installed to track with it, got none: pip install {name}")
     if name == "tensorboard":
-        return TensorBoard(Path(folder) / "tensorboard" / study)
-    return Tracker(module, study, folder)
+        return TensorBoard(Path(folder) / "tensorboard")
+    return Tracker(module, Path(folder).absolute().name, folder)
 
 
 class TensorBoard(Callback):
@@ -133,6 +133,8 @@ class Tracker(Callback):
 
     def _log(self, run: Run, figures: dict[str, Any]) -> None:
         if run not in self.tracked:
+            if self.folder is not None:
+                Path(self.folder).mkdir(parents=True, exist_ok=True)
             self.tracked[run] = _called(
                 self.module.init,
                 project=self.project,

@@ -10,7 +10,7 @@ sizes     numbers, bytes and files
 from subspace.study.accounting.meter import Meter, computed, computed_forward
 from subspace.study.accounting.passes import Read, flops, reads
 from subspace.study.accounting.products import Flops, transform
-from subspace.study.accounting.sizes import file_bytes, file_bytes_dense, stored, tensors, weights
+from subspace.study.accounting.sizes import file_bytes, file_bytes_dense, stored, tensors
 
 __all__ = [
     "Flops",
@@ -25,5 +25,4 @@ __all__ = [
     "stored",
     "tensors",
     "transform",
-    "weights",
 ]

@@ -28,13 +28,10 @@ LAYERS = (
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def weights(model: nn.Module) -> int:
-    """Numbers in the model's re-parametrized tensors, and in those that recipes take and are not yet."""
-    return subspace.summary(model).weights + sum(weight.numel() for weight in _plain(model))
-
-
 def stored(model: nn.Module) -> int:
-    """The bytes a checkpoint holds of these tensors: theta and what no key rebuilds of U, or a trained plain weight."""
+    """The bytes a checkpoint holds of the re-parametrized tensors, theta and what no key rebuilds of U, and of the
+    trained ones among those that recipes take and that are not re-parametrized, or not yet.
+    """
     trained = (weight for weight in _plain(model) if weight.requires_grad)
     return subspace.summary(model).stored_bytes + sum(weight.nbytes for weight in trained)
 

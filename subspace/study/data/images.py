@@ -41,15 +41,15 @@ class Normalised:
 
 def crop_and_flip(images: Tensor, words: Tensor) -> Tensor:
     """Every image padded with 4 zeros on each side and cut out again anywhere, then mirrored or not: (b, c, h, w)."""
-    h, w = images.shape[2:]
+    b, c, h, w = images.shape
     places = 2 * PADDING + 1
     down, words = words % places, words // places
     right, mirrored = words % places, words // places % 2
-    rows = down[:, None] + torch.arange(h)
-    columns = right[:, None] + torch.where(mirrored[:, None] == 1, torch.arange(w).flip(0), torch.arange(w))
     padded = pad(images, 4 * [PADDING]).permute(0, 2, 3, 1)
-    cut = padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return cut.permute(0, 3, 1, 2)
+    rows = (torch.arange(b) * padded.shape[1] + down)[:, None] + torch.arange(h)  # of all images, one under another
+    columns = right[:, None] + torch.where(mirrored[:, None] == 1, torch.arange(w).flip(0), torch.arange(w))
+    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
+    return padded.reshape(-1, c).index_select(0, pixels.flatten()).reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def image_data(

@@ -1,8 +1,8 @@
 """Runs as jobs of a Slurm cluster, by submitit: an array of jobs, of which Slurm starts as many as it has room for.
 
-A job that is preempted, or that comes to the end of its time, is queued again and goes on from its last epoch. The folder
-of results must be the same on every node, as on a shared file system; what submitit writes, logs included, is in its
-folder slurm.
+A job that is preempted, or that comes to the end of its time, is queued again and goes on from its last epoch. The
+folder of results must be the same on every node, as on a shared file system; what submitit writes, logs included, is
+in its folder slurm.
 """
 
 from __future__ import annotations
@@ -115,9 +115,8 @@ class Slurm(Launcher):
                 with self.executor.batch():
                     submitted = [self.executor.submit(Task(run, self.folder)) for run in array]
             except RuntimeError as error:
-                raise ValueError(
-                    f"options of slurm must be ones that it takes, got: {' '.join(str(error).split())}"
-                ) from error
+                said = " ".join(str(error).split())
+                raise ValueError(f"options of slurm must be ones that it takes, got: {said}") from error
             jobs += map(SlurmJob, array, submitted)
         self.jobs += jobs
         return cast("list[Job]", jobs)

@@ -55,7 +55,9 @@ def transformers(name: str, facts: Options, options: Options) -> nn.Module:
             raise ValueError(f"options of transformers:{name} must be those of its configuration, got {option!r}{near}")
     shared = {"in_channels": "num_channels", "image_size": "image_size"}
     given = {theirs: facts[ours] for ours, theirs in shared.items() if hasattr(usual, theirs)}
-    config = library.AutoConfig.for_model(name, **{"num_labels": facts["num_classes"], **given, **options})
+    # of several classes, as DeiT has, no architectures is the first, and None, the default, fails
+    given |= {"num_labels": facts["num_classes"], "architectures": []}
+    config = library.AutoConfig.for_model(name, **{**given, **options})
     return Logits(library.AutoModelForImageClassification.from_config(config))
 
 
@@ -89,6 +91,8 @@ def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
     try:
         return LIBRARIES[library](name, facts, options)
     except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
         raise ValueError(f"options of {entry} must be those that it takes, got {dict(options)}: {error}") from error
 
 

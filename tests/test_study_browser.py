@@ -1,0 +1,162 @@
+"""The page of a report in a real browser, from the disk: it works, it is quiet, and it loads nothing."""
+
+import json
+import shutil
+
+import pytest
+from study_records import failure, finished
+
+from subspace.study.config import Study, Training
+from subspace.study.report import report
+
+selenium = pytest.importorskip("selenium")
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
+FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+FLAGS += ["disable-component-update", "disable-sync", "window-size=1280,1000"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    methods = ("ordinary", "dctps", "imp", "freezenet", {"name": "rigl", "delta_t": 100})
+    study = Study("a <small> study", methods, seeds=3, train=Training(epochs=2))
+    records = [failure(run) if place == 5 else finished(run, classes=10) for place, run in enumerate(study.runs())]
+    folder = tmp_path_factory.mktemp("report")
+    report(study, records, folder, toml='name = "a <small> study"\n')
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in [*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver, address):
+    driver.get(address)
+    WebDriverWait(driver, 20).until(lambda it: it.execute_script("return 'ready' in document.documentElement.dataset"))
+    return driver
+
+
+def texts(page, place, column=1):
+    """What a column of the table in a section shows."""
+    cells = page.find_elements(By.CSS_SELECTOR, f"{place} table.grid tbody tr td:nth-child({column})")
+    return [cell.text for cell in cells]
+
+
+def head(page, place, name):
+    """The head of a column, and its number."""
+    heads = page.find_elements(By.CSS_SELECTOR, f"{place} table.grid:first-of-type thead th")
+    number = [it.text for it in heads].index(name)
+    return heads[number], number + 1
+
+
+def test_it_loads_from_the_disk_without_a_complaint_or_a_request(page, address):
+    assert page.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert address in asked
+    assert {url.split(":")[0] for url in asked - {address}} <= {"data", "blob"}
+    assert page.title == "a <small> study: report"
+
+
+def test_a_click_on_a_head_sorts_by_the_figure_and_another_turns_the_order_round(page):
+    button, column = head(page, "#runs", "accuracy %")
+    before = texts(page, "#runs", column)
+    button.click()
+    rising = [float(text) for text in texts(page, "#runs", column) if text != "-"]
+    assert rising == sorted(rising)
+    assert texts(page, "#runs", column) != before
+    assert texts(page, "#runs", column)[0] == "-"  # the failed run
+    button.click()
+    falling = [float(text) for text in texts(page, "#runs", column) if text != "-"]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] > rising[0]
+
+
+def test_the_dense_network_is_the_largest_size(page):
+    button, column = head(page, "#runs", "size")
+    button.click()
+    assert texts(page, "#runs", column)[0] == "0.001"
+    button.click()
+    assert texts(page, "#runs", column)[:4] == ["dense", "dense", "dense", "0.1"]
+
+
+def test_the_box_filters_the_rows(page):
+    for place, method, count in (("#runs", "IMP", 9), ("#results", "DCTpS", 3)):
+        page.find_element(By.CSS_SELECTOR, f"{place} input[type=search]").send_keys(method)
+        first = page.find_element(By.CSS_SELECTOR, f"{place} table.grid")
+        rows = [row.text for row in first.find_elements(By.CSS_SELECTOR, "tbody tr")]
+        assert len(rows) == count
+        assert all(method in row for row in rows)
+
+
+def test_long_tables_have_pages(page):
+    assert len(texts(page, "#runs")) == 25
+    page.find_element(By.CSS_SELECTOR, "#runs button.next").click()
+    assert len(texts(page, "#runs")) == 3 * 13 - 25
+
+
+def test_a_failure_opens_to_its_traceback(page):
+    failure = page.find_element(By.CSS_SELECTOR, "#failures details")
+    trace = failure.find_element(By.TAG_NAME, "pre")
+    assert not trace.is_displayed()
+    failure.find_element(By.TAG_NAME, "summary").click()
+    assert trace.is_displayed()
+    assert "FloatingPointError" in trace.text
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_page_does_not_scroll_sideways_and_its_figures_are_there(page, width):
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        wide = page.execute_script("return document.querySelector('#runs .dt-layout-table').scrollWidth")
+        assert wide > width  # it scrolls in its box
+        for figure in page.find_elements(By.CSS_SELECTOR, "figure svg"):
+            assert figure.size["height"] > 100
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_it_is_dark_where_the_reader_likes_it_dark(page):
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    assert page.execute_script(colour) == "rgb(255, 255, 255)"
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    assert page.execute_script(colour) == "rgb(22, 22, 22)"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_every_figure_has_words_and_every_table_a_caption(page):
+    figures = page.find_elements(By.CSS_SELECTOR, "figure [role=img]")
+    assert len(figures) == 13
+    for figure in figures:
+        assert figure.get_attribute("aria-label")
+        assert page.find_element(By.ID, figure.get_attribute("aria-describedby")).text
+    headings = [heading.text for heading in page.find_elements(By.TAG_NAME, "h2")]
+    assert headings == [
+        "Results",
+        "Figures",
+        "At equal cost",
+        "Runs",
+        "Failures",
+        "Configuration",
+        "Environment",
+        "Columns",
+    ]
+    assert not page.execute_script("return [...document.querySelectorAll('table')].filter(it => !it.caption).length")
