@@ -21,7 +21,7 @@ from subspace.study.grids import Grid, equal_grid, plain, runs_grid, summary_gri
 from subspace.study.printed import worded
 from subspace.study.schema import SCHEMA, describe
 from subspace.study.store import Record
-from subspace.study.summary import places
+from subspace.study.summary import place, places
 
 
 class Shown(NamedTuple):
@@ -51,14 +51,14 @@ def page(
         lstrip_blocks=True,
     )
     script, sheet = bundle()
-    finished = [(place, part) for place, part in places(table) if part["seeds"].any()]
+    finished = [(where, part) for where, part in places(table) if part["seeds"].any()]
     failed = [(run, record) for (_, run), record in zip(runs.iterrows(), records, strict=True) if record["error"]]
     return html.get_template("report.html").render(
         name=name,
         facts=facts(expected, runs),
         summary=summary_grid(table) if len(table) else None,
-        talk=[talk_grid(part, place) for place, part in finished],
-        equal=[equal_grid(part, place) for found in equal.values() for place, part in places(found)],
+        talk=[talk_grid(part, where) for where, part in finished],
+        equal=[equal_grid(part, where) for found in equal.values() for where, part in places(found)],
         figures=[shown._replace(svg=Markup(shown.svg)) for shown in figures],
         runs=runs_grid(runs) if len(runs) else None,
         failures=[(named(run), record["error"], record.get("traceback") or "") for run, record in failed],
@@ -104,7 +104,7 @@ def environments(records: Sequence[Record]) -> Grid | None:
 def named(run: pd.Series) -> str:
     """A row of the runs table in words."""
     asked = [f"{name} {worded((name, run[name]))}" for name in ("density", "dim") if pd.notna(run[name])]
-    return ", ".join([run["data"], run["model"], run["label"], *asked, f"seed {run['seed']}"])
+    return ", ".join([place(run), run["label"], *asked, f"seed {run['seed']}"])
 
 
 def duration(seconds: float) -> str:

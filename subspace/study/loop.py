@@ -33,7 +33,8 @@ from subspace.study.metrics import Metrics
 from subspace.study.optimizers import made
 from subspace.study.parallel import Team
 from subspace.study.setting import Setting
-from subspace.study.state import State, model_bytes, seeded
+from subspace.study.seeded import seeded
+from subspace.study.state import State, model_bytes
 
 
 class Keeper(Protocol):
@@ -114,7 +115,7 @@ class Loop:
         for number in range(first, self.run.train.epochs):
             rate = optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.done)))
-            with seeded(self.team.key(key), self.device):
+            with seeded(self.team.key(key)):
                 loss = self.epoch(self.team.wrap(model), number, cost, peak, optimizer, parts.get("mover"))
             if "schedule" in parts:
                 parts["schedule"].step()

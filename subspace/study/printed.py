@@ -43,7 +43,7 @@ def accuracy(part: pd.DataFrame, name: str) -> Group:
             percent(line["realised_density"]),
             spread(line["mean"], line["std"]),
             seeds(line),
-            *("-" if pd.isna(line[kind]) else f"{int(line[kind]):,}" for kind in kinds),
+            *(counted(line[kind]) for kind in kinds),
             *(short(line[cost]) for cost in ("file_bytes", "peak_bytes", "flops_total")),
         )
     return group
@@ -158,6 +158,15 @@ def spread(mean: float, std: float, sign: str = "") -> str:
     if pd.isna(mean):
         return "-"
     return f"{100 * mean:{sign}.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
+
+
+def counted(count: float) -> str:
+    """A count, exact up to a million.
+
+    >>> counted(53_120), counted(23_652_032), counted(float("nan"))
+    ('53,120', '23.7M', '-')
+    """
+    return f"{int(count):,}" if pd.notna(count) and count < 1e6 else short(count)
 
 
 def percent(fraction: float) -> str:

@@ -28,7 +28,8 @@ from subspace.study.execute import prepare
 from subspace.study.loop import Loop, accuracy
 from subspace.study.methods import method
 from subspace.study.parallel import Team
-from subspace.study.state import State, pack, seeded
+from subspace.study.seeded import seeded
+from subspace.study.state import State, pack
 from subspace.study.train import choose, finished
 
 LEAST = 2  # batches
@@ -140,7 +141,7 @@ def rehearsed(run: Run, batches: int) -> Cost:
     start = time.perf_counter()
     loop = Loop(replace(run, train=replace(run.train, epochs=2)), few, None, Team(), notes)
     loop.fit = rounds.append  # type: ignore[method-assign, assignment]
-    with seeded(key.fold("generators"), loop.device):
+    with seeded(key.fold("generators")):
         dense = models.build(run.model, whole, key.fold("init")).to(loop.device)
         of_dense = file_bytes_dense(dense)
         model = choose(loop, dense)

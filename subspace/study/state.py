@@ -1,4 +1,4 @@
-"""What a run goes on from after a crash, as bytes, and the generators, which every epoch seeds anew.
+"""What a run goes on from after a crash, as bytes. Generators are not in it, as every epoch seeds them anew.
 
 A model is kept as `subspace.save` has it, so what is kept of d and U is a key or an index.
 """
@@ -6,19 +6,14 @@ A model is kept as `subspace.save` has it, so what is kept of d and U is a key o
 from __future__ import annotations
 
 import io
-import random
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import subspace
-from subspace import Key
 
 State = dict[str, Any]
 
@@ -48,18 +43,3 @@ def restore_model(model: nn.Module, content: Tensor) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         (path := Path(folder) / "model.safetensors").write_bytes(content.numpy().tobytes())
         return subspace.load(model, path)
-
-
-@contextmanager
-def seeded(key: Key, device: torch.device) -> Iterator[None]:
-    """Seed the global generators from the key, for a model's dropout and a data set's own transforms; then as before."""
-    python, numpy, seed = random.getstate(), np.random.get_state(), int(key.integers(1, 1 << 31)[0])
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

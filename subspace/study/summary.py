@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from subspace.study.methods import METHODS
@@ -69,10 +71,18 @@ def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def place(row: pd.Series) -> str:
-    """The data set and the network of a row, in words, with the options they were given."""
-    return ", ".join(
-        row[name] + (f" {row[f'{name}_options']}" * (row[f"{name}_options"] != "{}")) for name in ("data", "model")
-    )
+    """The data set and the network of a row, in words, each with the options it was given."""
+    return ", ".join(_worded(row[name], row[f"{name}_options"]) for name in ("data", "model"))
+
+
+def _worded(name: str, options: str) -> str:
+    """A name and its options, from JSON.
+
+    >>> _worded("resnet", '{"depth":110}'), _worded("lenet5", "{}")
+    ('resnet (depth=110)', 'lenet5')
+    """
+    given = ", ".join(f"{option}={value}" for option, value in json.loads(options).items())
+    return f"{name} ({given})" if given else name
 
 
 def sizes(table: pd.DataFrame) -> list[tuple[str, float]]:

@@ -20,7 +20,8 @@ from subspace.study.loop import Keeper, Loop
 from subspace.study.methods import method
 from subspace.study.metrics import Metrics
 from subspace.study.parallel import Team
-from subspace.study.state import State, restore_model, seeded
+from subspace.study.seeded import seeded
+from subspace.study.state import State, restore_model
 
 
 class Nowhere:
@@ -43,7 +44,7 @@ def train(run: Run, keeper: Keeper | None = None) -> dict[str, Any]:
         whole, key = data.load(run.data), Key(run.seed)  # loading is not the run's time
         samples, validation = held_apart(whole.train, run.train.validation)
         loop = Loop(run, whole._replace(train=samples), validation, team, keeper or Nowhere())
-        with seeded(key.fold("generators"), loop.device):
+        with seeded(key.fold("generators")):
             model = choose(loop, models.build(run.model, whole, key.fold("init")).to(loop.device))
         loop.train(model, loop.setting().density)
         return asdict(finished(loop, model))

@@ -17,7 +17,7 @@ from subspace import Key
 from subspace.study.config import Choice
 from subspace.study.data import Data
 from subspace.study.data.options import called
-from subspace.study.data.seeded import seeded
+from subspace.study.seeded import seeded
 from subspace.study.locate import imported, nearest
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
