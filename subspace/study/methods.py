@@ -114,9 +114,7 @@ METHODS = {
     ),
     "random_pruning_epl": Method("random pruning, EPL", RANDOM, _random(recipes.random_pruning, budget=budgets.epl)),
     "random_pruning_erk": Method("random pruning, ERK", RANDOM, _random(recipes.random_pruning, budget=budgets.erk)),
-    "magnitude": Method(
-        "magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), from_dense=True
-    ),
+    "magnitude": Method("magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), from_dense=True),
     "snip": Method("SNIP", SALIENCY, _by_loss(recipes.snip), BATCH, from_dense=True, needs_data=True),
     "grasp": Method(
         "GraSP",
@@ -126,7 +124,9 @@ METHODS = {
         from_dense=True,
         needs_data=True,
     ),
-    "iterative_snip": Method("Iterative SNIP", ROUNDS, _by_loss(recipes.iterative_snip), SIXTY, from_dense=True, needs_data=True),
+    "iterative_snip": Method(
+        "Iterative SNIP", ROUNDS, _by_loss(recipes.iterative_snip), SIXTY, from_dense=True, needs_data=True
+    ),
     "force": Method("FORCE", ROUNDS, _by_loss(recipes.force), SIXTY, from_dense=True, needs_data=True),
     "synflow": Method("SynFlow", ROUNDS, _synflow, {"steps": 100}, from_dense=True),
     "imp": Method("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9}, from_dense=True, needs_data=True),
