@@ -49,6 +49,7 @@ class Team(AbstractContextManager["Team"]):
         self.sent, self.steps = 0, 0
 
     @classmethod
+    @world.with_torchrun()
     def joined(cls, run: Run) -> Team:
         """The team for a run; process 0 hands it over to those that `follow`. ValueError as `check`."""
         world.check(run.train.processes)
@@ -58,6 +59,7 @@ class Team(AbstractContextManager["Team"]):
             world.hand_over(run)
         return cls(world.size(), world.rank(), torch.device(run.train.device).type == "cuda", world.joined())
 
+    @world.with_torchrun()
     def __enter__(self) -> Team:
         if self.word is not None and not dist.is_initialized():
             if self.cuda:
@@ -67,6 +69,7 @@ class Team(AbstractContextManager["Team"]):
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         return self
 
+    @world.with_torchrun()
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         """Part. Of an error that is but the consequence of another process's, a RuntimeError that has its cause.
 
