@@ -10,10 +10,10 @@ import pytest
 from subspace.study.config import Choice, Run, Training
 from subspace.study.launchers import Died
 from subspace.study.launchers.inline import Inline
+from subspace.study.launchers.ray import Ray, RayJob, cause
 from subspace.study.store import StorageError, Store
 
 ray = pytest.importorskip("ray")
-from subspace.study.launchers.ray import Ray, RayJob, cause
 
 MODULE = """
 import os
