@@ -55,8 +55,6 @@ class Ray(Launcher):
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        if find_spec("ray") is None:
-            raise ValueError("launcher ray must have ray, got none: pip install 'torch-subspace[ray]'")
         for name in options:
             if name not in OPTIONS:
                 known = ", ".join(OPTIONS)
@@ -64,7 +62,8 @@ class Ray(Launcher):
         if find_spec("ray") is None:
             raise ValueError("launcher ray must have Ray, got none: pip install 'torch-subspace[ray]'")
         self.folder = folder.absolute()
-        self.address = options.get("address")
+        # a Ray that another program has started here may end with it, so it is joined only where it is named
+        self.address = options.get("address") or os.environ.get("RAY_ADDRESS", "local")
         self.needs = {name: value for name, value in options.items() if name != "address"}
         self.jobs: list[RayJob] = []
 
