@@ -50,8 +50,8 @@ class RayJob:
 class Ray(Launcher):
     """A task for each run, with as many processors as it has threads and, where it computes on one, a GPU.
 
-    options: "address" of a cluster ("auto" finds one; without it a local one is started, or that of RAY_ADDRESS is
-    used), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
+    options: "address" of a cluster ("auto" finds one on this machine; without it, that of RAY_ADDRESS, or else one is
+    started), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
