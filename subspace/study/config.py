@@ -233,12 +233,9 @@ def every(entry: Entry) -> Iterable[Entry]:
 
 def label(chosen: Choice) -> str:
     """A method's label, and its options where they are not those of `METHODS`."""
-    known = method(chosen.name)
-    other = [f"{name}={value}" for name, value in chosen.options.items() if known.options.get(name) != value]
-    return ", ".join([known.label, *other])
+    return method(chosen.name).named(chosen.options)
 
 
 def canonical(value: object) -> str:
     """The one JSON text of a value: sorted keys, no blanks; ValueError for numbers that JSON does not have."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
