@@ -99,7 +99,7 @@ def main(folder, kills, seed):
     data.load = digits
     worker.get_context = lambda method: multiprocessing.get_context("fork")
     runner.ELSEWHERE = 0.2
-    execute.environment = lambda: {"subspace": "test"}
+    execute.environment = lambda device: {"subspace": "test"}
     study(folder / "undisturbed")
     counts, ended = Counter(), 0
     while counts.total() < kills:

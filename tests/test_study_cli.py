@@ -171,7 +171,7 @@ def test_on_a_terminal_there_are_bars_unless_lines_are_asked_for(small, tmp_path
     live = shown("--out", str(tmp_path / "live"))
     assert b"\x1b[" in live
     assert b" 0/2 runs " in live
-    assert "test=50, tr… ".encode() in live
+    assert "seed 0, lenet5 … ".encode() in live
     plain = shown("--out", str(tmp_path / "plain"), "--plain")
     assert b"\x1b" not in plain
     assert b"2/2  " in plain

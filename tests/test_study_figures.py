@@ -154,6 +154,19 @@ def test_a_study_has_its_figures_for_every_data_set_and_network_with_words_for_e
     assert "DCTpS, EPL" in found[0].alt
 
 
+def test_a_method_has_the_same_colour_in_all_figures():
+    records = every(("freezenet", "dctps", "ordinary", "set"), densities=(0.1, 0.01))
+    runs = runs_table(records)
+    found = list(pictures(runs, epochs_table(records), tensors_table(records), summary_table(runs)))
+    for picture in found:
+        (axes,) = picture.figure.axes
+        names = [text.get_text() for text in axes.texts if text.get_text() in set(runs["label"])]
+        strokes = [line.get_color() for line in axes.lines if line.get_linestyle() == ":"][-len(names) :]
+        colours = dict(zip(names, strokes, strict=True)) | {"ordinary (dense)": "black"}
+        expected = dict(zip(("SET, ERK", "DCTpS, EPL", "FreezeNet (random), EPL"), plots.COLOURS, strict=False))
+        assert colours == expected | {"ordinary (dense)": "black"}, picture.name
+
+
 def test_a_figure_is_saved_with_the_same_bytes_and_leaves_no_setting_changed():
     before = dict(matplotlib.rcParams)
     first, second = (accuracy_against_size(TABLE, "a title") for _ in range(2))

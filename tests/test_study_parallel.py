@@ -1,4 +1,4 @@
-"""Laws of data-parallel training: the same as in one process, only theta travels, and no crash loses or hangs anything."""
+"""Laws of data-parallel training: as in one process, only theta travels, and no crash loses or hangs anything."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ with Torchrun(Path("results")) as launcher:
 
 
 def run(method, density=None, epochs=2, processes=2, rate=3e-3, n=101, **model):
-    """Batches of 25 samples: of 101 and two processes, they are uneven, and the last has fewer samples than processes."""
+    """Batches of 25 samples: of 101, the last has fewer samples than processes, and all others divide unevenly."""
     train = Training(epochs=epochs, batch=25, processes=processes, learning_rate=rate)
     chosen = Choice("small:model", model)
     return Run(method, chosen, Choice("small:data", {"n": n}), density=density, train=train)
@@ -171,11 +172,8 @@ def until(condition, seconds=30.0):
 
 
 def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "\nState:\tZ" not in open(f"/proc/{pid}/status").read() if os.path.exists(f"/proc/{pid}") else False
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kills")
@@ -188,7 +186,7 @@ def test_killed_processes_lose_the_epoch_at_most_and_change_no_bit(together, tmp
             before = len(store.progress(LONG))
             process = torchrun([LONG])
             until(lambda before=before: len(store.progress(LONG)) > before)
-            pids = [int(open(f"pid-{number}").read()) for number in range(2)]
+            pids = [int(Path(f"pid-{number}").read_text()) for number in range(2)]
             os.kill(pids[1] if victim == "pid-1" else process.pid, signal.SIGKILL)
             assert process.wait(timeout=20) != 0
             until(lambda pids=pids: not any(map(alive, pids)))

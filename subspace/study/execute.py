@@ -89,7 +89,8 @@ def attempt(run: Run, keeper: Keeper, number: int, task: Task = train) -> Record
             raise
         except Exception as exception:
             error, trace = f"{type(exception).__name__}: {exception}", traceback.format_exc()
-    return outcome(metrics, error, trace, [str(warning.message) for warning in caught], number)
+    warned = [str(warning.message) for warning in caught]
+    return outcome(metrics, error, trace, warned, number, run.train.device)
 
 
 def attempts(record: Record | None) -> int:
@@ -103,13 +104,14 @@ def outcome(
     trace: str | None = None,
     warned: Sequence[str] = (),
     number: int = 1,
+    device: str = "cpu",
 ) -> Record:
     """How the so-many-th attempt at a run ended in this environment, as `store` keeps it."""
     return {
         "status": "failed" if error else "finished",
         "attempts": number,
         "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "environment": environment(),
+        "environment": environment(device),
         "metrics": metrics,
         "error": error,
         "traceback": trace,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from subspace.study import data, files, models, world
 from subspace.study.callbacks import Callback, Callbacks
 from subspace.study.config import Choice, Run, Study
+from subspace.study.environment import cores
 from subspace.study.launchers import Launcher
 from subspace.study.optimizers import made
 from subspace.study.runner import carry_out, unfinished
@@ -126,8 +126,3 @@ def launched(
     from subspace.study.launchers.pool import Pool
 
     return Pool(store.folder, cores() // study.train.threads or 1 if workers is None else workers)
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

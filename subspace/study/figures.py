@@ -44,8 +44,8 @@ def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, ta
         if not part["seeds"].any():
             continue
         here = part[PLACE].drop_duplicates()
-        mine = epochs.merge(here, on=PLACE), tensors.merge(here, on=PLACE)
-        for name, title, alt, figure in drawn(part, *mine, place):
+        curves, layers = (in_order(long.merge(here, on=PLACE), part) for long in (epochs, tensors))
+        for name, title, alt, figure in drawn(part, curves, layers, place):
             yield Picture(prefix + name, title, alt, place, figure)
 
 
@@ -71,6 +71,13 @@ def drawn(
         if one and len(rows := at(tensors, one)):
             title = f"Realised density per tensor{where}: {place}"
             yield f"tensors{end}", title, f"{rows['place'].nunique()} tensors.", density_per_tensor(rows, title)
+
+
+def in_order(rows: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    """Rows of methods as a summary table has them, so that a method has one colour in all figures."""
+    rank = {label: number for number, label in enumerate(part["label"].unique())}
+    rows = rows.sort_values("label", key=lambda labels: labels.map(rank), kind="stable")
+    return rows
 
 
 def said(part: pd.DataFrame, one: tuple[str, float] | None = None) -> str:

@@ -104,14 +104,15 @@ class Loop:
         if self.run.train.schedule:
             schedule = Choice.of(self.run.train.schedule, "schedule")
             parts["schedule"] = made(torch.optim.lr_scheduler, schedule, optimizer)
-        if mover := method(self.run.method.name).mover:
-            parts["mover"] = mover(model, optimizer, self.setting())
+        if moving := method(self.run.method.name).mover:
+            parts["mover"] = moving(model, optimizer, self.setting())
         first = self.restore(model, parts, last)
         self.metrics.learning_rate = self.metrics.learning_rate or rate
         if self.run.train.structured and any(subspace.subspaces(model)):
             subspace.structured(model)
         cost = accounting.flops(model, self.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(self.device))
-        peak = Peak(model, optimizer, steps=() if first else (0, 1))
+        due = [mover.delta_t - 1 - mover.steps] if (mover := parts.get("mover")) else []  # the first step that moves U
+        peak = Peak(model, optimizer, steps=due if first else [0, 1, *due])
         for number in range(first, self.run.train.epochs):
             rate = optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.done)))
@@ -143,13 +144,13 @@ class Loop:
                 loss = cross_entropy(net(inputs), labels) * self.team.weight(len(labels), len(places))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+                if mover:
+                    mover.step(self.objective((inputs, labels), places, augment, cost))
             self.metrics.flops_total += cost.step + len(places) * cost.training
             self.metrics.samples += len(places)
             losses.append(loss.item())
             if self.team.size == 1:  # of several processes one alone must not leave the others waiting
                 self.check(losses[-1])
-            if mover:
-                mover.step(self.objective((inputs, labels), places, augment, cost))
         return self.check(self.team.total(math.fsum(losses)) / len(losses))
 
     def check(self, loss: float) -> float:

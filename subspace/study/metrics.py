@@ -13,6 +13,7 @@ class Metrics:
     The rounds of IMP train, so they are part of training here.
     """
 
+    classes: int = 0  # of the data
     weights: int = 0  # numbers in the re-parametrized tensors, N
     dim: int = 0  # numbers trained in place of them
     alpha: int = 0  # how many of these scale an offset

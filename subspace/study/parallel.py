@@ -8,8 +8,8 @@ of batch norm and a checksum of the network.
 Batch norm normalizes by the statistics of a process's own part of the batch, as is usual; all else computes what one
 process would, but for rounding.
 
-They meet anew for every run, so one that fails in all of them alike, as by a loss that is not finite, leaves nothing
-behind. A process that fails alone says why (`study.world`) and ends, and with it, through torchrun, all of them.
+A run that fails in all of them alike, as by a loss that is not finite, is over like any other, and they meet anew for
+the next. A process that fails alone says why (`study.world`) and ends, and with it, through torchrun, all of them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 from subspace import Key
 from subspace.study import world
 from subspace.study.config import Run
+from subspace.study.store import StorageError
 
 T = TypeVar("T")
 ALONE = 30.0  # seconds after which a process that failed takes it that the others did not
+ABANDONED: list[Any] = []  # process groups of runs that failed: one that goes while its hooks are there may hang
 
 
 class Team(AbstractContextManager["Team"]):
@@ -56,7 +58,7 @@ class Team(AbstractContextManager["Team"]):
         return cls(world.size(), world.rank(), torch.device(run.train.device).type == "cuda", world.joined())
 
     def __enter__(self) -> Team:
-        if self.word is not None:
+        if self.word is not None and not dist.is_initialized():
             if self.cuda:
                 torch.cuda.set_device(self.device("cuda"))
             backend = "cpu:gloo,cuda:nccl" if self.cuda else "gloo"
@@ -74,13 +76,16 @@ class Team(AbstractContextManager["Team"]):
         text = f"{type(error).__name__}: {error}"
         first = self.word.compare_set("cause", "", f"process {self.rank}: {text}").decode() if error else ""
         ended, deadline = self.word.add("ended", 1), time.monotonic() + ALONE
-        while error and ended < self.size:
+        if error is None or isinstance(error, StorageError):  # of process 0, and ends the study
+            return
+        while ended < self.size:
             if time.monotonic() > deadline:
                 raise SystemExit(f"stopped, as process {self.rank} failed alone: {text}") from error
             time.sleep(0.05)
             ended = self.word.add("ended", 0)
+        ABANDONED.append(dist.group.WORLD)
         dist.destroy_process_group()
-        if error and not first.endswith(f": {text}"):
+        if not first.endswith(f": {text}"):
             raise RuntimeError(first) from error
 
     def device(self, name: str) -> torch.device:
@@ -164,4 +169,4 @@ class Team(AbstractContextManager["Team"]):
         self.sent += bucket.buffer().nbytes
         self.steps += bucket.is_last()
         work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
-        return work.get_future()  # as it is: Python code in the threads of gloo would race with tracemalloc
+        return work.get_future().then(lambda done: done.value()[0])

@@ -156,7 +156,8 @@ def read(path: Path | str, name: str) -> pd.DataFrame:
     if Path(path).suffix == ".parquet":
         return typed(pd.read_parquet(path), name)
     types = {key: TYPES[column.type] for key, column in TABLES[name].items()}
-    exact = {key: "string" if kind == "float64" else kind for key, kind in types.items()}  # its own parser rounds
+    # Figures are read as text: the parser of pandas 2 rounds.
+    exact = {key: "string" if kind == "float64" else kind for key, kind in types.items()}
     return typed(pd.read_csv(path, dtype=exact, keep_default_na=False, na_values=[""]), name)
 
 

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import io
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from contextvars import Context
@@ -182,5 +183,6 @@ def _called(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
     parameters = inspect.signature(function).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         options = {name: value for name, value in options.items() if name in parameters}
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*compatibility with wandb")  # of an option that does nothing
         return Context().run(lambda: function(*arguments, **options))

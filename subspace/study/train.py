@@ -64,6 +64,7 @@ def held_apart(samples: Samples, share: float) -> tuple[Samples, Samples | None]
 def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     """The dense network re-parametrized by the run's method, or as it was when the run was interrupted."""
     chosen, metrics = method(loop.run.method.name), loop.metrics
+    metrics.classes = loop.data.num_classes
     metrics.weights = sum(weight.numel() for *_, weight in subspace.targets(dense).values())
     loop.dense = accounting.stored(dense)
     metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)

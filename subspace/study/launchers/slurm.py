@@ -105,11 +105,11 @@ class Slurm(Launcher):
                 job.job.cancel(check=False)
 
     def submit(self, runs: Sequence[Run]) -> list[Job]:
-        """Put the runs in Slurm's queue, in one array. ValueError, with what Slurm says, where it does not take them."""
+        """Put the runs in one array of Slurm's queue. ValueError, with what Slurm says, where it does not take them."""
         jobs: list[SlurmJob] = []
-        for (threads, cuda), alike in groupby(runs, lambda run: (run.train.threads, "cuda" in run.train.device)):
+        for (threads, gpus), alike in groupby(runs, needs):
             self.update("cpus_per_task", self.parameters.get("cpus_per_task", threads))
-            self.update("gpus_per_node", self.parameters.get("gpus_per_node", int(cuda)))
+            self.update("gpus_per_node", self.parameters.get("gpus_per_node", gpus))
             array = list(alike)
             try:
                 with self.executor.batch():
@@ -138,3 +138,8 @@ class Slurm(Launcher):
             ) from None
         except (AssertionError, TypeError, ValueError) as error:
             raise ValueError(f"{name} of slurm must be as submitit has it, got {value!r}: {error}") from None
+
+
+def needs(run: Run) -> tuple[int, int]:
+    """The processors and GPUs of a run."""
+    return run.train.threads, int("cuda" in run.train.device)

@@ -7,6 +7,7 @@ process 0 begins to train it.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import threading
@@ -14,6 +15,8 @@ import time
 import traceback
 from collections.abc import Sequence
 from functools import cache
+
+import torch.distributed as dist
 
 from subspace.study import world
 from subspace.study.config import Run
@@ -39,10 +42,19 @@ def begin() -> None:
     if world.size() == 1:
         return
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    atexit.register(part)
     if world.rank() > 0:
         follow()
         sys.exit()
-    atexit.register(world.dismiss)  # however it ends
+
+
+def part() -> None:
+    """Let the other processes go, however this one ends."""
+    if world.rank() == 0:
+        world.dismiss()
+    if dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def follow(task: Task = train) -> None:
