@@ -185,7 +185,10 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: run("dctps"), r"exactly one of density and dim must be given, got None and None"),
         (lambda: run("dctps", density=0.1, dim=3), r"exactly one of density and dim must be given, got 0.1 and 3"),
         (lambda: run("ordinary", density=0.1), r"density and dim must be None for ordinary, got 0.1 and None"),
-        (lambda: Run(Choice("random_subspace", {"steps": 3}), density=0.1), r"options of random_subspace must be none, got 'steps'"),
+        (
+            lambda: Run(Choice("random_subspace", {"steps": 3}), density=0.1),
+            r"options of random_subspace must be none, got 'steps'",
+        ),
         (
             lambda: Run(Choice("force", {"step": 3}), density=0.1),
             r"must be loss, rule, samples, shuffle, steps, got 'step'; did you mean 'steps'\?",

@@ -89,7 +89,7 @@ def test_a_failed_run_has_its_error_and_no_figures():
 
 def test_options_are_json_in_the_row_and_in_the_label_where_they_are_not_as_ever():
     row = runs_table(RECORDS).iloc[4]
-    assert (row["label"], row["options"]) == ("IMP, 3 rounds", '{"rounds":3}')
+    assert (row["label"], row["options"]) == ("IMP, 3 rounds", '{"rounds":3,"shuffle":false}')
 
 
 def test_a_method_that_is_not_installed_here_still_has_its_row():
