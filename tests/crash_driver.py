@@ -77,7 +77,8 @@ def forked(folder):
 
 def children(pid):
     """The processes that a process has started."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def kill(pid, kind):

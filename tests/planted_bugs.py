@@ -349,7 +349,14 @@ BUGS = [
         "newer_version",
     ),
     Bug("lock for everyone", "study/store.py", "yield lock.is_locked", "yield True", "study_store", "held_by_one"),
-    Bug("attempts not counted", "study/execute.py", "attempts(previous) + 1", "attempts(previous) + 2", "study_runner", "tried_once_more"),
+    Bug(
+        "attempts not counted",
+        "study/execute.py",
+        "attempts(previous) + 1",
+        "attempts(previous) + 2",
+        "study_runner",
+        "tried_once_more",
+    ),
     Bug(
         "finished trained again",
         "study/execute.py",

@@ -71,7 +71,7 @@ SAME = {
     "imp": lambda processes: run(Choice("imp", {"rounds": 2}), 0.2, epochs=1, processes=processes),
     "a tensor without entries": lambda processes: run(Choice("magnitude"), 0.005, processes=processes),
 }
-LONG = run(Choice("dctps_rigl", {"delta_t": 3}), 0.2, epochs=60, n=150, norm=True, dropout=0.2)
+LONG = run(Choice("dctps_rigl", {"delta_t": 3}), 0.2, epochs=40, n=150, norm=True, dropout=0.2)
 NOT_FINITE = run(Choice("ordinary"), rate=1e30)
 ALIKE = run(Choice("ordinary"), fault="alike")
 DIFFERS = run(Choice("ordinary"), fault="differs")

@@ -25,7 +25,7 @@ from subspace.study.progress import Progress
 from subspace.study.runner import carry_out, unfinished
 from subspace.study.standing import stand
 from subspace.study.state import pack
-from subspace.study.store import NewerSchema, StorageError, Store
+from subspace.study.store import NewerSchemaError, StorageError, Store
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
 LOG = "SUBSPACE_TEST_LOG"
@@ -150,7 +150,7 @@ def test_a_result_of_a_newer_version_stops_the_study_before_anything_runs(store)
     (run,) = grid(0)
     store.write(run, outcome(METRICS, None))
     store.path(run).write_text(json.dumps({"schema": 99, "environment": {"subspace": "9.9"}}))
-    with pytest.raises(NewerSchema, match=r"got 99, which version 9\.9 wrote"):
+    with pytest.raises(NewerSchemaError, match=r"got 99, which version 9\.9 wrote"):
         unfinished([run], store, Told())
 
 

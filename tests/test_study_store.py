@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from subspace.study.config import Choice, Run
-from subspace.study.store import NewerSchema, StorageError, Store
+from subspace.study.store import NewerSchemaError, StorageError, Store
 
 RUN, OTHER = Run(Choice("dctps"), density=0.01, seed=0), Run(Choice("dctps"), density=0.01, seed=1)
 RECORD = {
@@ -134,7 +134,7 @@ def test_a_result_of_a_newer_version_is_left_alone_and_named(store):
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3, "unheard": "of"}))
     before = path.read_bytes()
     with pytest.raises(
-        NewerSchema, match=r"result\.json must be of schema 2 or older, got 3, which version 9\.9 wrote: update"
+        NewerSchemaError, match=r"result\.json must be of schema 2 or older, got 3, which version 9\.9 wrote: update"
     ):
         store.read(RUN)
     assert path.read_bytes() == before

@@ -3,8 +3,8 @@
     from subspace import study
     table = study.run(study.Study(methods=("ordinary", "dctps"), densities=(0.01,), seeds=3))
 
-Uses public names of `subspace` only, and nothing of `subspace` imports it. What these names need is loaded when they are
-asked for, as worker processes import this package too.
+Uses public names of `subspace` only, and nothing of `subspace` imports it. What these names need is loaded when they
+are asked for, as worker processes import this package too.
 """
 
 from __future__ import annotations

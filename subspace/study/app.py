@@ -48,12 +48,12 @@ def study(
     launch: Annotated[list[str], typer.Option(help="KEY=VALUE, an option of ray or slurm; may be repeated")] = [],  # noqa: B006
     workers: Annotated[int | None, typer.Option(help="processes of the pool; as many as there are cores for")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="try runs again that have failed twice")] = False,
-    at: Annotated[str | None, typer.Option(help="compare at equal bytes, stored, flops, memory or inference too")] = None,
+    at: Annotated[str | None, typer.Option(help="compare at equal bytes, flops, memory, stored or inference")] = None,
     log: Annotated[list[str], typer.Option(help="tensorboard, wandb or trackio; may be repeated")] = [],  # noqa: B006
     list_: Annotated[bool, typer.Option("--list", help="say how every run stands, and stop")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and what it takes, and stop")] = False,
     show: Annotated[bool, typer.Option("--show", help="print the study as TOML, and stop")] = False,
-    report: Annotated[bool, typer.Option("--report", help="train nothing: tables and figures of what is there")] = False,
+    report: Annotated[bool, typer.Option("--report", help="train nothing: the report of what is there")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="lines in place of bars, without control codes")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="nothing but failures")] = False,
 ) -> None:

@@ -175,9 +175,9 @@ class Run:
 class Study:
     """Methods x densities (or dims) x seeds x models x data; ordinary training has no density, and is there once.
 
-    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions in (0, 1], or in their place
-    dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... ValueError for a list that is empty, or for
-    both densities and dims.
+    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions
+    in (0, 1], or in their place dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... ValueError for a
+    list that is empty, or for both densities and dims.
     """
 
     name: str = "study"

@@ -64,7 +64,7 @@ def execute(run: Run, folder: Path | str, task: Task = train) -> Literal["ended"
 
 
 def intact(store: Store, run: Run, say: Callable[[str], object]) -> Record | None:
-    """The record of a run; one that is damaged is set aside, which is said, and counts as none. Needs the run's lock."""
+    """The record of a run; a damaged one is set aside, which is said, and counts as none. Needs the run's lock."""
     try:
         return store.read(run)
     except ValueError as damage:

@@ -40,10 +40,10 @@ def run(
 
     study: a `Study`, a table of its fields, or the path of a TOML or JSON file. out: the folder of results, which other
     studies may share; what is finished there is not run again, and what was interrupted goes on from its last epoch.
-    Tables, figures and report.html go to out/<name of the study>. launcher: "pool" (so many worker processes; by default
-    one for every core or, with more threads, as many as there are cores for), "inline" (this process), "ray", "slurm",
-    or one of yours. options: the launcher's. retry: try failed runs again. at: also compare at equal "bytes", "flops",
-    ... (see `tables.at_equal`). console: where the tables are shown.
+    Tables, figures and report.html go to out/<name of the study>. launcher: "pool" (so many worker processes; by
+    default one for every core or, with more threads, as many as there are cores for), "inline" (this process), "ray",
+    "slurm", or one of yours. options: the launcher's. retry: try failed runs again. at: also compare at equal "bytes",
+    "flops", ... (see `study.equal`). console: where the tables are shown.
 
     Raises ValueError for a study that cannot be, before anything runs, and StorageError where results cannot be
     written; a run that fails raises nothing, its row has the error.
@@ -99,9 +99,7 @@ def check(study: Study, at: str | None = None) -> None:
         raise ValueError(f"device must be one that torch can use here, got {train.device!r}: {error}") from None
 
 
-def launched(
-    name: str, store: Store, study: Study, workers: int | None, options: Mapping[str, Any]
-) -> Launcher:
+def launched(name: str, store: Store, study: Study, workers: int | None, options: Mapping[str, Any]) -> Launcher:
     """The launcher of that name; under torchrun, its processes. ValueError for another name or options."""
     if world.size() > 1:
         from subspace.study.launchers.torchrun import Torchrun

@@ -81,7 +81,8 @@ def known(table: Mapping[str, Any], of: type, place: str) -> None:
     names = [field.name for field in fields(of)]
     for key, entry in table.items():
         if key not in names:
-            raise ValueError(f"{place or 'a study'} must have keys among {', '.join(names)}, got {key!r}{nearest(key, names)}")
+            among = ", ".join(names)
+            raise ValueError(f"{place or 'a study'} must have keys among {among}, got {key!r}{nearest(key, names)}")
         if key in TABLES and isinstance(entry, Mapping):
             known(entry, TABLES[key], f"{place}.{key}".lstrip("."))
 

@@ -106,14 +106,17 @@ class Loop:
             schedule = Choice.of(self.run.train.schedule, "schedule")
             parts["schedule"] = made(torch.optim.lr_scheduler, schedule, optimizer)
         if moving := method(self.run.method.name).mover:
-            parts["mover"] = moving(model, optimizer, self.setting())
+            parts["mover"] = mover = moving(model, optimizer, self.setting())
+            mover.grow = self.team.decided(mover.grow)  # type: ignore[method-assign]
         first = self.restore(model, parts, last)
         self.metrics.learning_rate = self.metrics.learning_rate or rate
         if self.run.train.structured and any(subspace.subspaces(model)):
             subspace.structured(model)
         cost = accounting.flops(model, self.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(self.device))
-        due = [mover.delta_t - 1 - mover.steps] if (mover := parts.get("mover")) else []  # the first step that moves U
-        peak = Peak(model, optimizer, steps=due if first else [0, 1, *due])
+        due = [mover.delta_t - 1 - mover.steps] if moving else []  # the first step that moves U
+        # torch's profiler, which watches a CPU's memory, may crash where gloo's threads release some meanwhile
+        watched = self.team.size == 1 or self.device.type == "cuda"
+        peak = Peak(model, optimizer, steps=(due if first else [0, 1, *due]) if watched else ())
         for number in range(first, self.run.train.epochs):
             rate = optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.done)))
@@ -125,7 +128,8 @@ class Loop:
             self.team.agree(model)
             beside = 0 if last else self.dense  # it is there to be rewound to
             self.metrics.stored_training = max(self.metrics.stored_training, accounting.stored(model) + beside)
-            self.metrics.peak_bytes = max(self.metrics.peak_bytes, peak.bytes + beside)
+            if watched:
+                self.metrics.peak_bytes = max(self.metrics.peak_bytes or 0, peak.bytes + beside)
             self.close({**trained, **self.tested(model, last), "learning_rate": rate}, last)
             self.keep(model, parts, number + 1, last)
 
@@ -164,15 +168,12 @@ class Loop:
         return loss
 
     def objective(self, batch: tuple[Tensor, Tensor], places: Tensor, key: Key, cost: accounting.Flops) -> Objective:
-        """The loss on the whole batch for a mover, which must move alike in all processes; batch: this one's part."""
+        """The loss on the whole batch, by which process 0 moves U for all of them; batch: a process's part."""
 
         def objective(net: nn.Module) -> Tensor:
-            inputs, labels = batch
-            if self.team.size > 1:
-                first = self.team.rank == 0
-                inputs, labels = self.team.share(next(self.data.train.batches([places], key)) if first else batch)
+            whole = batch if self.team.size == 1 else next(self.data.train.batches([places], key))
             self.metrics.flops_total += len(places) * cost.growth
-            return cross_entropy(net(inputs.to(self.device)), labels.to(self.device))
+            return cross_entropy(net(whole[0].to(self.device)), whole[1].to(self.device))
 
         return objective
 

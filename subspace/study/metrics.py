@@ -35,6 +35,6 @@ class Metrics:
     stored_bytes: int = 0  # of the trained network
     file_bytes: int = 0  # of its checkpoint, on disk
     file_bytes_dense: int = 0  # of the dense network's
-    peak_bytes: int = 0  # the most that a training step holds
+    peak_bytes: int | None = None  # the most that a training step holds; not measured in several processes on CPUs
     reduced_bytes: int = 0  # that a step sends, per process; 0 for one process
     reduced_bytes_dense: int = 0  # that a dense network's would

@@ -18,4 +18,5 @@ def made(of: ModuleType, choice: Choice, *arguments: Any, **more: Any) -> Any:
     try:
         return getattr(of, choice.name)(*arguments, **more, **choice.options)
     except TypeError as error:
-        raise ValueError(f"options of {choice.name} must be those of {of.__name__}.{choice.name}, got: {error}") from error
+        named = f"{of.__name__}.{choice.name}"
+        raise ValueError(f"options of {choice.name} must be those of {named}, got: {error}") from error

@@ -18,6 +18,7 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, TypeVar
@@ -48,6 +49,7 @@ class Team(AbstractContextManager["Team"]):
         self.sent, self.steps = 0, 0
 
     @classmethod
+    @world.with_torchrun()
     def joined(cls, run: Run) -> Team:
         """The team for a run; process 0 hands it over to those that `follow`. ValueError as `check`."""
         world.check(run.train.processes)
@@ -57,6 +59,7 @@ class Team(AbstractContextManager["Team"]):
             world.hand_over(run)
         return cls(world.size(), world.rank(), torch.device(run.train.device).type == "cuda", world.joined())
 
+    @world.with_torchrun()
     def __enter__(self) -> Team:
         if self.word is not None and not dist.is_initialized():
             if self.cuda:
@@ -66,6 +69,7 @@ class Team(AbstractContextManager["Team"]):
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         return self
 
+    @world.with_torchrun()
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         """Part. Of an error that is but the consequence of another process's, a RuntimeError that has its cause.
 
@@ -142,6 +146,28 @@ class Team(AbstractContextManager["Team"]):
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def decided(self, decide: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+        """The function as process 0 computes it, in every process; also what it raises. One process: itself.
+
+        What depends on dropout or on the last bit, such as which entries are the largest, is then the same everywhere.
+        """
+        if self.size == 1:
+            return decide
+
+        def everywhere(*arguments: Any) -> dict[str, Tensor]:
+            outcome: Any = None
+            if self.rank == 0:
+                try:
+                    outcome = {name: tensor.cpu() for name, tensor in decide(*arguments).items()}
+                except Exception as error:
+                    outcome = error
+            outcome = self.share(outcome)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return {name: tensor.to(self.device("cuda" if self.cuda else "cpu")) for name, tensor in outcome.items()}
+
+        return everywhere
 
     def settle(self, model: nn.Module) -> None:
         """Give batch norm the mean of all processes' running statistics, so that all of them test the same network."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from subspace.study.callbacks import Callback
 from subspace.study.config import Run
@@ -24,7 +24,7 @@ ELSEWHERE = 2.0  # and at a run that another process is at
 def unfinished(runs: Iterable[Run], store: Store, callback: Callback, retry: bool = False) -> list[Run]:
     """The runs without a record that is their last; damaged files are set aside with a message.
 
-    A failed run is tried `ATTEMPTS` times, and with `retry` once more. Raises NewerSchema, and StorageError.
+    A failed run is tried `ATTEMPTS` times, and with `retry` once more. Raises NewerSchemaError, and StorageError.
     """
     missing = []
     for run in runs:

@@ -86,8 +86,9 @@ BYTES = {
     "stored_bytes": _count("held of the weights of the trained network", "bytes"),
     "file_bytes": _count("the trained network's checkpoint file, measured on disk", "bytes"),
     "file_bytes_dense": _count("the file of the same network's plain state_dict, measured on disk", "bytes"),
-    "peak_bytes": _count("the most that torch and numpy hold during a training step", "bytes"),
-    "peak_bytes_dense": _count("the same of the dense network, where it was measured", "bytes"),
+    "peak_bytes": _count(
+        "the most that torch and numpy hold in a training step; none in several CPU processes", "bytes"
+    ),
     "reduced_bytes": _count("sent into the all-reduce per step and process; 0 for one process", "bytes"),
     "reduced_bytes_dense": _count("what the dense network would send", "bytes"),
 }

@@ -23,7 +23,7 @@ class Setting:
     """A method's part of a run.
 
     size: {"density": fraction} or {"dim": number}, what a recipe takes; empty for ordinary training. density: the same
-    as a fraction of the weights. options: the method's own, by name. samples: those to train on. steps: the optimizer's.
+    as a fraction of the weights. options: the method's own, by name. samples: to train on. steps: the optimizer's.
     fit(model) trains a model as the run's last training does, in place. resume(search) puts the search for a lottery
     ticket where the run was interrupted, and keeps it from then on.
     """
@@ -36,7 +36,7 @@ class Setting:
     steps: int
     fit: Callable[[nn.Module], object]
     resume: Callable[[LotteryTicket], object] = lambda search: None
-    device: torch.device = torch.device("cpu")
+    device: torch.device | None = None
 
     def loss(self, samples: float, name: str = "cross_entropy", batch: int = 0) -> Objective:
         """One of `LOSSES` on one batch drawn from the seed, the same at every call: the usual data of a saliency.
@@ -64,5 +64,5 @@ class Setting:
         return Key(self.seed).fold("objective")
 
     def _loss(self, places: Tensor, loss: Loss) -> Objective:
-        inputs, labels = (tensor.to(self.device) for tensor in self.samples.batch(places))
+        inputs, labels = (tensor.to(device=self.device) for tensor in self.samples.batch(places))
         return lambda net: loss(net(inputs), labels)

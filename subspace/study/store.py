@@ -3,7 +3,7 @@
     FOLDER/runs/<hash>/
         result.json   {"schema": 2, "configuration": {...}, "status": "finished" | "failed", "attempts": 1,
                        "error": null | "one sentence", ..., "sha256": "of all the rest"}
-        state.pt      what the run goes on from after a crash, as of its last epoch (`study.state`); gone once it is finished
+        state.pt      what the run goes on from after a crash, as of its last epoch (`study.state`); until it finishes
         epochs.json   what its epochs came to so far, those of rounds that choose U included, for those who watch
         lock          held by the one process that trains the run; the system lets go of it when that process dies
 
@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class StorageError(OSError):
     """The store cannot be written or read: no space, no permission. It is no fault of a run, and stops a study."""
 
 
-class NewerSchema(StorageError):
+class NewerSchemaError(StorageError):
     """A result that a newer version of this package wrote; it is to be left alone."""
 
 
@@ -61,7 +61,7 @@ class Store:
     def read(self, run: Run) -> Record | None:
         """The record of a run, None if there is none.
 
-        ValueError saying what is wrong with a damaged file; NewerSchema; StorageError where it cannot be read.
+        ValueError saying what is wrong with a damaged file; NewerSchemaError; StorageError where it cannot be read.
         """
         path = self.path(run)
         with storage(path):
@@ -75,7 +75,7 @@ class Store:
             raise ValueError(f"{path} must be JSON, got {error}") from None
         if isinstance(record, dict) and isinstance(record.get("schema"), int) and record["schema"] > SCHEMA:
             wrote = dict(record.get("environment") or {}).get("subspace", "unknown")
-            raise NewerSchema(
+            raise NewerSchemaError(
                 f"{path} must be of schema {SCHEMA} or older, got {record['schema']}, which version {wrote} wrote: "
                 "update torch-subspace, or choose another folder"
             )
@@ -100,7 +100,7 @@ class Store:
                 return None
         mark, digest, payload = content[: len(MARK)], content[len(MARK) :][:32], content[len(MARK) + 32 :]
         if mark != MARK or digest != hashlib.sha256(payload).digest():
-            raise ValueError(f"{path} must be an intact state of its run, got contents that do not match their checksum")
+            raise ValueError(f"{path} must be an intact state of its run, got contents unlike their checksum")
         return payload
 
     def write_state(self, run: Run, state: bytes, epochs: list[dict[str, Any]]) -> None:
@@ -139,10 +139,8 @@ class Store:
         lock = FileLock(path, thread_local=False)
         with storage(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with suppress(Timeout):
                 lock.acquire(blocking=False)
-            except Timeout:
-                pass
         try:
             yield lock.is_locked
         finally:

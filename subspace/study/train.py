@@ -15,7 +15,7 @@ import subspace
 from subspace import Key
 from subspace.study import accounting, data, models
 from subspace.study.config import Run
-from subspace.study.data import Data, Samples
+from subspace.study.data import Samples
 from subspace.study.loop import Keeper, Loop
 from subspace.study.methods import method
 from subspace.study.metrics import Metrics

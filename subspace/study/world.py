@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeAlias
@@ -38,6 +40,15 @@ def check(processes: int) -> None:
         raise ValueError(
             f"processes must be as many as were started, {size()}, got {processes}: start it as {launch} study ..."
         )
+
+
+@contextmanager
+def with_torchrun() -> Iterator[None]:
+    """SystemExit where torchrun has gone in the block, as no run has failed by that."""
+    try:
+        yield
+    except dist.DistError as error:
+        raise SystemExit(f"stopped, as torchrun has gone: {error}") from error
 
 
 def hand_over(run: Run) -> None:

@@ -18,10 +18,10 @@ from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
 from subspace.study.data.options import called
 from subspace.study.data.samples import Data, Items, Samples, Tensors
-from subspace.study.seeded import seeded
 from subspace.study.data.split import stratified
 from subspace.study.data.tiny_imagenet import tiny_imagenet
 from subspace.study.locate import imported, nearest
+from subspace.study.seeded import seeded
 
 if TYPE_CHECKING:
     from subspace.study.config import Choice  # which imports this package

@@ -16,7 +16,7 @@ def digits() -> Data:
     images. ValueError where scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ModuleNotFoundError:
         raise ValueError("scikit-learn must be installed for digits, got none: pip install scikit-learn") from None
     pixels, numbers = load_digits(return_X_y=True)

@@ -55,6 +55,8 @@ class Ray(Launcher):
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        if find_spec("ray") is None:
+            raise ValueError("launcher ray must have ray, got none: pip install 'torch-subspace[ray]'")
         for name in options:
             if name not in OPTIONS:
                 known = ", ".join(OPTIONS)

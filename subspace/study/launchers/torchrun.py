@@ -73,5 +73,5 @@ def follow(task: Task = train) -> None:
 def end_with(parent: int) -> None:
     """End this process when torchrun, its parent, has gone, be it killed: what is under way can be resumed."""
     while os.getppid() == parent:
-        time.sleep(0.5)
+        time.sleep(0.1)
     os._exit(1)
