@@ -38,6 +38,7 @@ OTHER_TRAINING = {
     "device": "cuda",
     "threads": 2,
     "processes": 2,
+    "jacobian": 3,
 }
 
 
@@ -201,6 +202,7 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: Training(batch=2, processes=3), r"batch must be at least processes, 3, got 2"),
         (lambda: Training(learning_rate=float("inf")), r"learning_rate must be positive and finite, got inf"),
         (lambda: Training(scaling="log"), r"scaling must be root or none, got 'log'"),
+        (lambda: Training(jacobian=-1), r"jacobian must be at least 0, got -1"),
         (lambda: Training(validation=1.0), r"validation must be in \[0, 1\), got 1.0"),
         (
             lambda: Training(optimizer={"momentum": 1}),

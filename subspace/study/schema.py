@@ -61,6 +61,7 @@ TRAINING = {
     "device": _text("torch's name of the device that was asked for"),
     "threads": _count("of torch in every process, as configured", "threads"),
     "processes": _count("over how many a batch was divided", "processes"),
+    "jacobian": _count("for so many test samples the Jacobian was measured", "samples"),
 }
 SIZES = {
     "weights": _count("numbers in the re-parametrized tensors, N"),
