@@ -67,7 +67,7 @@ def study(
     """
     torchrun.begin()
     if presets_:
-        typer.echo("\n".join(f"{name:28} {says}" for name, says in presets().items()))
+        typer.echo("\n".join(f"{name:36} {says}" for name, says in presets().items()))
         return
     lists: dict[str, Any] = {"methods": methods, "densities": densities, "dims": dims, "models": model, "data": data}
     try:

@@ -34,8 +34,15 @@ def mlp(
     input_shape: Sequence[int] = (1, 28, 28),
     hidden: Sequence[int] = (200, 200),
     norm: bool = False,
+    depth: int = 1,
 ) -> MLP:
-    """An MLP with Kaiming-normal weights drawn from the key; ValueError for a hidden layer without a size."""
+    """An MLP with Kaiming-normal weights drawn from the key.
+
+    norm: with batch-norms. depth: the hidden layers so many times over. ValueError for a hidden layer without a size,
+    or a depth below 1.
+    """
     if not isinstance(hidden, list | tuple) or any(not isinstance(size, int) or size < 1 for size in hidden):
         raise ValueError(f"hidden must be the sizes of the hidden layers, got {hidden!r}")
-    return drawn(lambda: MLP([math.prod(input_shape), *hidden, num_classes], norm), key)
+    if not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth must be an integer of at least 1 for mlp, got {depth!r}")
+    return drawn(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)
