@@ -173,7 +173,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = blake2b(digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        numbers = torch.cat([tensors[name].detach().cpu().flatten()])  # a copy: the stride of a single one may be 0
+        digest.update(numbers.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

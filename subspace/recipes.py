@@ -28,9 +28,9 @@ from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
 from subspace.methods.groups import Groups
-from subspace.methods.recipe import Start, home, keep, narrowed, register_all, sparse, zeros
+from subspace.methods.recipe import Recipe, Start, home, keep, narrowed, register_all, sparse, zeros
 from subspace.methods.saliency import Objective, Saliency
-from subspace.offsets import DCT, Gaussian, Pretrained, Zero
+from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
 from subspace.parametrization import subspaces, tie
 from subspace.random import Key
 from subspace.targets import Selection, targets
@@ -67,17 +67,40 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Pretrained(weight), U, zeros(weight, U.dim)
 
 
+def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> Recipe:
+    """The recipe w = alpha d + S for any d: DCTpS with offset(weight, key) in place of its DCT.
+
+    alpha: whether it is trained, from 1; otherwise it is fixed there. With an objective, S is where the gradient at
+    w = d is largest, since |g s| vanishes at s = 0. A weight with a full S has no alpha.
+
+    >>> from subspace.offsets import Hadamard
+    >>> hadamard_plus_sparse = offset_plus_sparse(lambda weight, key: Hadamard(weight))
+    >>> net = hadamard_plus_sparse(nn.Linear(100, 100), density=0.01)
+    """
+
+    @sparse(methods.gradient)
+    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+        """w = alpha d + S, S sparse at random and trained from 0."""
+        return _plus_sparse(weight, offset(weight, key), U, alpha)
+
+    return offset_plus_sparse
+
+
 @sparse(methods.gradient)
 def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
     """DCTpS (Price and Tanner 2021): w = alpha DCT + S, alpha trained from 1, S sparse at random and trained from 0.
 
     With an objective, S is where the gradient at w = DCT is largest, since |g s| vanishes at s = 0.
     """
-    if U.dim == weight.numel():  # alpha DCT lies in the span of a full S: U would not be injective
-        return DCT(weight), U, zeros(weight, U.dim)
+    return _plus_sparse(weight, DCT(weight), U, True)
+
+
+def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
+    if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
+        return d, U, zeros(weight, U.dim)
     theta = zeros(weight, 1 + U.dim)
     theta[0] = 1
-    return Zero(weight), DirectSum([Direction(DCT(weight)), U]), theta
+    return Zero(weight), DirectSum([Direction(d), U]), theta
 
 
 def prune(

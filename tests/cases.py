@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from subspace import Key, embeddings, offsets
 from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
 from subspace.embeddings.fourier_ft import frequency_count
-from subspace.offsets import DCT, Hadamard, Offset, Pretrained, Zero
+from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, Zero
 from subspace.patches import fans
 
 
@@ -46,6 +46,8 @@ OFFSETS = [
     OffsetCase("dct-gain", lambda like, key: DCT(like, gain=1.5)),
     OffsetCase("hadamard", lambda like, key: Hadamard(like)),
     OffsetCase("hadamard-gain", lambda like, key: Hadamard(like, gain=0.7)),
+    OffsetCase("rank-one", lambda like, key: RankOne(like, key=key)),
+    OffsetCase("rank-one-gain", lambda like, key: RankOne(like, key=key, gain=1.5)),
     OffsetCase("pretrained", lambda like, key: Pretrained(like), held=True),
     OffsetCase("kaiming", lambda like, key: offsets.Gaussian(like, key=key), fans=True),
     OffsetCase("kaiming-out-kept", lambda like, key: offsets.Gaussian(like, key=key, fan="out", keep=True), fans=True),

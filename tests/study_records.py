@@ -48,6 +48,7 @@ def finished(run: Run, last: float | None = None, tensors=LENET, **figures) -> d
             {
                 "epoch": number,
                 "train_loss": 2.3 * (1 - last) ** (number / count) + 0.01 * run.seed,
+                "train_accuracy": last * number / count,
                 "test_accuracy": last if number == count else 0.1 + (last - 0.1) * (1 - math.exp(-2 * number / count)),
                 "validation_accuracy": last - 0.01 if run.train.validation else None,
                 "learning_rate": run.train.learning_rate,

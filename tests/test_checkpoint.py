@@ -19,7 +19,7 @@ import subspace
 from subspace import Key, SubspaceParametrization, load, materialize, recipes, register, save, share, subspaces
 from subspace.embeddings import Gaussian, Sparse
 from subspace.fingerprint import fingerprint
-from subspace.offsets import DCT, Offset, Pretrained
+from subspace.offsets import DCT, Offset, Pretrained, Zero
 
 RECIPES = {
     "random_pruning": lambda m: recipes.random_pruning(m, density=0.1),
@@ -117,6 +117,16 @@ def test_a_chosen_index_and_only_that_is_kept(tmp_path):
     held = load_file(tmp_path / "c")
     assert [t.tolist() for name, t in held.items() if ":" not in name] == [list(range(moved.dim))]
     assert torch.equal(load(net(), tmp_path / "c")(X), model(X))
+
+
+def test_a_chosen_index_without_an_entry_is_kept_however_it_lies_in_memory(tmp_path):
+    layer = nn.Linear(8, 5)
+    index = torch.empty_strided((0,), (0,), dtype=torch.int64)  # as torch.from_numpy has it
+    register(layer, "weight", Zero(layer.weight), Sparse(layer.weight, index=index))
+    save(layer, tmp_path / "c")
+    loaded = load(nn.Linear(8, 5), tmp_path / "c")
+    assert not loaded.weight.any()
+    assert loaded.parametrizations.weight[0].embedding.index.shape == (0,)
 
 
 def bottleneck(inputs: int, width: int, stride: int) -> nn.Sequential:

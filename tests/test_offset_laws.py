@@ -22,7 +22,7 @@ from strategies import each_offset, numbers, offset, seeds, shapes
 from torch import nn
 
 from subspace import Key
-from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained
+from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne
 
 
 @each_offset
@@ -173,6 +173,20 @@ def test_gain_scales(cls):
     torch.testing.assert_close(cls(like, gain=2.5)(), 2.5 * cls(like)())
 
 
+@given(n_out=st.integers(1, 40), n_in=st.integers(1, 40), gain=st.floats(0.1, 3), seed=seeds)
+def test_rank_one_is_of_rank_one_and_as_large_as_the_dct(n_out, n_in, gain, seed):
+    d = RankOne(torch.empty(n_out, n_in, dtype=torch.float64), key=Key(seed), gain=gain)()
+    singular = np.linalg.svd(d, compute_uv=False)
+    np.testing.assert_allclose(singular[0], gain * min(n_out, n_in) ** 0.5)
+    assert (singular[1:] < 1e-13).all()
+
+
+def test_rank_one_has_gaussian_factors_that_are_the_keys_streams():
+    u, v = Key(7).fold("u").normal(300), Key(7).fold("v").normal(200)
+    d = RankOne(torch.empty(300, 200, dtype=torch.float64), key=Key(7))()
+    np.testing.assert_allclose(d, np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v)) * 200**0.5)
+
+
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
 @pytest.mark.parametrize("fan", ["in", "out", "average"])
 @pytest.mark.parametrize("shape", [(64, 300), (32, 16, 5, 5), (96, 1, 3, 3)])
@@ -208,6 +222,7 @@ def test_pretrained_is_a_copy():
     "bad, error",
     [
         (lambda: Pretrained(torch.tensor([1.0, math.nan, math.inf])), "weights must be finite, got 2 that are not"),
+        (lambda: RankOne(torch.empty(3, 3)), "RankOne needs a key=, got None"),
         (lambda: Gaussian(torch.empty(3, 3)), "Gaussian needs a key=, got None"),
         (lambda: Gaussian(torch.empty(3, 3), key=3), "key must be a subspace.Key, got 3"),
         (lambda: Gaussian(torch.empty(3), key=Key(0)), r"at least 2 axes to have a fan, got shape \(3,\)"),

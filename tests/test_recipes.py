@@ -16,7 +16,7 @@ from torch import nn
 
 from subspace import Key, budgets, recipes, subspaces, summary
 from subspace.embeddings import Sparse
-from subspace.offsets import DCT, Gaussian
+from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
 from subspace.targets import targets
 
 
@@ -42,7 +42,9 @@ WEIGHTS = {
     "head.fc.weight": 40,
 }
 N = sum(WEIGHTS.values())
-BUDGETED = [recipes.random_pruning, recipes.freezenet, recipes.sparse_finetuning, recipes.dctps]
+RANK_ONE = recipes.offset_plus_sparse(lambda w, key: RankOne(w, key=key), alpha=False)
+HADAMARD = recipes.offset_plus_sparse(lambda w, key: Hadamard(w, gain=2.0))
+BUDGETED = [recipes.random_pruning, recipes.freezenet, recipes.sparse_finetuning, recipes.dctps, RANK_ONE, HADAMARD]
 each_budgeted = pytest.mark.parametrize("recipe", BUDGETED, ids=lambda recipe: recipe.__name__)
 each_recipe = pytest.mark.parametrize("recipe", [*BUDGETED, recipes.random_subspace], ids=lambda r: r.__name__)
 
@@ -138,6 +140,26 @@ def test_starts():
         ):
             space = dict(subspaces(model))[name]
             torch.testing.assert_close(getattr(space.module, space.name).detach(), expected)
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_an_offset_plus_sparse_is_dctps_with_another_d(alpha):
+    recipe = recipes.offset_plus_sparse(lambda w, key: RankOne(w, key=key.fold("d")), alpha=alpha)
+    model, dct = recipe(net(), density=0.2, seed=3), recipes.dctps(net(), density=0.2, seed=3)
+    assert supports(model) == supports(dct)
+    assert summary(model).alpha == (summary(dct).alpha if alpha else 0)
+    assert summary(model).dim - summary(model).alpha == round(0.2 * N)
+    for name, space in subspaces(model):
+        expected = RankOne(
+            space.parametrization.offset.like.new_empty(space.parametrization.offset.shape),
+            key=Key(3).fold(name).fold("d"),
+        )
+        torch.testing.assert_close(getattr(space.module, space.name).detach(), expected())
+
+
+@pytest.mark.parametrize("recipe", [recipes.dctps, HADAMARD, RANK_ONE])
+def test_an_offset_at_full_density_has_no_alpha(recipe):
+    assert summary(recipe(net(), density=1.0)).alpha == 0
 
 
 def test_dctps_at_full_density_stays_injective():

@@ -38,6 +38,7 @@ OTHER_TRAINING = {
     "device": "cuda",
     "threads": 2,
     "processes": 2,
+    "jacobian": 3,
 }
 
 
@@ -185,10 +186,13 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: run("dctps"), r"exactly one of density and dim must be given, got None and None"),
         (lambda: run("dctps", density=0.1, dim=3), r"exactly one of density and dim must be given, got 0.1 and 3"),
         (lambda: run("ordinary", density=0.1), r"density and dim must be None for ordinary, got 0.1 and None"),
-        (lambda: Run(Choice("dctps", {"steps": 3}), density=0.1), r"options of dctps must be none, got 'steps'"),
+        (
+            lambda: Run(Choice("random_subspace", {"steps": 3}), density=0.1),
+            r"options of random_subspace must be none, got 'steps'",
+        ),
         (
             lambda: Run(Choice("force", {"step": 3}), density=0.1),
-            r"must be samples, steps, got 'step'; did you mean 'steps'\?",
+            r"must be loss, rule, samples, shuffle, steps, got 'step'; did you mean 'steps'\?",
         ),
         (lambda: Run(Choice("force", {"steps": "3"}), density=0.1), r"steps of force must be such as 60, got '3'"),
         (lambda: run("dctps", density=0.1, seed=-1), r"seed must be at least 0, got -1"),
@@ -198,6 +202,7 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: Training(batch=2, processes=3), r"batch must be at least processes, 3, got 2"),
         (lambda: Training(learning_rate=float("inf")), r"learning_rate must be positive and finite, got inf"),
         (lambda: Training(scaling="log"), r"scaling must be root or none, got 'log'"),
+        (lambda: Training(jacobian=-1), r"jacobian must be at least 0, got -1"),
         (lambda: Training(validation=1.0), r"validation must be in \[0, 1\), got 1.0"),
         (
             lambda: Training(optimizer={"momentum": 1}),

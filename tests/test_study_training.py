@@ -14,8 +14,9 @@ from subspace.study.config import Choice, Run, Training
 from subspace.study.data import Data, Tensors
 from subspace.study.loop import accuracy, batches
 from subspace.study.methods import METHODS
+from subspace.study.setting import Setting
 from subspace.study.state import pack, unpack
-from subspace.study.train import train
+from subspace.study.train import held_apart, train
 
 SHORT = Training(epochs=2, batch=50)
 
@@ -249,6 +250,20 @@ def test_dropout_and_running_statistics_and_momentum_are_resumed_too(name, optim
         assert interrupted(run, stop) == whole
     assert 0 <= whole["epochs"][-1]["validation_accuracy"] <= 1
     assert whole["samples"] == 90 * run.epochs
+
+
+def test_the_training_accuracy_is_that_of_the_batches_as_they_are_met():
+    """At a learning rate of next to nothing it is that of the network at its start, on those it trains on."""
+    run = run_of("dctps", 0.1, train=replace(SHORT, learning_rate=1e-12, validation=0.25))
+    metrics = train(run)
+    model = METHODS["dctps"].apply(models.build(run.model, data.load(None), Key(0).fold("init")), setting_of(run))
+    samples, _ = held_apart(data.load(None).train, 0.25)
+    expected = accuracy(model, samples, torch.device("cpu"))
+    assert [epoch["train_accuracy"] for epoch in metrics["epochs"]] == [expected, expected]
+
+
+def setting_of(run):
+    return Setting({"density": run.density}, run.density, run.seed, run.method.options, None, 0, lambda model: None)
 
 
 def test_what_is_held_apart_is_never_trained_on(monkeypatch):

@@ -62,7 +62,7 @@ class Gaussian(Offset):
 
     def _draw(self) -> Tensor:
         uniform = self.distribution == "uniform"
-        d: Tensor = torch.ops.subspace.draw(self._stream, self.shape, uniform, self.std, self.like)
+        d: Tensor = DRAW(self._stream, self.shape, uniform, self.std, self.like)
         return d
 
     def forward(self) -> Tensor:
@@ -85,3 +85,4 @@ _operator = torch.library.custom_op(
     schema="(str key, SymInt[] shape, bool uniform, float std, Tensor like) -> Tensor",
 )
 _operator.register_fake(lambda key, shape, uniform, std, like: like.new_empty(shape))
+DRAW = torch.ops.subspace.draw  # numbers of a stream, as torch.compile can trace it

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from subspace.study import experiment, files, world
+from subspace.study import analyses, experiment, files, world
 from subspace.study.callbacks import Callback
 from subspace.study.config import Run
 from subspace.study.estimate import estimate
 from subspace.study.launchers import torchrun
 from subspace.study.live import LiveProgress
+from subspace.study.presets import presets
 from subspace.study.progress import Progress, outcome
 from subspace.study.runner import unfinished
 from subspace.study.standing import standing
@@ -35,7 +36,7 @@ def subspace() -> None:
 
 @app.command()
 def study(
-    file: Annotated[Path | None, typer.Argument(help="a study as .toml or .json; --show writes one")] = None,
+    file: Annotated[Path | None, typer.Argument(help="a study as .toml or .json, or a preset's name")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, as train.epochs=20; may be repeated")] = [],  # noqa: B006
     methods: Annotated[str | None, typer.Option(help="names, with commas between, or all")] = None,
     densities: Annotated[str | None, typer.Option(help="fractions in (0, 1], with commas between")] = None,
@@ -52,6 +53,7 @@ def study(
     log: Annotated[list[str], typer.Option(help="tensorboard, wandb or trackio; may be repeated")] = [],  # noqa: B006
     list_: Annotated[bool, typer.Option("--list", help="say how every run stands, and stop")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and what it takes, and stop")] = False,
+    presets_: Annotated[bool, typer.Option("--presets", help="name the studies that come with this, and stop")] = False,
     show: Annotated[bool, typer.Option("--show", help="print the study as TOML, and stop")] = False,
     report: Annotated[bool, typer.Option("--report", help="train nothing: the report of what is there")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="lines in place of bars, without control codes")] = False,
@@ -59,9 +61,14 @@ def study(
 ) -> None:
     """Compare methods at equal budgets: results, tables, figures and a report.html.
 
+    FILE is a study as .toml or .json, or the name of a preset, such as talk/accuracy; --presets names them.
+
     Without a file: six methods on 5,000 real digits, 2 minutes on 2 cores.
     """
     torchrun.begin()
+    if presets_:
+        typer.echo("\n".join(f"{name:36} {says}" for name, says in presets().items()))
+        return
     lists: dict[str, Any] = {"methods": methods, "densities": densities, "dims": dims, "models": model, "data": data}
     try:
         table = files.read(file) if file else {}
@@ -97,6 +104,10 @@ def study(
     for run, record in failed if quiet else ():
         typer.echo(outcome(run, record), err=True)
     raise typer.Exit(1 if failed else 0)
+
+
+app.command()(analyses.trainability)
+app.command()(analyses.jacobian)
 
 
 def words(text: str) -> list[Any]:

@@ -59,6 +59,7 @@ class Training:
     structured: whether layers compute with d and U themselves, as `subspace.structured` has it.
     device: torch's name of it. threads: torch's, in every process.
     processes: over how many a batch is divided; more than one is started by torchrun.
+    jacobian: for so many test samples the singular values of the network's Jacobian are kept (`study.jacobian`).
     """
 
     epochs: int = 4
@@ -72,12 +73,15 @@ class Training:
     device: str = "cpu"
     threads: int = 1
     processes: int = 1
+    jacobian: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         for name in ("epochs", "batch", "threads", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.jacobian < 0:
+            raise ValueError(f"jacobian must be at least 0, got {self.jacobian}")
         if self.batch < self.processes:
             raise ValueError(f"batch must be at least processes, {self.processes}, got {self.batch}")
         if not 0 < self.learning_rate < math.inf:
@@ -233,9 +237,7 @@ def every(entry: Entry) -> Iterable[Entry]:
 
 def label(chosen: Choice) -> str:
     """A method's label, and its options where they are not those of `METHODS`."""
-    known = method(chosen.name)
-    other = [f"{name}={value}" for name, value in chosen.options.items() if known.options.get(name) != value]
-    return ", ".join([known.label, *other])
+    return method(chosen.name).named(chosen.options)
 
 
 def canonical(value: object) -> str:

@@ -17,13 +17,20 @@ from tomlkit.exceptions import TOMLKitError
 
 from subspace.study.config import Study, Training
 from subspace.study.locate import nearest
+from subspace.study.presets import preset
 
 TABLES = {"train": Training}
 
 
 def read(path: Path | str) -> dict[str, Any]:
-    """The table in a .toml or .json file. ValueError if it is neither, OSError if it cannot be read."""
+    """The table in a .toml or .json file, or of a preset, and a name; ValueError if it is none, OSError as reading has.
+
+    The name is the file's, or the preset's with a hyphen: talk-accuracy.
+    """
     path = Path(path)
+    name = path.stem
+    if not path.suffix and not path.exists():
+        name, path = path.as_posix().replace("/", "-"), preset(path.as_posix())
     if path.suffix not in (".toml", ".json"):
         raise ValueError(f"a study's file must end in .toml or .json, got {str(path)!r}")
     try:
@@ -33,7 +40,7 @@ def read(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path} must be {path.suffix[1:].upper()}, got: {error}") from None
     if not isinstance(table, dict):
         raise ValueError(f"{path} must be a table of keys and values, got a {type(table).__name__}")
-    return {"name": path.stem, **table}
+    return {"name": name, **table}
 
 
 def assigned(table: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class Loop:
     """Trains the networks of one run, those of the rounds that choose U included, and counts what that takes.
 
     metrics: so far; flops_total is of training alone meanwhile. done: the figures of every epoch, those of rounds
-    included: "epoch" (from 1, in all), "train_loss" (nats, the mean over the batches), "test_accuracy" and
-    "validation_accuracy" (fractions, None in a round and where nothing is held apart), "learning_rate" and "seconds".
+    included: "epoch" (from 1, in all), "train_loss" (nats, the mean over the batches), "train_accuracy" (a fraction, of
+    the batches as they were met), "test_accuracy" and "validation_accuracy" (fractions, None in a round and where
+    nothing is held apart), "learning_rate" and "seconds".
     search: for a lottery ticket, while it is on. dense: bytes of the network that it rewinds to.
     """
 
@@ -120,7 +121,7 @@ class Loop:
             rate = optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.done)))
             with seeded(self.team.key(key)):
-                loss = self.epoch(self.team.wrap(model), number, cost, peak, optimizer, parts.get("mover"))
+                trained = self.epoch(self.team.wrap(model), number, cost, peak, optimizer, parts.get("mover"))
             if "schedule" in parts:
                 parts["schedule"].step()
             self.team.settle(model)
@@ -130,14 +131,14 @@ class Loop:
             self.metrics.reduced_bytes = self.team.reduced_bytes
             if watched:
                 self.metrics.peak_bytes = max(self.metrics.peak_bytes or 0, peak.bytes + beside)
-            self.close({"train_loss": loss, **self.tested(model, last), "learning_rate": rate}, last)
+            self.close({**trained, **self.tested(model, last), "learning_rate": rate}, last)
             self.keep(model, parts, number + 1, last)
 
     def epoch(
         self, net: nn.Module, number: int, cost: accounting.Flops, peak: Peak, optimizer: Any, mover: Any
-    ) -> float:
-        """One pass over the training samples; the mean of the batches' losses."""
-        losses = []
+    ) -> dict[str, float]:
+        """One pass over the training samples: the mean of the batches' losses, and the accuracy on them meanwhile."""
+        losses, right = [], 0
         key = Key(self.run.seed).fold("order").fold(str(number))
         order = list(batches(len(self.data.train), self.run.train.batch, key))
         augment = key.fold("augment")
@@ -146,7 +147,8 @@ class Loop:
             inputs, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             with peak.step(inputs, labels):
                 optimizer.zero_grad()
-                loss = cross_entropy(net(inputs), labels) * self.team.weight(len(labels), len(places))
+                logits = net(inputs)
+                loss = cross_entropy(logits, labels) * self.team.weight(len(labels), len(places))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if mover:
@@ -154,9 +156,11 @@ class Loop:
             self.metrics.flops_total += cost.step + len(places) * cost.training
             self.metrics.samples += len(places)
             losses.append(loss.item())
+            right += int((logits.argmax(dim=1) == labels).sum())
             if self.team.size == 1:  # of several processes one alone must not leave the others waiting
                 self.check(losses[-1])
-        return self.check(self.team.total(math.fsum(losses)) / len(losses))
+        mean = self.check(self.team.total(math.fsum(losses)) / len(losses))
+        return {"train_loss": mean, "train_accuracy": self.team.total(right) / len(self.data.train)}
 
     def check(self, loss: float) -> float:
         """The loss; FloatingPointError if it is not finite."""

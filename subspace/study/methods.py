@@ -8,26 +8,27 @@ its import path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from subspace import Key, budgets, methods, recipes
+from subspace import Key, methods, recipes
 from subspace.methods import Mover
 from subspace.study.locate import imported, nearest
 from subspace.study.setting import Setting
-
-Apply = Callable[[nn.Module, Setting], nn.Module]
+from subspace.study.variants import VALUES, Apply, by_loss, force, plus_sparse, random, shuffled, worded
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to re-parametrize a model in place, and perhaps to move U while it trains.
 
-    options: its own, by name, with the values they have unless a study says otherwise. from_dense: whether U is chosen
+    options: its own, by name, with the values they have unless a study says otherwise. values: those that an option may
+    have, where they are few; `study.variants` says what each is. from_dense: whether U is chosen
     at the dense network, which is held meanwhile. needs_data: whether it is chosen by data. cost(density): the time of
     an epoch in those of ordinary training.
     """
@@ -41,6 +42,7 @@ class Method:
     needs_data: bool = False
     cost: Callable[[float], float] = lambda density: 1.0
     has_density: bool = True
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def completed(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with those that are not given; ValueError, naming the method, for one that it does not have."""
@@ -51,25 +53,35 @@ class Method:
             expected = type(self.options[option])
             if not isinstance(value, (int, float) if expected in (int, float) else expected):
                 raise ValueError(f"{option} of {name} must be such as {self.options[option]!r}, got {value!r}")
-        return {**self.options, **options}
+            if option in self.values and value not in self.values[option]:
+                known = ", ".join(map(repr, self.values[option]))
+                raise ValueError(f"{option} of {name} must be one of {known}, got {value!r}")
+        given = {o: float(value) if isinstance(self.options[o], float) else value for o, value in options.items()}
+        return {**self.options, **given}
 
+    def named(self, options: Mapping[str, Any]) -> str:
+        """The label, with those options that are not as ever: in the place of the usual value where the label has it.
 
-def _random(recipe: Callable[..., nn.Module], **more: object) -> Apply:
-    return lambda model, s: recipe(model, **s.size, seed=s.seed, **more)
-
-
-def _by_loss(recipe: Callable[..., nn.Module]) -> Apply:
-    """U by a saliency of the loss on one batch; options beside `samples` are the recipe's."""
-
-    def apply(model: nn.Module, s: Setting) -> nn.Module:
-        options: dict[str, Any] = dict(s.options)
-        return recipe(model, objective=s.loss(options.pop("samples")), **s.size, **options)
-
-    return apply
+        >>> METHODS["dctps"].named({"budget": "erk", "alpha": "fixed"})
+        'DCTpS, ERK, alpha=fixed'
+        """
+        text, other = self.label, []
+        for name, value in options.items():
+            if (usual := self.options.get(name)) != value:
+                place = re.compile(rf"\b{re.escape(worded(usual))}\b")
+                if place.search(text):
+                    text = place.sub(worded(value), text)
+                else:
+                    other.append(f"{name}={worded(value)}")
+        return ", ".join([text, *other])
 
 
 def _freezenet_snip(model: nn.Module, s: Setting) -> nn.Module:
     return recipes.freezenet(model, **s.size, seed=s.seed, objective=s.loss(s.options["samples"]))
+
+
+def _grasp(model: nn.Module, s: Setting) -> nn.Module:
+    return recipes.grasp(model, s.balanced_loss(s.options["per_class"], s.options["temperature"]), **s.size)
 
 
 def _synflow(model: nn.Module, s: Setting) -> nn.Module:
@@ -87,7 +99,7 @@ def _imp(model: nn.Module, s: Setting) -> nn.Module:
 
 def _schedule(s: Setting) -> dict[str, Any]:
     """The options of a mover, whose t_end is a share of all steps here."""
-    return {**s.options, "t_end": round(s.options["t_end"] * s.steps)}
+    return {name: s.options[name] for name in MOVES} | {"t_end": round(s.options["t_end"] * s.steps)}
 
 
 def _set(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
@@ -103,44 +115,75 @@ RANDOM, SALIENCY, ROUNDS = "random support", "saliency, one shot", "saliency, in
 TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
 # The papers' numbers, but for the length of these runs: a move every 8 steps in place of 100, and rounds of IMP that
 # take more than 20 % at densities below 0.13.
-BATCH = {"samples": 128}
-SIXTY = {"samples": 128, "steps": 60}
+BATCH = {"samples": 128, "shuffle": False}
+ROUNDS_OF_LOSS = BATCH | {"steps": 60, "loss": "cross_entropy"}
 MOVES = {"delta_t": 8, "fraction": 0.3, "t_end": 0.75}
+RULE = {"rule": "exact"}
+START = RULE | {"init": "dense"}
+OFFSET = RULE | {"offset": "dct", "gain": 1.0, "alpha": "trained", "alphas": ""}
+EPL, ERK = {"budget": "epl"}, {"budget": "erk"}
 
 METHODS = {
     "ordinary": Method("ordinary (dense)", "dense", lambda model, _: recipes.ordinary(model), has_density=False),
-    "random_pruning_uniform": Method(
-        "random pruning, uniform", RANDOM, _random(recipes.random_pruning, budget=budgets.uniform)
+    **{
+        f"random_pruning_{budget}": Method(
+            f"random pruning, {name}", RANDOM, random(recipes.random_pruning), {"budget": budget} | START
+        )
+        for budget, name in (("uniform", "uniform"), ("epl", "EPL"), ("erk", "ERK"))
+    },
+    "magnitude": Method(
+        "magnitude",
+        SALIENCY,
+        shuffled(lambda model, s: recipes.magnitude(model, **s.size)),
+        {"shuffle": False},
+        from_dense=True,
     ),
-    "random_pruning_epl": Method("random pruning, EPL", RANDOM, _random(recipes.random_pruning, budget=budgets.epl)),
-    "random_pruning_erk": Method("random pruning, ERK", RANDOM, _random(recipes.random_pruning, budget=budgets.erk)),
-    "magnitude": Method("magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), from_dense=True),
-    "snip": Method("SNIP", SALIENCY, _by_loss(recipes.snip), BATCH, from_dense=True, needs_data=True),
+    "snip": Method(
+        "SNIP",
+        SALIENCY,
+        shuffled(by_loss(recipes.snip)),
+        BATCH | {"loss": "cross_entropy"},
+        from_dense=True,
+        needs_data=True,
+    ),
     "grasp": Method(
         "GraSP",
         SALIENCY,
-        lambda model, s: recipes.grasp(model, s.balanced_loss(**s.options), **s.size),
-        {"per_class": 10, "temperature": 200},
+        shuffled(_grasp),
+        {"per_class": 10, "temperature": 200, "shuffle": False},
         from_dense=True,
         needs_data=True,
     ),
     "iterative_snip": Method(
-        "Iterative SNIP", ROUNDS, _by_loss(recipes.iterative_snip), SIXTY, from_dense=True, needs_data=True
+        "Iterative SNIP",
+        ROUNDS,
+        shuffled(by_loss(recipes.iterative_snip)),
+        ROUNDS_OF_LOSS,
+        from_dense=True,
+        needs_data=True,
     ),
-    "force": Method("FORCE", ROUNDS, _by_loss(recipes.force), SIXTY, from_dense=True, needs_data=True),
-    "synflow": Method("SynFlow", ROUNDS, _synflow, {"steps": 100}, from_dense=True),
-    "imp": Method("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9}, from_dense=True, needs_data=True),
-    "set": Method("SET, ERK", TRAINED, _random(recipes.set), MOVES, _set),
-    "rigl": Method("RigL, ERK", TRAINED, _random(recipes.rigl), MOVES, _rigl),
-    "dctps": Method("DCTpS, EPL", COSINES, _random(recipes.dctps, budget=budgets.epl)),
-    "dctps_set": Method("DCTpS + SET, ERK", COSINES, _random(recipes.dctps_set), MOVES, _set),
-    "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, _random(recipes.dctps_rigl), MOVES, _rigl),
-    "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, _random(recipes.freezenet, budget=budgets.epl)),
-    "freezenet_snip": Method("FreezeNet (SNIP)", GAUSSIAN, _freezenet_snip, BATCH, from_dense=True, needs_data=True),
+    "force": Method("FORCE", ROUNDS, shuffled(force), ROUNDS_OF_LOSS | RULE, from_dense=True, needs_data=True),
+    "synflow": Method("SynFlow", ROUNDS, shuffled(_synflow), {"steps": 100, "shuffle": False}, from_dense=True),
+    "imp": Method(
+        "IMP, 9 rounds", TRAINED, shuffled(_imp), {"rounds": 9, "shuffle": False}, from_dense=True, needs_data=True
+    ),
+    "set": Method("SET, ERK", TRAINED, random(recipes.set, moving=True), MOVES | ERK | START, _set),
+    "rigl": Method("RigL, ERK", TRAINED, random(recipes.rigl, moving=True), MOVES | ERK | START, _rigl),
+    "dctps": Method("DCTpS, EPL", COSINES, plus_sparse(), EPL | OFFSET | {"frozen": False}),
+    "dctps_set": Method("DCTpS + SET, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _set),
+    "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _rigl),
+    "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE),
+    "freezenet_snip": Method(
+        "FreezeNet (SNIP)", GAUSSIAN, shuffled(_freezenet_snip), BATCH, from_dense=True, needs_data=True
+    ),
     "random_subspace": Method(
-        "random subspace", GAUSSIAN, _random(recipes.random_subspace), cost=lambda density: 1 + 100 * density
+        "random subspace",
+        GAUSSIAN,
+        lambda model, s: recipes.random_subspace(model, **s.size, seed=s.seed),
+        cost=lambda density: 1 + 100 * density,
     ),
 }
+METHODS = {name: replace(known, values=VALUES) for name, known in METHODS.items()}
 BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "freezenet", "random_subspace")
 
 

@@ -183,7 +183,7 @@ class Team(AbstractContextManager["Team"]):
             return
         digest = hashlib.sha256()
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-            numbers = tensor.detach().cpu().contiguous().flatten()
+            numbers = torch.cat([tensor.detach().cpu().flatten()])  # a copy: the stride of a single one may be 0
             digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
         digests: list[Any] = [None] * self.size
         dist.all_gather_object(digests, digest.hexdigest())

@@ -61,6 +61,7 @@ TRAINING = {
     "device": _text("torch's name of the device that was asked for"),
     "threads": _count("of torch in every process, as configured", "threads"),
     "processes": _count("over how many a batch was divided", "processes"),
+    "jacobian": _count("for so many test samples the Jacobian was measured", "samples"),
 }
 SIZES = {
     "weights": _count("numbers in the re-parametrized tensors, N"),
@@ -110,6 +111,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "test_accuracy": _number("fraction", "of the test samples, after the last epoch; no epoch is chosen"),
         "validation_accuracy": _number("fraction", "of the samples held apart, after the last epoch"),
         "train_loss": _number("nats", "mean over the batches of the last epoch"),
+        "train_accuracy": _number("fraction", "of the last epoch's samples, augmented, as they were met"),
         "start_rate": _number("", "the learning rate at the first step"),
         "classes": _count("of the data set", "classes"),
         **SIZES,
@@ -125,6 +127,7 @@ TABLES: dict[str, dict[str, Column]] = {
         **IDENTITY,
         "epoch": _count("from 1; the rounds that choose U are not among them", "epochs"),
         "train_loss": _number("nats", "mean over the epoch's batches"),
+        "train_accuracy": _number("fraction", "of the epoch's samples, augmented, as they were met"),
         "test_accuracy": _number("fraction", "of the test samples, at the epoch's end"),
         "validation_accuracy": _number("fraction", "of the samples held apart, at the epoch's end"),
         "learning_rate": _number("", "during the epoch"),

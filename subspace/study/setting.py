@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 
 from subspace import Key, methods
 from subspace.methods import LotteryTicket, Objective
 from subspace.study.data import Samples
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "nll": nll_loss}
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class Setting:
     resume: Callable[[LotteryTicket], object] = lambda search: None
     device: torch.device | None = None
 
-    def loss(self, samples: float) -> Objective:
-        """The cross-entropy on one batch drawn from the seed, the same at every call: the usual data of a saliency."""
-        return self._loss(torch.from_numpy(self._key.permutation(len(self.samples))[: int(samples)]))
+    def loss(self, samples: float, name: str = "cross_entropy", batch: int = 0) -> Objective:
+        """One of `LOSSES` on one batch drawn from the seed, the same at every call: the usual data of a saliency.
+
+        batch: another number for another batch.
+        """
+        key = self._key.fold(f"batch {batch}") if batch else self._key
+        return self._loss(torch.from_numpy(key.permutation(len(self.samples))[: int(samples)]), LOSSES[name])
 
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
         """The cross-entropy of logits / temperature on so many samples of every class: the data of GraSP."""
@@ -46,7 +53,7 @@ class Setting:
             members = (self.samples.labels == label).nonzero().squeeze(1)
             drawn = self._key.fold(str(label)).permutation(len(members))[: int(per_class)]
             places.append(members[torch.from_numpy(drawn)])
-        return self._loss(torch.cat(places), temperature)
+        return self._loss(torch.cat(places), lambda logits, labels: cross_entropy(logits / temperature, labels))
 
     def flow(self) -> Objective:
         """The objective of SynFlow, for inputs of these shapes; no data."""
@@ -56,6 +63,6 @@ class Setting:
     def _key(self) -> Key:
         return Key(self.seed).fold("objective")
 
-    def _loss(self, places: Tensor, temperature: float = 1.0) -> Objective:
+    def _loss(self, places: Tensor, loss: Loss) -> Objective:
         inputs, labels = (tensor.to(device=self.device) for tensor in self.samples.batch(places))
-        return lambda net: cross_entropy(net(inputs) / temperature, labels)
+        return lambda net: loss(net(inputs), labels)

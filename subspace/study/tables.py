@@ -14,6 +14,7 @@ from subspace.study.schema import IDENTITY, TABLES, TRAINING, typed
 from subspace.study.store import Record
 
 Row = dict[str, Any]
+CLOSING = ("test_accuracy", "validation_accuracy", "train_loss", "train_accuracy")  # of the last epoch
 
 
 def runs_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -68,7 +69,7 @@ def figures(metrics: Mapping[str, Any]) -> Row:
     asked = {"dim", "learning_rate", "epochs"}  # in the table, these say what the configuration does
     row = {name: value for name, value in metrics.items() if name not in asked}
     last = metrics["epochs"][-1] if metrics["epochs"] else {}
-    row |= {name: last.get(name) for name in ("test_accuracy", "validation_accuracy", "train_loss")}
+    row |= {name: last.get(name) for name in CLOSING}
     row |= {kind: metrics["beside"].get(kind, 0) for kind in ("bias", "norm", "other")}
     theta = metrics["dim"] - metrics["alpha"]
     density = theta / metrics["weights"] if metrics["weights"] else None

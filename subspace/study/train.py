@@ -5,6 +5,7 @@ No test figure chooses anything: the accuracy of a run is the one after its last
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from subspace import Key
 from subspace.study import accounting, data, models
 from subspace.study.config import Run
 from subspace.study.data import Samples
+from subspace.study.jacobian import measured
 from subspace.study.loop import Keeper, Loop
 from subspace.study.methods import method
 from subspace.study.metrics import Metrics
@@ -46,7 +48,9 @@ def train(run: Run, keeper: Keeper | None = None) -> dict[str, Any]:
         loop = Loop(run, whole._replace(train=samples), validation, team, keeper or Nowhere())
         with seeded(key.fold("generators")):
             model = choose(loop, models.build(run.model, whole, key.fold("init")).to(loop.device))
+        spectrum(loop, model, "initial")
         loop.train(model, loop.setting().density)
+        spectrum(loop, model, "trained")
         return asdict(finished(loop, model))
 
 
@@ -79,6 +83,14 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     metrics.trained_bytes, metrics.flops_init = size.trained_bytes, loop.meter.flops
     metrics.stored_init = accounting.stored(model) + loop.dense * chosen.from_dense
     return model
+
+
+def spectrum(loop: Loop, model: nn.Module, when: str) -> None:
+    """Keep the singular values of the Jacobian where the run asks for them; that is not the run's time."""
+    if (count := loop.run.train.jacobian) and when not in loop.metrics.jacobian:
+        start = time.perf_counter()
+        loop.metrics.jacobian[when] = measured(model, loop.data, count, loop.device)
+        loop.mark += time.perf_counter() - start
 
 
 def finished(loop: Loop, model: nn.Module) -> Metrics:

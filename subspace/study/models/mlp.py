@@ -14,23 +14,35 @@ from subspace.study.models.initial import drawn
 
 
 class MLP(nn.Module):
-    """Inputs (n, ...), flattened -> logits (n, num_classes)."""
+    """Inputs (n, ...), flattened -> logits (n, num_classes); norm: a batch-norm before every ReLU."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], norm: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(size) if norm else nn.Identity() for size in sizes[1:-1])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = inputs.flatten(1)
-        for number, layer in enumerate(self.layers):
-            x = layer(relu(x) if number else x)
+        x: Tensor = self.layers[0](inputs.flatten(1))
+        for norm, layer in zip(self.norms, self.layers[1:], strict=True):
+            x = layer(relu(norm(x)))
         return x
 
 
 def mlp(
-    key: Key, num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28), hidden: Sequence[int] = (200, 200)
+    key: Key,
+    num_classes: int = 10,
+    input_shape: Sequence[int] = (1, 28, 28),
+    hidden: Sequence[int] = (200, 200),
+    norm: bool = False,
+    depth: int = 1,
 ) -> MLP:
-    """An MLP with Kaiming-normal weights drawn from the key; ValueError for a hidden layer without a size."""
+    """An MLP with Kaiming-normal weights drawn from the key.
+
+    norm: with batch-norms. depth: the hidden layers so many times over. ValueError for a hidden layer without a size,
+    or a depth below 1.
+    """
     if not isinstance(hidden, list | tuple) or any(not isinstance(size, int) or size < 1 for size in hidden):
         raise ValueError(f"hidden must be the sizes of the hidden layers, got {hidden!r}")
-    return drawn(lambda: MLP([math.prod(input_shape), *hidden, num_classes]), key)
+    if not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth must be an integer of at least 1 for mlp, got {depth!r}")
+    return drawn(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)

@@ -1,0 +1,104 @@
+"""Jacobian spectra of a study whose runs were asked for them: a long table, its summary, and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from subspace.study import plots
+from subspace.study.images import style
+from subspace.study.schema import IDENTITY, TYPES
+from subspace.study.store import Record
+from subspace.study.summary import DENSE, sizes
+from subspace.study.tables import identity, run_row
+
+WHEN = ("initial", "trained")
+SMALLEST = 1e-8  # nothing below this is drawn
+COLUMNS = [*IDENTITY, "method", "model_options", "data_options", "when", "sample", "rank", "value"]
+SUMMARY = ["data", "data_options", "model", "model_options", "method", "label", "density", "dim", "when"]
+
+
+def spectra_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run, time ("initial", "trained"), test sample and singular value; rank is from 1, the largest."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        known = next(run_row(record))
+        shared = identity(record["configuration"]) | {
+            name: known[name] for name in ("method", "model_options", "data_options")
+        }
+        for when, samples in ((record.get("metrics") or {}).get("jacobian") or {}).items():
+            for sample, values in enumerate(samples):
+                rows += [
+                    shared | {"when": when, "sample": sample, "rank": n, "value": v} for n, v in enumerate(values, 1)
+                ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    typed: pd.DataFrame = table.astype({name: TYPES[column.type] for name, column in IDENTITY.items()})
+    return typed
+
+
+def spectra_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per method, size and time, over seeds and samples.
+
+    largest, smallest: the median of a Jacobian's largest and smallest singular value; condition: that of their ratio
+    (inf where the smallest is 0); rms: the median of (mean of squares)^1/2, 1 where signals keep their length.
+    """
+    one = [*SUMMARY, "seed", "sample"]
+    values = table.groupby(one, dropna=False, sort=False)["value"]
+    each = values.agg(largest="max", smallest="min", rms=lambda v: math.sqrt((v**2).mean())).reset_index()
+    each["condition"] = (each["largest"] / each["smallest"]).fillna(math.inf)
+    groups = each.groupby(SUMMARY, dropna=False, sort=False)
+    found: pd.DataFrame = groups[["largest", "smallest", "rms", "condition"]].median().reset_index()
+    return found
+
+
+def spectra_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """For every data set and network, a title and a figure: times below each other, sizes beside each other."""
+    for (data, _, model, options), part in table.groupby(SUMMARY[:4], dropna=False, sort=False):
+        named = model if options == "{}" else f"{model} {options}"
+        title = f"Singular values of the Jacobian, logits by inputs: {data}, {named}"
+        yield title, spectra_figure(part, title)
+
+
+def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Of one data set and network: the median over samples and seeds, and from the first to the ninth decile."""
+    every = sizes(table)
+    labels = list(dict.fromkeys(table["label"]))
+    with style():
+        figure = Figure(figsize=(1.2 + 3.4 * max(len(every), 1), 6.4), layout="constrained")
+        axes = figure.subplots(len(WHEN), max(len(every), 1), sharex=True, sharey=True, squeeze=False)
+        for row, when in enumerate(WHEN):
+            for column, size in enumerate(every or [None]):
+                own = table[table["when"] == when]
+                if size:
+                    own = own[(own["method"] == DENSE) | (own[size[0]] == size[1]).fillna(False)]
+                here = axes[row][column]
+                for label, lines in own.groupby("label", sort=False):
+                    deciles = lines.groupby("rank")["value"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=SMALLEST)
+                    look = plots.look(labels.index(str(label))) | {"markersize": 4}
+                    if (lines["method"] == DENSE).all():
+                        look |= {"color": "black", "linestyle": "--"}
+                    here.plot(deciles.index, deciles[0.5], label=str(label), linewidth=1.6, **look)
+                    here.fill_between(deciles.index, deciles[0.1], deciles[0.9], color=look["color"], alpha=0.12, lw=0)
+                here.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")
+                here.set_yscale("log")
+                plots.plain(here)
+                where = (
+                    f"{size[0]} {100 * size[1]:g} %"
+                    if size and size[0] == "density"
+                    else f"dim {size[1]:,}"
+                    if size
+                    else ""
+                )
+                here.set_title(f"{when}, {where}".removesuffix(", "), loc="left", fontsize=10)
+                if column == 0:
+                    here.set_ylabel("singular value (log scale)")
+                if row == len(WHEN) - 1:
+                    here.set_xlabel("rank")
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return figure
