@@ -1,12 +1,15 @@
 """Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones."""
 
 import os
+import signal
 
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
 os.environ.setdefault("SUBSPACE_COSTS", "typical")  # the same routes on every machine
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; what is started inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=12, suppress_health_check=ONCE)
 settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from subspace.study import world
+from subspace.study import parallel, world
 from subspace.study.config import Choice, Run, Training
 from subspace.study.launchers.inline import Inline
 from subspace.study.parallel import Team
-from subspace.study.store import Store
+from subspace.study.store import StorageError, Store
 
 MODULE = """
 import os
@@ -232,6 +233,59 @@ def test_one_process_needs_nothing():
         assert team.total(0.1) == 0.1
         assert team.share(model) is model
         assert team.reduced_bytes == team.gradient_bytes(model) == 0
+
+
+@pytest.fixture
+def word(monkeypatch):
+    """Where two processes leave word for each other; there is no process group to part from."""
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(parallel, "ALONE", 0.2)
+    return dist.HashStore()
+
+
+def test_an_error_that_another_process_caused_has_its_cause(word):
+    word.compare_set("cause", "", "process 1: MemoryError: no room")
+    word.add("ended", 1)
+    with pytest.raises(RuntimeError, match="^process 1: MemoryError: no room$"), Unentered(2, 0, word=word):
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_an_error_that_all_processes_have_is_each_ones_own(word):
+    for rank, others in ((0, 1), (1, 0)):
+        word.add("ended", others)
+        with pytest.raises(ZeroDivisionError, match="^alike$"), Unentered(2, rank, word=word):
+            raise ZeroDivisionError("alike")
+
+
+def test_an_error_of_one_process_alone_ends_it_and_is_no_record_of_the_run(word):
+    alone = "as process 1 failed alone: MemoryError: no room"
+    with pytest.raises(SystemExit, match=alone), Unentered(2, 1, word=word):
+        raise MemoryError("no room")
+
+
+def test_a_store_that_cannot_be_written_is_told_at_once(word, monkeypatch):
+    monkeypatch.setattr(parallel, "ALONE", 1000.0)
+    with pytest.raises(StorageError, match="full"), Unentered(2, 0, word=word):
+        raise StorageError("full")
+
+
+@pytest.mark.parametrize("error", [None, MemoryError("no room")])
+def test_a_torchrun_that_has_gone_is_no_failure_of_the_run(error):
+    class Gone:
+        def add(self, *_):
+            raise dist.DistNetworkError("connection reset")
+
+        compare_set = add
+
+    with pytest.raises(SystemExit, match="stopped, as torchrun has gone: connection reset"):
+        Unentered(2, 0, word=Gone()).__exit__(type(error), error, None)
+
+
+class Unentered(Team):
+    """A team that has met already."""
+
+    def __enter__(self):
+        return self
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from subspace.study.config import Choice, Run, Training
 from subspace.study.launchers import Died
 from subspace.study.launchers.inline import Inline
+from subspace.study.launchers.ray import Ray, RayJob, cause
 from subspace.study.store import StorageError, Store
 
 ray = pytest.importorskip("ray")
-from subspace.study.launchers.ray import Ray, RayJob, cause
 
 MODULE = """
 import os
@@ -142,3 +142,13 @@ def test_leaving_the_block_stops_what_is_under_way_and_leaves_a_ray_that_was_the
 def test_options_that_ray_does_not_have_are_errors_with_the_nearest(name, near, tmp_path):
     with pytest.raises(ValueError, match=f"options of ray must be .*, got '{name}'; did you mean '{near}'"):
         Ray(tmp_path, {name: 1})
+
+
+def test_a_cluster_that_cannot_be_reached_is_an_error_of_one_sentence(tmp_path, monkeypatch):
+    def init(*_, **__):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ValueError, match="address must be that of a Ray cluster, got 'there:1': nobody answers"):
+        Ray(tmp_path, {"address": "there:1"}).__enter__()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from subspace.study import analyses, experiment, files
+from subspace.study import analyses, experiment, files, world
 from subspace.study.callbacks import Callback
 from subspace.study.config import Run
 from subspace.study.estimate import estimate
@@ -77,6 +77,8 @@ def study(
         chosen = files.study(files.assigned(table, set_))
         runs = chosen.runs()
         experiment.check(chosen, at)
+        if not (show or list_ or report):
+            world.check(chosen.train.processes)
         if show:
             typer.echo(files.toml(chosen), nl=False)
             return
@@ -123,6 +125,8 @@ def stopping(runs: Sequence[Run], store: Store) -> Iterator[None]:
         done = sum(record["status"] == "finished" for record in experiment.records(runs, store))
         typer.echo(f"Stopped with {done} of {len(runs)} runs finished: the same command goes on from there.")
         raise typer.Exit(130) from None
+    except ValueError as error:  # of a launcher, about its options
+        raise typer.BadParameter(str(error)) from None
     except StorageError as error:
         typer.echo(f"Stopped: {error}. What is finished is kept, and the same command goes on from there.", err=True)
         raise typer.Exit(1) from None

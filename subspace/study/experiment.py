@@ -12,7 +12,7 @@ from subspace.study import data, files, models, world
 from subspace.study.callbacks import Callback, Callbacks
 from subspace.study.config import Choice, Run, Study
 from subspace.study.environment import cores
-from subspace.study.launchers import Launcher
+from subspace.study.launchers import Launcher, torchrun
 from subspace.study.optimizers import made
 from subspace.study.runner import carry_out, unfinished
 from subspace.study.store import Record, Store, storage
@@ -48,10 +48,12 @@ def run(
     Raises ValueError for a study that cannot be, before anything runs, and StorageError where results cannot be
     written; a run that fails raises nothing, its row has the error.
     """
+    torchrun.begin()
     if not isinstance(study, Study):
         study = files.study(study if isinstance(study, Mapping) else files.read(study))
     runs = study.runs()
     check(study, at)
+    world.check(study.train.processes)
     store, told = Store(out), Callbacks(callbacks)
     started = launched(launcher, store, study, workers, options or {}) if isinstance(launcher, str) else launcher
     try:
@@ -92,7 +94,6 @@ def check(study: Study, at: str | None = None) -> None:
     optimizer = made(torch.optim, Choice.of(train.optimizer, "optimizer"), [torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     if train.schedule:
         made(torch.optim.lr_scheduler, Choice.of(train.schedule, "schedule"), optimizer)
-    world.check(train.processes)
     try:
         torch.empty(0, device=train.device)
     except (RuntimeError, AssertionError) as error:

@@ -128,6 +128,7 @@ class Loop:
             self.team.agree(model)
             beside = 0 if last else self.dense  # it is there to be rewound to
             self.metrics.stored_training = max(self.metrics.stored_training, accounting.stored(model) + beside)
+            self.metrics.reduced_bytes = self.team.reduced_bytes
             if watched:
                 self.metrics.peak_bytes = max(self.metrics.peak_bytes or 0, peak.bytes + beside)
             self.close({**trained, **self.tested(model, last), "learning_rate": rate}, last)

@@ -102,7 +102,6 @@ def finished(loop: Loop, model: nn.Module) -> Metrics:
     metrics.tensors = accounting.tensors(model)
     metrics.stored_bytes = accounting.stored(model)
     metrics.file_bytes, metrics.file_bytes_dense = accounting.file_bytes(model), accounting.file_bytes_dense(model)
-    metrics.reduced_bytes = loop.team.reduced_bytes
     batch = min(loop.run.train.batch, len(loop.data.train))
     dense = subspace.unstructured(model)
     metrics.flops_dense_training = accounting.computed(dense, loop.setting().loss(batch), batch)

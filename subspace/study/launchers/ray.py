@@ -50,13 +50,11 @@ class RayJob:
 class Ray(Launcher):
     """A task for each run, with as many processors as it has threads and, where it computes on one, a GPU.
 
-    options: "address" of a cluster ("auto" finds one; without it a local one is started, or that of RAY_ADDRESS is
-    used), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
+    options: "address" of a cluster ("auto" finds one on this machine; without it, that of RAY_ADDRESS, or else one is
+    started), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        if find_spec("ray") is None:
-            raise ValueError("launcher ray must have ray, got none: pip install 'torch-subspace[ray]'")
         for name in options:
             if name not in OPTIONS:
                 known = ", ".join(OPTIONS)
@@ -64,7 +62,8 @@ class Ray(Launcher):
         if find_spec("ray") is None:
             raise ValueError("launcher ray must have Ray, got none: pip install 'torch-subspace[ray]'")
         self.folder = folder.absolute()
-        self.address = options.get("address")
+        # a Ray that another program has started here may end with it, so it is joined only where it is named
+        self.address = options.get("address") or os.environ.get("RAY_ADDRESS", "local")
         self.needs = {name: value for name, value in options.items() if name != "address"}
         self.jobs: list[RayJob] = []
 

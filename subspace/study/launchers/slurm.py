@@ -60,16 +60,18 @@ class SlurmJob:
         """As `execute`."""
         try:
             outcome: str | StorageError = self.job.result()
-        except Exception as error:  # submitit's, or whatever the job raised
-            raise Died(f"the job {self.job.job_id} died, {str(self.job.state).lower()}: {self.last(error)}") from None
+        except Exception as error:  # submitit's, or one of unpickling
+            state = str(self.job.state).lower()
+            raise Died(f"job {self.job.job_id} ended without a result, {state}{self.last(error)}") from None
         if isinstance(outcome, StorageError):
             raise outcome
         return outcome
 
     def last(self, error: Exception) -> str:
-        """The last line that the job wrote to stderr, or else that of the error."""
-        lines = [line.strip() for line in (self.job.stderr() or str(error)).splitlines() if line.strip()]
-        return lines[-1] if lines else type(error).__name__
+        """The last line that the job wrote to stderr, but for submitit's, or else that of an error in the job."""
+        said = (self.job.stderr() or "").splitlines() or str(error).splitlines()
+        lines = [line.strip() for line in said if line.strip() and not line.startswith("submitit ")]
+        return f": {lines[-1]}" if lines else ""
 
 
 class Slurm(Launcher):
