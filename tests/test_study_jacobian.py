@@ -17,6 +17,7 @@ from subspace.study.data import Data, Tensors
 from subspace.study.execute import execute
 from subspace.study.spectra import spectra_figures, spectra_summary, spectra_table
 from subspace.study.store import Store
+from subspace.study.tables import runs_table
 from subspace.study.train import train
 
 INPUTS = torch.from_numpy(Key(0).normal(40 * 64, dtype="float32")).reshape(40, 1, 8, 8)
@@ -104,8 +105,8 @@ def run(name="dctps", density=0.1, **fields):
 def test_a_run_keeps_the_spectra_of_its_start_and_of_its_end(name):
     each = run(name)
     metrics = train(each)
-    assert metrics["jacobian"].keys() == {"initial", "trained"}
-    assert np.array(metrics["jacobian"]["initial"]).shape == (4, 3)
+    assert metrics["spectra"].keys() == {"initial", "trained"}
+    assert np.array(metrics["spectra"]["initial"]).shape == (4, 3)
     model = mlp(norm=True)
     dense = models.build(each.model, FEW, Key(0).fold("init"))
     model.load_state_dict(dense.state_dict())
@@ -115,10 +116,10 @@ def test_a_run_keeps_the_spectra_of_its_start_and_of_its_end(name):
         recipes.synflow(model, methods.flow(1, 1, 8, 8), density=0.1, steps=2)
     order = torch.from_numpy(Key(0).fold("jacobian").fold("test").permutation(10))[:4]
     expected = by_autograd(jacobian.settled(model, INPUTS[:30]), FEW.test.batch(order)[0])
-    np.testing.assert_allclose(metrics["jacobian"]["initial"], expected, rtol=1e-3, atol=1e-5)
-    assert metrics["jacobian"]["initial"] != metrics["jacobian"]["trained"]
+    np.testing.assert_allclose(metrics["spectra"]["initial"], expected, rtol=1e-3, atol=1e-5)
+    assert metrics["spectra"]["initial"] != metrics["spectra"]["trained"]
     plain = train(replace(each, train=replace(TRAIN, jacobian=0)))
-    assert plain["jacobian"] == {}
+    assert plain["spectra"] == {}
     assert [e["train_loss"] for e in plain["epochs"]] == [e["train_loss"] for e in metrics["epochs"]]
 
 
@@ -141,7 +142,7 @@ def test_a_resumed_run_has_the_spectrum_of_its_start():
     keeper = Stopping()
     with pytest.raises(KeyboardInterrupt):
         train(run(), keeper)
-    assert train(run(), keeper)["jacobian"] == train(run())["jacobian"]
+    assert train(run(), keeper)["spectra"] == train(run())["spectra"]
 
 
 def test_more_samples_than_there_are_is_an_error():
@@ -163,15 +164,19 @@ def test_the_long_table_has_every_singular_value_once(records):
     assert len(table) == 5 * 2 * 4 * 3
     one = table[(table["hash"] == run("dctps", 0.5, seed=1).hash) & (table["when"] == "trained")]
     values = one.sort_values(["sample", "rank"])["value"].to_numpy().reshape(4, 3)
-    np.testing.assert_array_equal(values, records[4]["metrics"]["jacobian"]["trained"])
+    np.testing.assert_array_equal(values, records[4]["metrics"]["spectra"]["trained"])
     assert (np.diff(values, axis=1) <= 0).all()
+
+
+def test_the_runs_table_has_for_how_many_samples_they_were_asked(records):
+    assert runs_table(records)["jacobian"].tolist() == [4] * 5
 
 
 def test_the_summary_is_of_medians_over_samples_and_seeds(records):
     summary = spectra_summary(spectra_table(records))
     assert len(summary) == 3 * 2
     row = summary[(summary["density"] == 0.5) & (summary["when"] == "trained")].iloc[0]
-    values = np.array([record["metrics"]["jacobian"]["trained"] for record in records[3:]]).reshape(8, 3)
+    values = np.array([record["metrics"]["spectra"]["trained"] for record in records[3:]]).reshape(8, 3)
     assert row["largest"] == pytest.approx(np.median(values[:, 0]))
     assert row["smallest"] == pytest.approx(np.median(values[:, 2]))
     assert row["condition"] == pytest.approx(np.median(values[:, 0] / values[:, 2]))

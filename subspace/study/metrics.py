@@ -38,4 +38,4 @@ class Metrics:
     peak_bytes: int | None = None  # the most that a training step holds; not measured in several processes on CPUs
     reduced_bytes: int = 0  # that a step sends, per process; 0 for one process
     reduced_bytes_dense: int = 0  # that a dense network's would
-    jacobian: dict[str, list[list[float]]] = field(default_factory=dict)  # "initial", "trained": see `study.jacobian`
+    spectra: dict[str, list[list[float]]] = field(default_factory=dict)  # "initial", "trained": see `study.jacobian`

@@ -30,7 +30,7 @@ def spectra_table(records: Iterable[Record]) -> pd.DataFrame:
         shared = identity(record["configuration"]) | {
             name: known[name] for name in ("method", "model_options", "data_options")
         }
-        for when, samples in ((record.get("metrics") or {}).get("jacobian") or {}).items():
+        for when, samples in ((record.get("metrics") or {}).get("spectra") or {}).items():
             for sample, values in enumerate(samples):
                 rows += [
                     shared | {"when": when, "sample": sample, "rank": n, "value": v} for n, v in enumerate(values, 1)

@@ -87,9 +87,9 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
 
 def spectrum(loop: Loop, model: nn.Module, when: str) -> None:
     """Keep the singular values of the Jacobian where the run asks for them; that is not the run's time."""
-    if (count := loop.run.train.jacobian) and when not in loop.metrics.jacobian:
+    if (count := loop.run.train.jacobian) and when not in loop.metrics.spectra:
         start = time.perf_counter()
-        loop.metrics.jacobian[when] = measured(model, loop.data, count, loop.device)
+        loop.metrics.spectra[when] = measured(model, loop.data, count, loop.device)
         loop.mark += time.perf_counter() - start
 
 
