@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; one sentence where the study's extra is not installed."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns of memory that was there before a step
     try:
         from subspace.study.app import app
     except ModuleNotFoundError as missing:
