@@ -188,6 +188,11 @@ def test_a_dead_network_has_an_infinite_condition(records):
     table["value"] = 0.0
     summary = spectra_summary(table)
     assert (summary["condition"] == np.inf).all()
+    assert (summary["rank"] == 0).all()
+    table["value"] = np.where(table["rank"] == 3, 1e-9, 2.0)  # what rounding leaves of a 0
+    summary = spectra_summary(table)
+    assert (summary["condition"] == np.inf).all()
+    assert (summary["rank"] == 2).all()
     assert all(isinstance(figure, Figure) for _, figure in spectra_figures(table))
 
 

@@ -13,11 +13,11 @@ from subspace.study import plots
 from subspace.study.images import style
 from subspace.study.schema import IDENTITY, TYPES
 from subspace.study.store import Record
-from subspace.study.summary import DENSE, sizes
+from subspace.study.summary import DENSE, place, sizes
 from subspace.study.tables import identity, run_row
 
 WHEN = ("initial", "trained")
-SMALLEST = 1e-8  # nothing below this is drawn
+NOISE = 1e-6  # nothing below this is drawn
 COLUMNS = [*IDENTITY, "method", "model_options", "data_options", "when", "sample", "rank", "value"]
 SUMMARY = ["data", "data_options", "model", "model_options", "method", "label", "density", "dim", "when"]
 
@@ -43,30 +43,37 @@ def spectra_table(records: Iterable[Record]) -> pd.DataFrame:
 def spectra_summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row per method, size and time, over seeds and samples.
 
-    largest, smallest: the median of a Jacobian's largest and smallest singular value; condition: that of their ratio
-    (inf where the smallest is 0); rms: the median of (mean of squares)^1/2, 1 where signals keep their length.
+    largest, smallest: the median of a Jacobian's largest and smallest singular value; rms: that of (mean of
+    squares)^1/2, 1 where signals keep their length; rank: of how many are more than `NOISE` of the largest, which is
+    what float32 leaves of a 0; condition: of largest / smallest, inf without full rank.
     """
     one = [*SUMMARY, "seed", "sample"]
     values = table.groupby(one, dropna=False, sort=False)["value"]
-    each = values.agg(largest="max", smallest="min", rms=lambda v: math.sqrt((v**2).mean())).reset_index()
-    each["condition"] = (each["largest"] / each["smallest"]).fillna(math.inf)
+    each = values.agg(
+        largest="max",
+        smallest="min",
+        rms=lambda v: math.sqrt((v**2).mean()),
+        rank=lambda v: (v > NOISE * v.max()).sum(),
+        count="size",
+    ).reset_index()
+    ratio = each["largest"] / each["smallest"].where(each["smallest"] > 0)
+    each["condition"] = ratio.where(each["rank"] == each["count"], math.inf)
     groups = each.groupby(SUMMARY, dropna=False, sort=False)
-    found: pd.DataFrame = groups[["largest", "smallest", "rms", "condition"]].median().reset_index()
+    found: pd.DataFrame = groups[["largest", "smallest", "rms", "rank", "condition"]].median().reset_index()
     return found
 
 
 def spectra_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """For every data set and network, a title and a figure: times below each other, sizes beside each other."""
-    for (data, _, model, options), part in table.groupby(SUMMARY[:4], dropna=False, sort=False):
-        named = model if options == "{}" else f"{model} {options}"
-        title = f"Singular values of the Jacobian, logits by inputs: {data}, {named}"
+    for _, part in table.groupby(SUMMARY[:4], dropna=False, sort=False):
+        title = f"Singular values of the Jacobian, logits by inputs: {place(part.iloc[0])}"
         yield title, spectra_figure(part, title)
 
 
 def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
     """Of one data set and network: the median over samples and seeds, and from the first to the ninth decile."""
     every = sizes(table)
-    labels = list(dict.fromkeys(table["label"]))
+    labels = list(dict.fromkeys(table.loc[table["method"] != DENSE, "label"]))
     with style():
         figure = Figure(figsize=(1.2 + 3.4 * max(len(every), 1), 6.4), layout="constrained")
         axes = figure.subplots(len(WHEN), max(len(every), 1), sharex=True, sharey=True, squeeze=False)
@@ -77,14 +84,15 @@ def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
                     own = own[(own["method"] == DENSE) | (own[size[0]] == size[1]).fillna(False)]
                 here = axes[row][column]
                 for label, lines in own.groupby("label", sort=False):
-                    deciles = lines.groupby("rank")["value"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=SMALLEST)
-                    look = plots.look(labels.index(str(label))) | {"markersize": 4}
-                    if (lines["method"] == DENSE).all():
-                        look |= {"color": "black", "linestyle": "--"}
+                    deciles = lines.groupby("rank")["value"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=NOISE)
+                    look: dict[str, Any] = {"color": "black", "linestyle": "--"}
+                    if label in labels:
+                        look = plots.look(labels.index(str(label))) | {"markersize": 4}
                     here.plot(deciles.index, deciles[0.5], label=str(label), linewidth=1.6, **look)
                     here.fill_between(deciles.index, deciles[0.1], deciles[0.9], color=look["color"], alpha=0.12, lw=0)
                 here.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")
                 here.set_yscale("log")
+                here.yaxis.set_major_formatter(lambda y, _: f"{y:g}" if y > 1.1 * NOISE else f"below {NOISE:g}")
                 plots.plain(here)
                 where = (
                     f"{size[0]} {100 * size[1]:g} %"
