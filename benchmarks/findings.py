@@ -1,14 +1,14 @@
 """The tables of FINDINGS.md, from the runs in results/: `python -m benchmarks.findings` writes them anew.
 
-A table stands between `<!-- table: STUDIES; PLACE; WHAT -->` and `<!-- end -->`. STUDIES are folders of results/, with blanks
-between; PLACE is a data set and a network, as "digits, resnet20"; WHAT is
+A table stands between `<!-- table: STUDIES; PLACE; WHAT -->` and `<!-- end -->`. STUDIES are folders of results/, with
+blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT is
 
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
 talk         the summary table of the talk: the change against dense, compute and storage at the smallest size
 any column   of `study.summary.summary_table`, as theta: its figures
 
-`--collect subspace-study` takes over from there, before that, what is kept in results/ of every study that is there: its
-runs.csv, study.toml and the pictures that the page shows.
+`--collect subspace-study` takes over from there, before that, what is kept in results/ of every study that is there:
+its runs.csv, study.toml and the pictures that the page shows.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> No
     """Mean test accuracy in per cent against x, a line for each label, with a band from the worst seed to the best."""
     for number, label in enumerate(order):
         own = table[table["label"] == label].groupby("size", dropna=False)
-        means = own.agg(x=(x, "mean"), y=("test_accuracy", "mean"), low=("test_accuracy", "min"), high=("test_accuracy", "max"))
+        means = own.agg(
+            x=(x, "mean"), y=("test_accuracy", "mean"), low=("test_accuracy", "min"), high=("test_accuracy", "max")
+        )
         means = means.sort_values("x")
         look = plots.look(number) | {"markersize": 5}
         axes.plot(means["x"], 100 * means["y"], label=label, linewidth=1.6, **look)
@@ -56,7 +58,9 @@ def rates(runs: pd.DataFrame) -> Figure:
     densities = sorted(runs["density"].dropna().unique(), reverse=True)
     columns = [f"density {100 * density:g} %" for density in densities]
     names, order = list(dict.fromkeys(runs["place"])), list(dict.fromkeys(runs["label"]))
-    figure, axes = panels(names, columns, "Test accuracy against the learning rate of Adam", "learning rate (log scale)")
+    figure, axes = panels(
+        names, columns, "Test accuracy against the learning rate of Adam", "learning rate (log scale)"
+    )
     for row, name in zip(axes, names, strict=True):
         for here, density in zip(row, densities, strict=True):
             own = runs[(runs["place"] == name) & ((runs["density"] == density) | (runs["method"] == DENSE))]

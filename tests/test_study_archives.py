@@ -220,6 +220,8 @@ def test_what_is_not_there_is_told_how_to_get(load, download, tmp_path, monkeypa
     ) as e:
         load(str(tmp_path), download=download)
     assert "\n" not in str(e.value)
+    assert ("set download = true" in str(e.value)) != download
+    assert ("pip install torchvision or datasets" in str(e.value)) == download
     assert list(tmp_path.iterdir()) == []
 
 

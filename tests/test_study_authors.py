@@ -119,6 +119,13 @@ def test_force_is_their_loop():
     assert torch.equal(model[1].weight != 0, expected[0] & (before["1.weight"] != 0))
 
 
+def test_force_by_their_rule_has_their_rounds_and_their_loss():
+    theirs = Run(Choice("force", {"rule": "authors"}), density=0.1).method.options
+    assert (theirs["steps"], theirs["loss"]) == (10, "nll")
+    ours = Run(Choice("force", {"rule": "exact"}), density=0.1).method.options
+    assert (ours["steps"], ours["loss"]) == (60, "cross_entropy")
+
+
 def test_force_says_so_where_nothing_would_be_left():
     with pytest.raises(ValueError, match=r"density must leave at least one of 804 weights, got 0.001"):
         authors.force(net(), setting({"rule": "authors", "steps": 1}, density=0.001))

@@ -250,6 +250,23 @@ def test_a_bad_value_gets_one_sentence_and_runs_nothing(options, message, tmp_pa
     assert not (tmp_path / "out" / "runs").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_data_that_are_not_there_are_told_once_before_anything_runs(more, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBSPACE_DATA", "/nowhere")
+    options = ["--data", "cifar10", "--methods", "dctps", "--densities", "0.01", "--out", tmp_path / "out", *more]
+    for chosen, folder in ([], "/nowhere"), (["--data-dir", tmp_path], tmp_path):
+        result = invoke(*options, *chosen)
+        assert result.exit_code == 2
+        (line,) = [line for line in result.output.splitlines() if line.startswith("Error")]
+        assert "cifar-10-python.tar.gz (or its folder cifar-10-batches-py)" in line
+        assert f"got {folder} without: save http" in line
+        assert "another folder by --data-dir" in line
+    assert not (tmp_path / "out" / "runs").exists()
+    assert invoke(*options, "--show").exit_code == 0
+    wrong = invoke("--set", 'data=[{name="mnist5k", tran=3}]', "--out", tmp_path / "out")
+    assert "options of mnist5k must be test, train, got 'tran'; did you mean 'train'?" in wrong.output
+
+
 def test_the_library_needs_none_of_the_extras():
     extras = ("pandas", "matplotlib", "rich", "typer", "mlxtend", "msgspec", "tomlkit", "subspace.study")
     root = Path(subspace.__file__).parent

@@ -61,6 +61,15 @@ def test_the_hash_changes_with_every_field():
     assert len({run.hash for run in [RUN, *changed]}) == 1 + len(changed)
 
 
+def test_where_the_data_are_is_no_part_of_a_configuration():
+    here, there, other = (
+        Run(Choice("dctps"), data=Choice("cifar10", options), density=0.1)
+        for options in ({"data_dir": "/here"}, {"data_dir": "/there", "download": True}, {"augment": False})
+    )
+    assert here.hash == there.hash != other.hash
+    assert (here.configuration()["data"]["options"], here.data.options) == ({}, {"data_dir": "/here"})
+
+
 def test_the_hash_is_of_values_and_not_of_how_they_were_written():
     assert run("dctps", density=1).hash == run("dctps", density=1.0).hash
     assert Run(Choice("rigl", dict(METHODS["rigl"].options)), density=0.1) == run("rigl", density=0.1)

@@ -68,6 +68,14 @@ def test_accuracy_is_drawn_in_per_cent_with_the_band_of_its_seeds():
     assert note(figure).endswith("not drawn: 1 failed run")
 
 
+def test_the_axis_says_so_where_the_density_asked_for_is_not_the_one_realised():
+    (axes,) = accuracy_against_size(TABLE, "a title").axes
+    assert axes.get_xlabel().startswith("density: share of the weights that train")
+    away = TABLE.assign(realised_density=TABLE["realised_density"] * 2)
+    (axes,) = accuracy_against_size(away, "a title").axes
+    assert axes.get_xlabel().startswith("density asked for")
+
+
 def test_accuracy_is_drawn_against_dims_as_well():
     table = summary_table(runs_table(every(BASIC, dims=(10, 200, 1000))))
     (axes,) = accuracy_against_size(table, "a title", "dim").axes

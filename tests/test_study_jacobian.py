@@ -84,6 +84,7 @@ def test_batch_norms_are_at_the_statistics_of_the_inputs_and_the_model_is_left_a
     model.norms[0].running_mean.fill_(5)
     before, mode = copy.deepcopy(model.state_dict()), model.training
     net = jacobian.settled(model, INPUTS)
+    assert not any(p.requires_grad for p in net.parameters())  # or every row of J keeps a graph
     first = model.layers[0](INPUTS.flatten(1))
     torch.testing.assert_close(net.norms[0].running_mean, first.mean(0).detach())
     torch.testing.assert_close(net.norms[0].running_var, first.var(0).detach())

@@ -39,7 +39,7 @@ def cell(table, **at):
 def test_the_table_is_the_one_by_hand():
     table = trainability_table(RECORDS, 0.9)
     assert len(table) == 5
-    row = cell(table, method="dctps", density=0.1, depth=2, kind="mlp")
+    row = cell(table, method="dctps", density=0.1, depth=2, kind="mlp, hidden=9")
     assert (row["runs"], row["reached"], row["share"], row["epoch"]) == (2, 2, 1.0, 1.5)
     assert row["best"] == pytest.approx((0.95 + 0.99) / 2)
     row = cell(table, method="dctps", density=0.1, depth=4)
@@ -48,7 +48,7 @@ def test_the_table_is_the_one_by_hand():
     assert (row["reached"], row["share"]) == (0, 0.0)
     assert math.isnan(row["epoch"])
     assert cell(table, method="ordinary")["epoch"] == 1
-    assert cell(table, kind="mlp, norm=True")["runs"] == 1
+    assert cell(table, kind="mlp, hidden=9, norm=True")["runs"] == 1
 
 
 def test_a_higher_bar_is_reached_by_fewer_and_later():
@@ -61,8 +61,29 @@ def test_a_higher_bar_is_reached_by_fewer_and_later():
 def test_a_failed_run_did_not_get_there():
     failed = Run(Choice("dctps"), Choice("mlp", {"hidden": [9]}), Choice("digits"), density=0.1, seed=2)
     table = trainability_table([*RECORDS, failure(failed)], 0.9)
-    row = cell(table, method="dctps", density=0.1, depth=2, kind="mlp")
+    row = cell(table, method="dctps", density=0.1, depth=2, kind="mlp, hidden=9")
     assert (row["runs"], row["reached"]) == (3, 2)
+
+
+def test_a_depth_at_which_nothing_came_to_its_end_is_there():
+    failed = Run(Choice("dctps"), Choice("mlp", {"hidden": [9, 9, 9]}), Choice("digits"), density=0.1)
+    table = trainability_table([failure(failed)], 0.9)
+    assert (table["depth"].tolist(), table["share"].tolist()) == ([4], [0.0])
+    assert len(list(heat_maps(table, 0.9))) == 1
+
+
+def test_networks_of_other_widths_and_other_data_are_apart():
+    def of(hidden, **options):
+        run = Run(Choice("dctps"), Choice("mlp", {"hidden": hidden}), Choice("mnist5k", options), density=0.1)
+        return finished(run, tensors={"layers.0": (9, 9), "layers.1": (9, 9)})
+
+    table = trainability_table([of([9]), of([5]), of([5], train=100)], 0.5)
+    assert table["runs"].tolist() == [1, 1, 1]
+    assert [title.partition(": ")[2] for title, _ in heat_maps(table, 0.5)] == [
+        "mnist5k; mlp, hidden=9",
+        "mnist5k; mlp, hidden=5",
+        "mnist5k, train=100; mlp, hidden=5",
+    ]
 
 
 def test_results_without_a_training_accuracy_did_not_get_there():
@@ -81,10 +102,10 @@ def test_there_is_a_heat_map_for_every_kind_of_network_with_a_panel_for_every_me
     table = trainability_table(RECORDS, 0.9)
     maps = dict(heat_maps(table, 0.9))
     assert list(maps) == [
-        "When training comes to 90 % of the training samples: digits, mlp",
-        "When training comes to 90 % of the training samples: digits, mlp, norm=True",
+        "When training comes to 90 % of the training samples: digits; mlp, hidden=9",
+        "When training comes to 90 % of the training samples: digits; mlp, hidden=9, norm=True",
     ]
-    dense, dctps = maps["When training comes to 90 % of the training samples: digits, mlp"].axes[:2]
+    dense, dctps = maps["When training comes to 90 % of the training samples: digits; mlp, hidden=9"].axes[:2]
     assert [axes.get_title("left") for axes in (dense, dctps)] == ["ordinary (dense)", "DCTpS, EPL"]
     assert [label.get_text() for label in dctps.get_xticklabels()] == ["0.1", "0.01"]
     assert [label.get_text() for label in dctps.get_yticklabels()] == ["2", "4"]

@@ -87,6 +87,8 @@ def test_without_options_a_method_is_its_recipe(name):
         ("random_pruning_uniform", {"init": "sparse"}, "random pruning, uniform, init=sparse"),
         ("imp", {"rounds": 21}, "IMP, 21 rounds"),
         ("snip", {"shuffle": True}, "SNIP, shuffle=True"),
+        ("force", {"rule": "authors"}, "FORCE, rule=authors"),
+        ("force", {"rule": "authors", "steps": 60}, "FORCE, steps=60, rule=authors"),
     ],
 )
 def test_labels_read_well(name, options, expected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ def study(
     seeds: Annotated[int | None, typer.Option(help="how many: seeds 0, 1, ...")] = None,
     model: Annotated[str | None, typer.Option("--model", "--models", help="names or MODULE:NAME, with commas")] = None,
     data: Annotated[str | None, typer.Option("--data", help="names or MODULE:NAME, with commas between")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of CIFAR's and Tiny ImageNet's archives")] = None,
     out: Annotated[Path, typer.Option(help="folder of results; what is finished there is not run again")] = OUT,
     launcher: Annotated[str, typer.Option(help="pool, inline, ray or slurm")] = "pool",
     launch: Annotated[list[str], typer.Option(help="KEY=VALUE, an option of ray or slurm; may be repeated")] = [],  # noqa: B006
@@ -66,6 +68,8 @@ def study(
     Without a file: six methods on 5,000 real digits, 2 minutes on 2 cores.
     """
     torchrun.begin()
+    if data_dir:
+        os.environ["SUBSPACE_DATA"] = str(data_dir.absolute())  # which the processes that train inherit
     if presets_:
         typer.echo("\n".join(f"{name:36} {says}" for name, says in presets().items()))
         return
@@ -79,6 +83,7 @@ def study(
         experiment.check(chosen, at)
         if not (show or list_ or report):
             world.check(chosen.train.processes)
+            experiment.ready(chosen, launcher)
         if show:
             typer.echo(files.toml(chosen), nl=False)
             return

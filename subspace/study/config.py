@@ -20,6 +20,7 @@ from subspace.study.methods import BASIC, METHODS, method
 
 Entry: TypeAlias = str | dict[str, Any]
 DENSITIES = (0.1, 0.01, 0.001)
+WHERE = ("data_dir", "download")  # options of data that say where they are found
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,10 @@ class Run:
         return self.epochs * method(self.method.name).cost(self.density or 0.01)
 
     def configuration(self) -> dict[str, Any]:
-        """All of it as JSON has it; `Run.parse` is the inverse."""
-        return asdict(self)
+        """All of it that a result depends on, as JSON has it: not where the data are. `Run.parse` is the inverse."""
+        found = asdict(self)
+        found["data"]["options"] = {name: o for name, o in found["data"]["options"].items() if name not in WHERE}
+        return found
 
     @classmethod
     def parse(cls, configuration: Mapping[str, Any]) -> Run:

@@ -54,6 +54,7 @@ def run(
     runs = study.runs()
     check(study, at)
     world.check(study.train.processes)
+    ready(study, launcher)
     store, told = Store(out), Callbacks(callbacks)
     started = launched(launcher, store, study, workers, options or {}) if isinstance(launcher, str) else launcher
     try:
@@ -98,6 +99,13 @@ def check(study: Study, at: str | None = None) -> None:
         torch.empty(0, device=train.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that torch can use here, got {train.device!r}: {error}") from None
+
+
+def ready(study: Study, launcher: str | Launcher) -> None:
+    """ValueError, once for all runs, for data that are not there, where the runs are trained on this machine."""
+    if launcher in ("pool", "inline"):
+        for entry in study.data:
+            data.ready(Choice.of(entry, "data"))
 
 
 def launched(name: str, store: Store, study: Study, workers: int | None, options: Mapping[str, Any]) -> Launcher:

@@ -1,9 +1,8 @@
 """The singular values of a network's Jacobian, its logits by its inputs, sample by sample.
 
-W is never differentiated through, and J never computed by entries: `torch.func.vjp` gives e^T J for every logit e, one
-backward pass each for all samples, and the K x n matrix of those K rows is small (K logits, n inputs). What stands
-between a singular value and 1 is what depth does to a signal, or to a gradient: where all are far below 1 nothing
-trains.
+W is not differentiated, and J never computed by entries: `torch.func.vjp` gives e^T J for every logit e, one backward
+pass each for all samples, and the K x n matrix of those K rows is small (K logits, n inputs). What stands between a
+singular value and 1 is what depth does to a signal, or to a gradient: where all are far below 1 nothing trains.
 
 Batch norms are taken at the mean and the variance of `SETTLING` training samples, so that those of the start, whose
 running statistics have seen nothing, and of the end are treated alike; they couple no samples then.
@@ -41,7 +40,7 @@ def measured(model: nn.Module, data: Data, count: int, device: torch.device) -> 
 
 def settled(model: nn.Module, inputs: Tensor) -> nn.Module:
     """A plain copy, every W built, in evaluation mode with batch norms at the statistics of these inputs."""
-    net = subspace.materialize(model).eval()
+    net = subspace.materialize(model).eval().requires_grad_(False)  # else every row of J keeps a graph
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()

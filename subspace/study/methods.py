@@ -28,7 +28,8 @@ class Method:
     """A way to re-parametrize a model in place, and perhaps to move U while it trains.
 
     options: its own, by name, with the values they have unless a study says otherwise. values: those that an option may
-    have, where they are few; `study.variants` says what each is. from_dense: whether U is chosen
+    have, where they are few; `study.variants` says what each is. authors: the usual values under the rule "authors",
+    where they are others. from_dense: whether U is chosen
     at the dense network, which is held meanwhile. needs_data: whether it is chosen by data. cost(density): the time of
     an epoch in those of ordinary training.
     """
@@ -43,6 +44,11 @@ class Method:
     cost: Callable[[float], float] = lambda density: 1.0
     has_density: bool = True
     values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    authors: Mapping[str, Any] = field(default_factory=dict)
+
+    def usual(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values that options have unless they are given, beside these."""
+        return {**self.options, **(self.authors if options.get("rule") == "authors" else {})}
 
     def completed(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with those that are not given; ValueError, naming the method, for one that it does not have."""
@@ -57,7 +63,7 @@ class Method:
                 known = ", ".join(map(repr, self.values[option]))
                 raise ValueError(f"{option} of {name} must be one of {known}, got {value!r}")
         given = {o: float(value) if isinstance(self.options[o], float) else value for o, value in options.items()}
-        return {**self.options, **given}
+        return {**self.usual(given), **given}
 
     def named(self, options: Mapping[str, Any]) -> str:
         """The label, with those options that are not as ever: in the place of the usual value where the label has it.
@@ -67,7 +73,7 @@ class Method:
         """
         text, other = self.label, []
         for name, value in options.items():
-            if (usual := self.options.get(name)) != value:
+            if (usual := self.usual(options).get(name)) != value:
                 place = re.compile(rf"\b{re.escape(worded(usual))}\b")
                 if place.search(text):
                     text = place.sub(worded(value), text)
@@ -162,7 +168,15 @@ METHODS = {
         from_dense=True,
         needs_data=True,
     ),
-    "force": Method("FORCE", ROUNDS, shuffled(force), ROUNDS_OF_LOSS | RULE, from_dense=True, needs_data=True),
+    "force": Method(
+        "FORCE",
+        ROUNDS,
+        shuffled(force),
+        ROUNDS_OF_LOSS | RULE,
+        from_dense=True,
+        needs_data=True,
+        authors={"steps": 10, "loss": "nll"},
+    ),
     "synflow": Method("SynFlow", ROUNDS, shuffled(_synflow), {"steps": 100, "shuffle": False}, from_dense=True),
     "imp": Method(
         "IMP, 9 rounds", TRAINED, shuffled(_imp), {"rounds": 9, "shuffle": False}, from_dense=True, needs_data=True

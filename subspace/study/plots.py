@@ -84,10 +84,18 @@ def accuracy_against_size(table: pd.DataFrame, title: str, size: str = "density"
     def draw(axes: Axes, own: pd.DataFrame, others: pd.DataFrame) -> None:
         frame(axes, others)
         size_axis(axes, [value for name, value in sizes(others) if name == size], size)
+        if size == "density" and differ(table):
+            axes.set_xlabel("density asked for (what is realised differs: see the table; log scale)")
         behind(axes, own, others, size)
         name_lines(axes, [*levels(axes, own), *curves(axes, own, size)])
 
     return figure_of(table, title, bands(table), draw)
+
+
+def differ(table: pd.DataFrame) -> bool:
+    """Whether a density that was realised is more than a tenth, and two weights, from that asked for."""
+    away = (table["realised_density"] - table["density"]).abs()
+    return bool((away > (0.1 * table["density"]).clip(lower=2 / table["weights"])).any())
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:

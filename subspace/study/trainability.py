@@ -15,6 +15,10 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+import subspace
+from subspace import Key
+from subspace.study import data, models
+from subspace.study.config import Run, canonical
 from subspace.study.images import style
 from subspace.study.plots import COLOURS, GREY
 from subspace.study.printed import worded
@@ -22,7 +26,7 @@ from subspace.study.store import Record
 from subspace.study.summary import DENSE
 from subspace.study.tables import run_row
 
-DEPTHS = ("hidden", "blocks", "depth", "layers")
+DEPTHS = ("blocks", "depth", "layers")
 CELL = ["data", "data_options", "kind", "method", "label", "density", "dim", "depth"]
 
 
@@ -36,12 +40,9 @@ def trainability_table(records: Iterable[Record], accuracy: float) -> pd.DataFra
     if not 0 < accuracy <= 1:
         raise ValueError(f"accuracy must be in (0, 1], got {accuracy}")
     records = list(records)
-    depths = {
-        (row["model"], row["model_options"]): len(record["metrics"]["tensors"])
-        for record in records
-        for row in run_row(record)
-        if record["status"] == "finished"
-    }
+    depths = {_network(record): _depth(record) for record in records if record["status"] == "finished"}
+    unknown = {_network(record): record for record in records if _network(record) not in depths}
+    depths |= {network: _built(record) for network, record in unknown.items()}  # where no run came to its end
     table = pd.DataFrame(
         [_row(record, depths, accuracy) for record in records], columns=[*CELL, "reached", "epoch", "best"]
     )
@@ -56,15 +57,30 @@ def trainability_table(records: Iterable[Record], accuracy: float) -> pd.DataFra
     return found
 
 
-def _row(record: Record, depths: dict[tuple[str, str], int], accuracy: float) -> dict[str, Any]:
+def _network(record: Record) -> str:
+    return canonical(record["configuration"]["model"])
+
+
+def _depth(record: Record) -> int:
+    return len(record["metrics"]["tensors"])
+
+
+def _built(record: Record) -> int:
+    run = Run.parse(record["configuration"])
+    return len(subspace.targets(models.build(run.model, data.load(run.data), Key(0))))
+
+
+def _row(record: Record, depths: dict[str, int], accuracy: float) -> dict[str, Any]:
     row = next(run_row(record))
     found = [epoch.get("train_accuracy") or 0.0 for epoch in (record.get("metrics") or {}).get("epochs", [])]
     first = next((number for number, value in enumerate(found, 1) if value >= accuracy), None)
     others = {name: value for name, value in json.loads(row["model_options"]).items() if name not in DEPTHS}
+    if "hidden" in others:  # widths; how many there are is a depth
+        others["hidden"] = " or ".join(map(str, dict.fromkeys(others["hidden"])))
     kind = ", ".join([row["model"], *(f"{name}={value}" for name, value in others.items())])
     return {name: row.get(name) for name in CELL} | {
         "kind": kind,
-        "depth": depths.get((row["model"], row["model_options"])),
+        "depth": depths[_network(record)],
         "density": row["density"] if row["density"] is not None else math.nan,
         "dim": row["dim"] if row["dim"] is not None else math.nan,
         "reached": first is not None,
@@ -75,8 +91,9 @@ def _row(record: Record, depths: dict[tuple[str, str], int], accuracy: float) ->
 
 def heat_maps(table: pd.DataFrame, accuracy: float) -> Iterator[tuple[str, Figure]]:
     """For every data set and kind of network, a title and a figure with a heat map per method."""
-    for (data, kind), part in table.groupby(["data", "kind"], sort=False):
-        title = f"When training comes to {100 * accuracy:g} % of the training samples: {data}, {kind}"
+    for (name, options, kind), part in table.groupby(["data", "data_options", "kind"], sort=False):
+        where = ", ".join([str(name), *(f"{option}={value}" for option, value in json.loads(str(options)).items())])
+        title = f"When training comes to {100 * accuracy:g} % of the training samples: {where}; {kind}"
         yield title, heat_map(part, title)
 
 
@@ -86,7 +103,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     A method without a size, as dense training, has one column.
     """
     labels = list(dict.fromkeys(table.sort_values("method", key=lambda m: m != DENSE, kind="stable")["label"]))
-    depths = sorted(table["depth"].dropna().unique())
+    depths = sorted(table["depth"].unique())
     columns = min(4, len(labels))
     height = math.ceil(len(labels) / columns)
     shades = LinearSegmentedColormap.from_list("share", ["#F2F2F2", COLOURS[0]])

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeAlias
@@ -53,7 +54,7 @@ def with_torchrun() -> Iterator[None]:
 
 def hand_over(run: Run) -> None:
     """Say, in process 0, that all are to join it in training this run."""
-    _word().set("run", json.dumps(run.configuration()))
+    _word().set("run", json.dumps(asdict(run)))
 
 
 def dismiss() -> None:

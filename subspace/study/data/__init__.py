@@ -12,14 +12,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from subspace import Key
-from subspace.study.data.cifar import cifar10, cifar100
+from subspace.study.data.archives import absent, home, there
+from subspace.study.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from subspace.study.data.digits import digits
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
-from subspace.study.data.options import called
+from subspace.study.data.options import arguments, called
 from subspace.study.data.samples import Data, Items, Samples, Tensors
 from subspace.study.data.split import stratified
-from subspace.study.data.tiny_imagenet import tiny_imagenet
+from subspace.study.data.tiny_imagenet import ARCHIVE, tiny_imagenet
 from subspace.study.locate import imported, nearest
 from subspace.study.seeded import seeded
 
@@ -33,6 +34,11 @@ DATA: dict[str, Callable[..., Data]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
+}
+ARCHIVES = {
+    "cifar10": (TEN.python, TEN.binary),
+    "cifar100": (HUNDRED.python, HUNDRED.binary),
+    "tiny_imagenet": (ARCHIVE,),
 }
 __all__ = ["DATA", "Data", "Items", "Samples", "Tensors", "load", "stratified", *DATA]
 
@@ -59,6 +65,14 @@ def named(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"data must be a function that returns data, got {type(found).__name__} at {name!r}")
     return found  # type: ignore[no-any-return]
+
+
+def ready(choice: Choice) -> None:
+    """ValueError for an option that is not known, or an archive that is not on this machine; loads nothing."""
+    given = arguments(named(choice.name), choice, {})
+    archives = ARCHIVES.get(choice.name, ())
+    if archives and not given.get("download") and not there(folder := home(given.get("data_dir")), *archives):
+        raise absent(folder, *archives)
 
 
 def checked(made: Any, name: str) -> Data:

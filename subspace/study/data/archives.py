@@ -43,12 +43,19 @@ def check_md5(path: Path, md5: str, address: str) -> None:
         raise ValueError(f"{path} must have the MD5 {md5} of what is published at {address}, got {digest.hexdigest()}")
 
 
-def absent(folder: Path, *archives: Archive) -> ValueError:
-    """The error of a data set that is not there, which says how to get it."""
+def there(folder: Path, *archives: Archive) -> bool:
+    """Whether the folder has one of them, packed or not, or is an unpacked one."""
+    packed_or_not = ((folder / archive.name).is_file() or (folder / archive.folder).is_dir() for archive in archives)
+    return folder.name in {archive.folder for archive in archives} or any(packed_or_not)
+
+
+def absent(folder: Path, *archives: Archive, download: bool = False) -> ValueError:
+    """The error of a data set that is not there, which says how to get it; download: that was set."""
     names = " or ".join(f"{archive.name} (or its folder {archive.folder})" for archive in archives)
     return ValueError(
         f"data_dir must be a folder with {names}, got {folder} without: save {archives[0].address} there, or name "
-        "another folder by data_dir or the variable SUBSPACE_DATA, or set download = true"
+        "another folder by --data-dir, data_dir or the variable SUBSPACE_DATA, or "
+        + ("pip install torchvision or datasets, which download it" if download else "set download = true")
     )
 
 

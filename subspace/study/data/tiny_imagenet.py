@@ -53,7 +53,7 @@ def tiny_imagenet(
         elif parts := from_hub(MIRROR):
             found = [p.at(chosen(p.labels, counts[n], n)) for p, n in zip(parts, counts, strict=True)]
     if found is None:
-        raise absent(folder, ARCHIVE)
+        raise absent(folder, ARCHIVE, download=download)
     return image_data(found[0], found[1], CLASSES, MEAN, STD, augment)
 
 

@@ -92,10 +92,11 @@ class Ray(Launcher):
         import ray
 
         task = ray.remote(work)
-        jobs = []
+        jobs, data = [], os.environ.get("SUBSPACE_DATA")
         for run in runs:
             needs = {"num_cpus": run.train.threads, "num_gpus": int("cuda" in run.train.device), **self.needs}
-            jobs.append(RayJob(run, task.options(max_retries=0, **needs).remote(run, self.folder, Path.cwd())))
+            reference = task.options(max_retries=0, **needs).remote(run, self.folder, Path.cwd(), data)
+            jobs.append(RayJob(run, reference))
         self.jobs += jobs
         return cast("list[Job]", jobs)
 
@@ -107,10 +108,15 @@ class Ray(Launcher):
             ray.wait([cast("RayJob", job).reference for job in jobs], timeout=seconds)
 
 
-def work(run: Run, folder: Path, place: Path) -> str | StorageError:
-    """What a task does, on some node: `execute`, where the study was started if there is that folder."""
+def work(run: Run, folder: Path, place: Path, data: str | None) -> str | StorageError:
+    """What a task does, on some node: `execute`, where the study was started if there is that folder.
+
+    data: the folder of data sets that was named there.
+    """
     if place.is_dir():
         os.chdir(place)
+    if data:
+        os.environ["SUBSPACE_DATA"] = data
     try:
         return execute(run, folder)
     except StorageError as error:
