@@ -1,4 +1,4 @@
-"""The tables of FINDINGS.md, from the runs in results/: `python -m benchmarks.findings` writes them anew.
+"""The tables and pictures of FINDINGS.md, from the runs in results/: `python -m benchmarks.findings` makes them anew.
 
 A table stands between `<!-- table: STUDIES; PLACE; WHAT -->` and `<!-- end -->`. STUDIES are folders of results/, with
 blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT is
@@ -7,8 +7,11 @@ accuracy     test accuracy in per cent, mean and standard deviation over the see
 talk         the summary table of the talk: the change against dense, compute and storage at the smallest size
 any column   of `study.summary.summary_table`, as theta: its figures
 
-`--collect subspace-study` takes over from there, before that, what is kept in results/ of every study that is there:
-its runs.csv, study.toml and the pictures that the page shows.
+A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
+digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; else one of the study's own.
+
+`--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
+of what `subspace jacobian` and `subspace trainability` made of it the pictures and the tables over seeds.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks import sweeps
+from subspace.study import images
 from subspace.study.grids import talk_grid
+from subspace.study.plots import accuracy_against_size
 from subspace.study.printed import short, size, spread
 from subspace.study.schema import read
 from subspace.study.summary import at, places, sizes, summary_table
@@ -31,13 +38,18 @@ from subspace.study.summary import at, places, sizes, summary_table
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE / "FINDINGS.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PICTURE = re.compile(r"\]\(results/([^/)]+)/([^/)]+\.png)\)")
+PICTURE = re.compile(r"\]\(results/([^/)]+)/([^/)]+)\.png\)")
+OWN = ("jacobian-summary.csv", "trainability.csv", "jacobian-*.png", "trainability-*.png")
+
+
+def runs(study: str) -> pd.DataFrame:
+    """The long table of a study's runs."""
+    return read(RESULTS / study / "runs.csv", "runs")
 
 
 def summary(studies: Iterable[str], place: str) -> pd.DataFrame:
     """Means over seeds of all runs of the studies on one data set and network; ValueError where there are none."""
-    runs = pd.concat([read(RESULTS / study / "runs.csv", "runs") for study in studies])
-    found = dict(places(summary_table(runs)))
+    found = dict(places(summary_table(pd.concat([runs(study) for study in studies]))))
     if place not in found:
         raise ValueError(f"place must be one of {'; '.join(found)}, got {place!r}")
     return found[place]
@@ -53,7 +65,6 @@ def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def by_size(table: pd.DataFrame, what: str) -> str:
     """A row per method, a column per size; a method without a size has its one figure in the first column."""
     every = sizes(table)
-    heads = [size(at(table, one).iloc[0]) for one in every]
 
     def cell(row: pd.DataFrame) -> str:
         if not len(row):
@@ -64,8 +75,8 @@ def by_size(table: pd.DataFrame, what: str) -> str:
     rows = []
     for (label, _), own in table.groupby(["label", "options"], sort=False):
         here = [own] if own[["density", "dim"]].isna().all(axis=None) else [at(own, one) for one in every]
-        rows.append([f"{label}", *(cell(row) for row in here), *[""] * (len(every) - len(here))])
-    return markdown(["method", *heads], rows)
+        rows.append([str(label), *(cell(row) for row in here), *[""] * (len(every) - len(here))])
+    return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
 
 
 def made(studies: str, place: str, what: str) -> str:
@@ -82,36 +93,50 @@ def renewed(page: str) -> str:
     return TABLE.sub(lambda found: found[1] + made(*found.group(2, 3, 4)) + found[5], page)
 
 
+def drawn(study: str, name: str) -> Figure | None:
+    """The picture of that name; None if it is the study's own."""
+    if name in sweeps.SWEEPS:
+        return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+    for place, part in places(summary_table(runs(study))):
+        if re.sub(r"[^a-z0-9_.]+", "-", place.lower()).strip("-") == name:
+            return accuracy_against_size(part, f"Test accuracy: {place}", sizes(part)[0][0])
+    return None
+
+
+def put(path: Path, png: bytes) -> None:
+    """Write a picture, in 256 colours."""
+    content = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "png")
+    path.write_bytes(content.getvalue())
+
+
 def collect(out: Path) -> None:
-    """Take over into results/ what the page needs of the studies in `out`; a picture in 256 colours."""
-    wanted: dict[str, set[str]] = {}
+    """Take over into results/ what is kept of the studies in `out` that the page has a table or a picture of."""
     page = PAGE.read_text()
-    for found in TABLE.finditer(page):
-        for study in found[2].split():
-            wanted.setdefault(study, set())
-    for study, picture in PICTURE.findall(page):
-        wanted.setdefault(study, set()).add(picture)
-    for study, pictures in wanted.items():
-        source, target = out / study, RESULTS / study
-        if not source.is_dir():
-            continue
+    wanted = {study for found in TABLE.finditer(page) for study in found[2].split()}
+    wanted |= {study for study, _ in PICTURE.findall(page)}
+    for source in sorted(folder for folder in out.iterdir() if any(folder.name.startswith(study) for study in wanted)):
+        target = RESULTS / source.name
         target.mkdir(parents=True, exist_ok=True)
-        for name in ("runs.csv", "study.toml"):
-            shutil.copyfile(source / name, target / name)
-        for name in pictures:
-            content = io.BytesIO()
-            Image.open(source / name).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "png")
-            (target / name).write_bytes(content.getvalue())
+        for path in [source / "runs.csv", source / "study.toml", *(path for each in OWN for path in source.glob(each))]:
+            if path.suffix == ".png":
+                put(target / path.name, path.read_bytes())
+            else:
+                shutil.copyfile(path, target / path.name)
 
 
 def main() -> None:
-    """Collect, if asked to, and write the page's tables."""
+    """Collect, if asked to, and make the page's tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, help="the --out of `subspace study`")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect)
-    PAGE.write_text(renewed(PAGE.read_text()))
+    page = renewed(PAGE.read_text())
+    PAGE.write_text(page)
+    for study, name in PICTURE.findall(page):
+        if figure := drawn(study, name):
+            put(RESULTS / study / f"{name}.png", images.saved(figure, "png"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -86,3 +86,10 @@ def widths(runs: pd.DataFrame, cost: str) -> Figure:
         for here, method in zip(row, columns, strict=True):
             lines(here, runs[(runs["kind"] == kind) & (runs["method_label"] == method)], COSTS[cost], order)
     return named(figure, axes)
+
+
+SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "rates": rates,
+    "widths-bytes": lambda runs: widths(runs, "bytes"),
+    "widths-flops": lambda runs: widths(runs, "flops"),
+}

@@ -26,7 +26,7 @@ from subspace.study.summary import DENSE, sizes
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vp"
 GREY, PALE = "#555555", "#D8D8D8"
-TOGETHER = len(COLOURS)
+TOGETHER = 8  # the seven curves of the talk, and one more: from the seventh on they are dashed
 Draw = Callable[[Axes, pd.DataFrame, pd.DataFrame], None]
 End = tuple[float, float, str, str]  # where a line ends (x, y), its colour and its name
 
@@ -130,9 +130,10 @@ def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
     """A logarithmic axis of densities or dims that falls to the right, where the methods come apart."""
     axes.set_xscale("log")
     span = math.log(max(values) / min(values)) if values else 0
-    shown: list[float] = []
+    spec, shown = axes.get_subplotspec(), list[float]()
+    room = 12 if spec is None or spec.get_gridspec().ncols == 1 else 5  # for so many labels
     for value in sorted(values):
-        if not shown or math.log(value / shown[-1]) >= span / 12:
+        if not shown or math.log(value / shown[-1]) >= span / room:
             shown.append(value)
     axes.set_xticks(shown, [f"{100 * value:g} %" if size == "density" else worded((size, value)) for value in shown])
     axes.xaxis.set_minor_locator(NullLocator())

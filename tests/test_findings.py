@@ -1,0 +1,121 @@
+"""The page of findings says what the committed runs say, and these are the runs of the presets."""
+
+import dataclasses
+import re
+
+import pandas as pd
+import pytest
+from study_records import finished
+
+from benchmarks import findings, sweeps
+from subspace.study import files
+from subspace.study.config import Choice, Run, Training
+from subspace.study.presets import presets
+from subspace.study.tables import runs_table
+
+PAGE = findings.PAGE.read_text()
+STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()})
+
+
+def test_every_table_of_the_page_is_what_the_runs_say():
+    assert len(STUDIES) > 1
+    assert findings.renewed(PAGE) == PAGE
+
+
+def test_every_picture_and_link_of_the_page_leads_somewhere():
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
+    assert len(targets) > len(STUDIES)
+    for target in targets:
+        assert (findings.PAGE.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_runs_are_all_of_those_of_the_preset(study):
+    asked = files.study(files.read(findings.RESULTS / study / "study.toml"))
+    preset = max((name for name in presets() if study.startswith(name.replace("/", "-"))), key=len)
+    known = files.study(files.read(preset))
+    train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate)
+    assert dataclasses.replace(known, name=study, train=train) == asked
+    table = findings.runs(study)
+    (version,) = table["version"].unique()
+    hashes = [dataclasses.replace(run, version=version).hash for run in asked.runs()]
+    assert table["hash"].tolist() == hashes
+    assert set(table["status"]) == {"finished"}
+
+
+def records(**train):
+    """Two methods at two densities on two networks, two seeds each, and the dense one."""
+    for model in (Choice("mlp", {"norm": True}), Choice("mlp")):
+        for seed in (0, 1):
+            yield finished(Run(Choice("ordinary"), model, Choice("digits"), seed=seed, train=Training(**train)), 0.9)
+            for name, last in (("dctps", 0.8), ("rigl", 0.7)):
+                for density in (0.1, 0.001):
+                    run = Run(Choice(name), model, Choice("digits"), density, seed=seed, train=Training(**train))
+                    yield finished(run, last + density + 0.02 * seed)
+
+
+def test_a_table_has_a_row_for_every_method_and_a_column_for_every_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "RESULTS", tmp_path)
+    (tmp_path / "a").mkdir()
+    runs_table(records()).to_csv(tmp_path / "a" / "runs.csv", index=False)
+    page = "before\n<!-- table: a; digits, mlp; accuracy -->\nstale\n<!-- end -->\nafter\n"
+    assert findings.renewed(page) == (
+        "before\n<!-- table: a; digits, mlp; accuracy -->\n"
+        "| method | 0.1 | 0.001 |\n"
+        "| --- | ---: | ---: |\n"
+        "| ordinary (dense) | 90.0 ± 0.0 |  |\n"
+        "| RigL, ERK | 81.0 ± 1.4 | 71.1 ± 1.4 |\n"
+        "| DCTpS, EPL | 91.0 ± 1.4 | 81.1 ± 1.4 |\n"
+        "<!-- end -->\nafter\n"
+    )
+    talk = findings.made("a", "digits, mlp (norm=True)", "talk").splitlines()
+    assert [line.split(" | ")[1:3] for line in talk[2:]] == [["+0.0", "+0.0"], ["-9.0", "-18.9"], ["+1.0", "-8.9"]]
+    with pytest.raises(
+        ValueError, match=r"place must be one of digits, mlp \(norm=True\); digits, mlp, got 'digits, m'"
+    ):
+        findings.made("a", "digits, m", "accuracy")
+
+
+def curves(axes):
+    """The lines with a name: their points."""
+    return {
+        line.get_label(): list(zip(line.get_xdata(), line.get_ydata().round(6), strict=True))
+        for line in axes.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_accuracy_is_drawn_against_the_rate_for_every_network_and_density():
+    runs = pd.concat([runs_table(records(learning_rate=rate, scaling="none")) for rate in (0.1, 0.001)])
+    figure = sweeps.rates(runs.assign(learning_rate=runs["learning_rate"].astype(float)))
+    assert [axes.get_title("left") for axes in figure.axes[:2]] == [
+        "digits, mlp (norm=True)\ndensity 10 %",
+        "digits, mlp (norm=True)\ndensity 0.1 %",
+    ]
+    for axes, (dctps, rigl) in zip(figure.axes, [(91, 81), (81.1, 71.1)] * 2, strict=True):
+        assert curves(axes) == {
+            "ordinary (dense)": [(0.001, 90), (0.1, 90)],
+            "DCTpS, EPL": [(0.001, dctps), (0.1, dctps)],
+            "RigL, ERK": [(0.001, rigl), (0.1, rigl)],
+        }
+
+
+@pytest.mark.parametrize(("cost", "column"), [("bytes", "file_bytes"), ("flops", "flops_total")])
+def test_accuracy_is_drawn_against_cost_for_every_method_kind_and_width(cost, column):
+    def entry(hidden, norm, dim, seed):
+        model = Choice("mlp", {"hidden": hidden, "norm": norm})
+        return finished(Run(Choice("dctps"), model, Choice("digits"), dim=dim, seed=seed), dim / 1000 + 0.02 * seed)
+
+    grid = [
+        (hidden, norm, dim, s) for hidden in ([5, 5], [9]) for norm in (True, False) for dim in (9, 90) for s in (0, 1)
+    ]
+    runs = runs_table(entry(*one) for one in grid)
+    figure = sweeps.widths(runs, cost)
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "with batch-norms\nDCTpS, EPL",
+        "without batch-norms\nDCTpS, EPL",
+    ]
+    spent = runs[runs["seed"] == 0].groupby("dim")[column].mean()
+    points = sorted(zip(spent, [1.9, 10.0], strict=True))
+    for axes in figure.axes:
+        assert curves(axes) == {"5-5": points, "9": points}
