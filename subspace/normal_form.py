@@ -1,4 +1,4 @@
-"""w = scale T + S: the form that the fast products take, for every sum of DCT, Hadamard and sparse parts."""
+"""w = (scale T + S) diag(s): the form that the fast products take, for every sum of DCT, Hadamard and sparse parts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
-from subspace.offsets import DCT, Hadamard, Offset, Zero
+from subspace.offsets import DCT, Hadamard, Offset, SignedDCT, Zero
 from subspace.parametrization import SubspaceParametrization
 
-TRANSFORMS: dict[type[Offset], str] = {Zero: "zero", DCT: "dct", Hadamard: "hadamard"}
+TRANSFORMS: dict[type[Offset], str] = {Zero: "zero", DCT: "dct", SignedDCT: "dct", Hadamard: "hadamard"}
 
 
 class NormalForm:
     """That of one parametrization: theta: (dim,) -> (scale, values, index), differentiable.
 
     transform: "dct", "hadamard" or "zero"; scale: (1,), None for "zero"; S holds values: (k,) at the flat index: (k,).
-    There must be no `obstacle`.
+    `turned` is the input that it takes with them: s times that of w, for a `SignedDCT`. There must be no `obstacle`.
     """
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
@@ -27,6 +27,7 @@ class NormalForm:
         self.dims = [U.dim for U in self.parts]
         along = [d, *(U.offset for U in self.parts if isinstance(U, Direction))]
         (self.transform,) = {TRANSFORMS[type(d)] for d in along} - {"zero"} or {"zero"}
+        self.signed = next((d for d in along if isinstance(d, SignedDCT)), None)
         self.fixed: float = 0.0 if isinstance(d, Zero) else cast("DCT", d).gain
 
     def __call__(self, theta: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -36,6 +37,9 @@ class NormalForm:
         for U, part in zip(self.parts, split, strict=True):
             if isinstance(U, Sparse):
                 values, index = part, U.index
+                if self.signed is not None:  # W = (scale T + S diag(s)) diag(s), as s s = 1
+                    channels = index // self.signed.shape[2:].numel() % self.signed.shape[1:2].numel()
+                    values = values * self.signed.signs.to(values.dtype)[channels]
             else:
                 gain = cast("DCT", cast("Direction", U).offset).gain
                 along = part if gain == 1 else gain * part
@@ -43,6 +47,14 @@ class NormalForm:
         if scale is None and self.transform != "zero":
             scale = theta.new_zeros(1)  # the offset's gain is 0
         return scale, values, torch.empty(0, dtype=torch.int64, device=theta.device) if index is None else index
+
+    def turned(self, x: Tensor, axis: int) -> Tensor:
+        """x with the signs of its channels, which are on that axis, those of every group after one another."""
+        if self.signed is None:
+            return x
+        signs = self.signed.signs.to(x.dtype)
+        after = (1 for _ in x.shape[axis:][1:])
+        return x * signs.repeat(x.shape[axis] // len(signs)).reshape(-1, *after)
 
 
 def obstacle(parametrization: SubspaceParametrization) -> str | None:
@@ -55,7 +67,7 @@ def obstacle(parametrization: SubspaceParametrization) -> str | None:
     for d in along:
         if type(d) not in TRANSFORMS:
             return f"{d.label()} has no fast product"
-    if len({type(d) for d in along} - {Zero}) > 1:
+    if len({(type(d), d.key) for d in along if not isinstance(d, Zero)}) > 1:
         return "more than one transform"
     return "more than one sparse part" if sum(isinstance(U, Sparse) for U in parts) > 1 else None
 

@@ -108,11 +108,11 @@ def _forward(space: Subspace, form: NormalForm | None, route: str, x: Tensor) ->
         return y if bias is None else y + bias
     scale, values, index = form(space.theta)
     if isinstance(module, nn.Linear):
-        y = linear(x, scale, values, index, shape, form.transform, route)
+        y = linear(form.turned(x, -1), scale, values, index, shape, form.transform, route)
         return y if bias is None else y.add_(bias.to(y.dtype))
     seen = call(module, x)  # type: ignore[arg-type]
     geometry = seen.stride, seen.padding, seen.dilation, seen.groups
-    y = conv(seen.x, scale, values, index, shape, form.transform, *geometry, route)
+    y = conv(form.turned(seen.x, 1), scale, values, index, shape, form.transform, *geometry, route)
     if bias is not None:
         y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in shape[2:])))
     return y if seen.x.ndim == x.ndim else y.squeeze(0)

@@ -11,18 +11,23 @@ from torch import Tensor, nn
 from subspace import Key, embeddings, offsets
 from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
 from subspace.embeddings.fourier_ft import frequency_count
-from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, Zero
+from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
 from subspace.patches import fans
 
 
 @dataclass(frozen=True)
 class OffsetCase:
-    """make(like, key); fans: it needs at least two axes; held: it is made from like's values, which no key rebuilds."""
+    """make(like, key).
+
+    fans: it needs at least two axes. held: it is made from like's values, which no key rebuilds. signs: it holds a sign
+    for each input channel.
+    """
 
     name: str
     make: Callable[[Tensor, Key], Offset]
     fans: bool = False
     held: bool = False
+    signs: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ OFFSETS = [
     OffsetCase("zero", lambda like, key: Zero(like)),
     OffsetCase("dct", lambda like, key: DCT(like)),
     OffsetCase("dct-gain", lambda like, key: DCT(like, gain=1.5)),
+    OffsetCase("signed-dct", lambda like, key: SignedDCT(like, key=key), signs=True),
+    OffsetCase("signed-dct-gain", lambda like, key: SignedDCT(like, key=key, gain=0.7), signs=True),
     OffsetCase("hadamard", lambda like, key: Hadamard(like)),
     OffsetCase("hadamard-gain", lambda like, key: Hadamard(like, gain=0.7)),
     OffsetCase("rank-one", lambda like, key: RankOne(like, key=key)),

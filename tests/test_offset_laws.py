@@ -22,7 +22,7 @@ from strategies import each_offset, numbers, offset, seeds, shapes
 from torch import nn
 
 from subspace import Key
-from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne
+from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT
 
 
 @each_offset
@@ -46,7 +46,10 @@ def test_stores_nothing_that_can_be_rebuilt(case, shape):
     assert not d.state_dict()
     assert not list(d.buffers())
     held = [t for t in vars(d).values() if isinstance(t, torch.Tensor) and t.numel()]
-    assert len(held) == (case.held or getattr(d, "keep", False))
+    if case.signs:
+        assert [tuple(t.shape) for t in held] == [(d.shape[1:2].numel(),)]
+    else:
+        assert len(held) == (case.held or getattr(d, "keep", False))
 
 
 @each_offset
@@ -139,6 +142,21 @@ def test_dct_conv_transforms_each_patch_channel_fastest(kernel, stride, padding,
 def test_dct_is_exact_to_half_a_unit_in_the_last_place():
     like = torch.empty(700, 900)
     np.testing.assert_allclose(DCT(like)(), truncated_dct(700, 900), rtol=6e-8, atol=1e-9)
+
+
+@given(n_out=st.integers(1, 40), n_in=st.integers(1, 40), gain=st.floats(0.1, 3), seed=seeds)
+def test_the_signed_dct_is_the_dct_of_inputs_with_signs(n_out, n_in, gain, seed):
+    d = SignedDCT(torch.empty(n_out, n_in, dtype=torch.float64), key=Key(seed), gain=gain)()
+    signs = Key(seed).fold("signs").signs(n_in)
+    np.testing.assert_allclose(d, gain * truncated_dct(n_out, n_in) * signs, rtol=1e-12, atol=1e-12)
+
+
+def test_the_signed_dct_of_a_convolution_has_one_sign_a_channel():
+    like = torch.empty(5, 40, 3, 2, dtype=torch.float64)
+    ratio = SignedDCT(like, key=Key(0))() / DCT(like)()
+    signs = torch.from_numpy(Key(0).fold("signs").signs(40)).double()
+    torch.testing.assert_close(ratio, signs.reshape(1, 40, 1, 1).expand_as(ratio))
+    assert 0 < int((signs == 1).sum()) < 40
 
 
 @given(n_out=st.integers(1, 40), n_in=st.integers(1, 40), gain=st.floats(0.1, 3))

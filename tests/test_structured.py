@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import subspace
 from subspace import Key, materialize, recipes, register, routes, structured, subspaces, summary, unstructured
 from subspace.embeddings import Direction, DirectSum, Sparse
-from subspace.offsets import DCT, Hadamard, Zero
+from subspace.offsets import DCT, Hadamard, SignedDCT, Zero
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),
@@ -36,6 +36,11 @@ LAYERS = {
 FORMS = {
     "dct+sparse": lambda w: (DCT(w, gain=0.7), Sparse(w, 9, key=Key(0))),
     "hadamard+sparse": lambda w: (Hadamard(w, gain=0.7), Sparse(w, 9, key=Key(0))),
+    "signed+sparse": lambda w: (SignedDCT(w, key=Key(1), gain=0.7), Sparse(w, 9, key=Key(0))),
+    "alpha signed+sparse": lambda w: (
+        Zero(w),
+        DirectSum([Direction(SignedDCT(w, key=Key(1))), Sparse(w, 9, key=Key(0))]),
+    ),
     "sparse": lambda w: (Zero(w), Sparse(w, 9, key=Key(0))),
     "nothing": lambda w: (DCT(w), Sparse(w, 0, key=Key(0))),
     "alpha": lambda w: (Zero(w), Direction(Hadamard(w))),

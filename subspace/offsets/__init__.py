@@ -9,6 +9,7 @@ from subspace.offsets.gaussian import Gaussian
 from subspace.offsets.hadamard import Hadamard
 from subspace.offsets.pretrained import Pretrained
 from subspace.offsets.rank_one import RankOne
+from subspace.offsets.signed_dct import SignedDCT
 from subspace.offsets.zero import Zero
 
-__all__ = ["DCT", "Gaussian", "Hadamard", "Offset", "Pretrained", "RankOne", "Zero"]
+__all__ = ["DCT", "Gaussian", "Hadamard", "Offset", "Pretrained", "RankOne", "SignedDCT", "Zero"]

@@ -3,8 +3,8 @@
 budget  how many entries a tensor gets: `uniform`, `epl`, `erk`; `epf`, the same in every row; `epf_average`, the totals
         of epf at random places
 rule    `exact`, or `authors` for that of the authors of DCTpS (`study.authors`)
-offset  d of alpha d + S: `dct`, `hadamard`, `gaussian` (variance gain^2 / fan-in), `rank_one`, each with its `gain`;
-        `zero`, for which S starts at the weights kept, as all else would be a network that computes 0
+offset  d of alpha d + S: `dct`, `signed_dct`, `hadamard`, `gaussian` (variance gain^2 / fan-in), `rank_one`, each with
+        its `gain`; `zero`, for which S starts at the weights kept, as all else would be a network that computes 0
 alpha   `trained` from 1, or `fixed` there; alphas: another start of it, for fixup_resnet110 (its `set_alphas`)
 frozen  S stays 0, and is not there: alpha, norms and biases train
 init    `sparse`: Kaiming's rule for the actual fan-in of every row, in place of the dense network's (Evci et al.,
@@ -26,7 +26,7 @@ from torch import Size, Tensor, nn
 from subspace import Key, budgets, methods, recipes, register, subspaces
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
 from subspace.methods import Supports
-from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, Zero
+from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
 from subspace.study import authors
 from subspace.study.setting import LOSSES, Setting
 
@@ -40,6 +40,7 @@ BUDGETS = {
 }
 OFFSETS: dict[str, Callable[[Tensor, Key, float], Offset]] = {
     "dct": lambda w, key, gain: DCT(w, gain=gain),
+    "signed_dct": lambda w, key, gain: SignedDCT(w, key=key.fold("d"), gain=gain),
     "hadamard": lambda w, key, gain: Hadamard(w, gain=gain),
     "gaussian": lambda w, key, gain: Gaussian(w, key=key.fold("d"), gain=gain, keep=True),
     "rank_one": lambda w, key, gain: RankOne(w, key=key.fold("d"), gain=gain),

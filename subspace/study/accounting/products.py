@@ -11,6 +11,7 @@ products cost, at each position:
 | sparse, s entries     | 2 s          | 2 s          | 2 s      |
 | DCT                   | T(q) + m     | T(q) + n     | 0        |
 | alpha DCT             | T(q) + 2 m   | T(q) + n + m | 2 m      |
+| either, signed        | n more       | n more       | the same |
 | Hadamard              | H(q) + 2 m   | H(q) + n + m | 0        |
 | alpha Hadamard        | H(q) + 2 m   | H(q) + n + m | 2 m      |
 | any other d or U      | 2 m n, once  | 2 m n, once  | below    |
@@ -41,7 +42,7 @@ from torch import Size
 
 from subspace import SubspaceParametrization
 from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
-from subspace.offsets import DCT, Hadamard, Offset, Zero
+from subspace.offsets import DCT, Hadamard, Offset, SignedDCT, Zero
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,13 @@ def _product(part: Offset | Embedding, m: int, n: int, groups: int) -> Flops | N
     if groups > 1:
         return None
     q = max(m, n)
+    signs = n * isinstance(part.offset if isinstance(part, Direction) else part, SignedDCT)
     if isinstance(part, DCT):
-        return Flops(transform(q) + m, transform(q) + n)
+        return Flops(transform(q) + m + signs, transform(q) + n + signs)
     if isinstance(part, Hadamard):
         return Flops(_hadamard(q) + 2 * m, _hadamard(q) + n + m)
     if isinstance(part, Direction) and isinstance(part.offset, DCT):
-        return Flops(transform(q) + 2 * m, transform(q) + n + m, 2 * m)
+        return Flops(transform(q) + 2 * m + signs, transform(q) + n + m + signs, 2 * m)
     if isinstance(part, Direction) and isinstance(part.offset, Hadamard):
         return Flops(_hadamard(q) + 2 * m, _hadamard(q) + n + m, 2 * m)
     return None
