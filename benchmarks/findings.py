@@ -1,4 +1,6 @@
-"""The tables and pictures of FINDINGS.md, from the runs in results/: `python -m benchmarks.findings` makes them anew.
+"""The tables and pictures of FINDINGS.md, and README.md's table, made of the runs in results/.
+
+`python -m benchmarks.findings` makes them anew.
 
 A table stands between `<!-- table: STUDIES; PLACE; WHAT -->` and `<!-- end -->`. STUDIES are folders of results/, with
 blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT is
@@ -36,7 +38,7 @@ from subspace.study.schema import read
 from subspace.study.summary import at, places, sizes, summary_table
 
 HERE = Path(__file__).parent
-PAGE, RESULTS = HERE / "FINDINGS.md", HERE / "results"
+PAGE, README, RESULTS = HERE / "FINDINGS.md", HERE.parent / "README.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"\]\(results/([^/)]+)/([^/)]+)\.png\)")
 OWN = ("jacobian-summary.csv", "trainability.csv", "jacobian-*.png", "trainability-*.png")
@@ -132,9 +134,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.collect:
         collect(options.collect)
-    page = renewed(PAGE.read_text())
-    PAGE.write_text(page)
-    for study, name in PICTURE.findall(page):
+    for path in (PAGE, README):
+        path.write_text(renewed(path.read_text()))
+    for study, name in PICTURE.findall(PAGE.read_text()):
         if figure := drawn(study, name):
             put(RESULTS / study / f"{name}.png", images.saved(figure, "png"))
 

@@ -62,6 +62,7 @@ BUGS = [
         "patch",
     ),
     Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
+    Bug("signs of another stream", "offsets/signed_dct.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
     Bug(
         "Hadamard scale", "offsets/hadamard.py", "math.sqrt(max(n_out, n_in))", "math.sqrt(n_in)", "offset", "hadamard"
     ),
@@ -314,6 +315,15 @@ BUGS = [
         "dense_product",
     ),
     Bug("stale bags", "kernels/sparse.py", "wanted = (index._version, ", "wanted = (", "kernels", "moves_is_followed"),
+    Bug(
+        "S turned as well",
+        "normal_form.py",
+        "values * self.signed.signs.to(values.dtype)[channels]",
+        "values",
+        "structured",
+        "signed",
+    ),
+    Bug("signs of other groups", "normal_form.py", "signs.repeat(", "signs.repeat_interleave(", "structured", "signed"),
     Bug("batch axis kept", "structured.py", "else y.squeeze(0)", "else y", "structured", "time_and_memory"),
     # studies
     Bug(

@@ -20,6 +20,9 @@ STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in 
 def test_every_table_of_the_page_is_what_the_runs_say():
     assert len(STUDIES) > 1
     assert findings.renewed(PAGE) == PAGE
+    readme = findings.README.read_text()
+    assert len(findings.TABLE.findall(readme)) == 1
+    assert findings.renewed(readme) == readme
 
 
 def test_every_picture_and_link_of_the_page_leads_somewhere():

@@ -11,7 +11,7 @@ import subspace
 from subspace import Key, budgets, materialize, recipes, subspaces
 from subspace.embeddings import Direction, Sparse
 from subspace.methods import rows
-from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
+from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
 from subspace.study import models
 from subspace.study.config import Choice, Run, label
 from subspace.study.data import Tensors
@@ -111,6 +111,7 @@ def test_a_number_is_the_same_however_it_is_written():
     ("name", "offset"),
     [
         ("dct", lambda w, key: DCT(w, gain=1.5)),
+        ("signed_dct", lambda w, key: SignedDCT(w, key=key.fold("d"), gain=1.5)),
         ("hadamard", lambda w, key: Hadamard(w, gain=1.5)),
         ("gaussian", lambda w, key: Gaussian(w, key=key.fold("d"), gain=1.5)),
         ("rank_one", lambda w, key: RankOne(w, key=key.fold("d"), gain=1.5)),
