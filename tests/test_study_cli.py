@@ -263,7 +263,7 @@ def test_data_that_are_not_there_are_told_once_before_anything_runs(more, tmp_pa
         assert "another folder by --data-dir" in line
     assert not (tmp_path / "out" / "runs").exists()
     assert invoke(*options, "--show").exit_code == 0
-    wrong = invoke("--set", 'data=[{name="mnist5k", tran=3}]', "--out", tmp_path / "out")
+    wrong = invoke("--data", '{name="mnist5k", tran=3}, "digits"', "--out", tmp_path / "out")
     assert "options of mnist5k must be test, train, got 'tran'; did you mean 'train'?" in wrong.output
 
 

@@ -116,8 +116,11 @@ app.command()(analyses.jacobian)
 
 
 def words(text: str) -> list[Any]:
-    """The values of a list with commas."""
-    return [files.value(word.strip()) for word in text.split(",") if word.strip()]
+    """The values of a list with commas: all in TOML, as tables are, or words."""
+    listed = files.value(f"[{text}]")
+    return (
+        listed if isinstance(listed, list) else [files.value(word.strip()) for word in text.split(",") if word.strip()]
+    )
 
 
 @contextmanager
