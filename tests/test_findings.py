@@ -5,9 +5,10 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 from study_records import finished
 
-from benchmarks import findings, sweeps
+from benchmarks import channels, findings, sweeps
 from subspace.study import files
 from subspace.study.config import Choice, Run, Training
 from subspace.study.presets import presets
@@ -122,3 +123,13 @@ def test_accuracy_is_drawn_against_cost_for_every_method_kind_and_width(cost, co
     points = sorted(zip(spent, [1.9, 10.0], strict=True))
     for axes in figure.axes:
         assert curves(axes) == {"5-5": points, "9": points}
+
+
+def test_effective_channels_are_counted_before_norms_over_samples_and_places():
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1, bias=False), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).reshape(3, 2, 1, 1))
+    inputs = torch.zeros(1, 2, 2, 1)
+    inputs[0, 0, 0, 0], inputs[0, 1, 0, 0], inputs[0, 1, 1, 0] = 1, 1, 1  # energies 1, 2 and 0
+    found = channels.channels(model, inputs)
+    assert found == {"0.weight": (pytest.approx(9 / 5), 3), "2.weight": (1.0, 1)}
