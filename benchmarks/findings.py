@@ -7,6 +7,7 @@ blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT i
 
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
 talk         the summary table of the talk: the change against dense, compute and storage at the smallest size
+rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
@@ -35,7 +36,7 @@ from subspace.study.grids import talk_grid
 from subspace.study.plots import accuracy_against_size
 from subspace.study.printed import short, size, spread
 from subspace.study.schema import read
-from subspace.study.summary import at, places, sizes, summary_table
+from subspace.study.summary import at, place, places, sizes, summary_table
 
 HERE = Path(__file__).parent
 PAGE, README, RESULTS = HERE / "FINDINGS.md", HERE.parent / "README.md", HERE / "results"
@@ -49,12 +50,12 @@ def runs(study: str) -> pd.DataFrame:
     return read(RESULTS / study / "runs.csv", "runs")
 
 
-def summary(studies: Iterable[str], place: str) -> pd.DataFrame:
+def summary(studies: Iterable[str], at_place: str) -> pd.DataFrame:
     """Means over seeds of all runs of the studies on one data set and network; ValueError where there are none."""
     found = dict(places(summary_table(pd.concat([runs(study) for study in studies]))))
-    if place not in found:
-        raise ValueError(f"place must be one of {'; '.join(found)}, got {place!r}")
-    return found[place]
+    if at_place not in found:
+        raise ValueError(f"place must be one of {'; '.join(found)}, got {at_place!r}")
+    return found[at_place]
 
 
 def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -81,12 +82,27 @@ def by_size(table: pd.DataFrame, what: str) -> str:
     return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
 
 
-def made(studies: str, place: str, what: str) -> str:
+def ranks(study: str, at_place: str) -> str:
+    """The ranks of Jacobians: a row per method, a column per size, as `by_size`."""
+    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    table = table[table.apply(place, axis=1) == at_place]
+    every = sizes(table)
+    rows = []
+    for label, own in table.groupby("label", sort=False):
+        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [at(own, one) for one in every]
+        cells = [" -> ".join(f"{rank:g}" for rank in cell["rank"]) for cell in here]
+        rows.append([str(label), *cells, *[""] * (len(every) - len(here))])
+    return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
+
+
+def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
-    table = summary(studies.split(), place)
+    if what == "rank":
+        return ranks(studies, at_place)
+    table = summary(studies.split(), at_place)
     if what != "talk":
         return by_size(table, what)
-    grid = talk_grid(table, place)
+    grid = talk_grid(table, at_place)
     return markdown([head for head, _ in grid.heads], [[cell.text for cell in row] for row in grid.rows])
 
 
@@ -99,9 +115,9 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
-    for place, part in places(summary_table(runs(study))):
-        if re.sub(r"[^a-z0-9_.]+", "-", place.lower()).strip("-") == name:
-            return accuracy_against_size(part, f"Test accuracy: {place}", sizes(part)[0][0])
+    for where, part in places(summary_table(runs(study))):
+        if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
+            return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])
     return None
 
 
