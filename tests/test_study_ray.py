@@ -64,7 +64,7 @@ def run(seed=0, **model):
     )
 
 
-def until(condition, seconds=40.0):
+def until(condition, seconds=150.0):  # a machine under load takes a minute to start a worker of Ray
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
