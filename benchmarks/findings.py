@@ -8,6 +8,7 @@ blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT i
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
 talk         the summary table of the talk: the change against dense, compute and storage at the smallest size
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
+channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
@@ -95,10 +96,18 @@ def ranks(study: str, at_place: str) -> str:
     return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
 
 
+def channels(study: str, at_place: str) -> str:
+    """The effective numbers of channels: a row per layer, a column per offset."""
+    table = pd.read_csv(RESULTS / study / "table.csv")
+    table = table[table["place"] == at_place].pivot_table("count", ["layer", "of"], "offset", sort=False)
+    rows = [[layer, f"{of}", *(f"{count:.1f}" for count in row)] for (layer, of), row in table.iterrows()]
+    return markdown(["layer", "channels", *table.columns], rows)
+
+
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
-    if what == "rank":
-        return ranks(studies, at_place)
+    if what in ("rank", "channels"):
+        return {"rank": ranks, "channels": channels}[what](studies, at_place)
     table = summary(studies.split(), at_place)
     if what != "talk":
         return by_size(table, what)
