@@ -29,6 +29,9 @@ RECORDS = [
 ]
 
 
+THREE = [record(name, 0.1, 2, 0, [0.9]) for name in ("dctps", "rigl", "snip", "set", "force")]  # in two rows
+
+
 def cell(table, **at):
     for name, value in at.items():
         table = table[table[name] == value]
@@ -111,5 +114,7 @@ def test_there_is_a_heat_map_for_every_kind_of_network_with_a_panel_for_every_me
     assert [label.get_text() for label in dctps.get_yticklabels()] == ["2", "4"]
     assert {text.get_position(): text.get_text() for text in dctps.texts} == {(0, 0): "1.5", (0, 1): "3", (1, 0): "-"}
     shades = {tuple(np.add(patch.get_xy(), (0.48, 0.46)).round(6)): patch.get_facecolor() for patch in dctps.patches}
+    (three,) = dict(heat_maps(trainability_table(THREE, 0.9), 0.9)).values()
+    assert [axes.axison for axes in three.axes] == [True] * 5 + [False] * 3
     luminance = {place: sum(colour[:3]) for place, colour in shades.items()}
     assert luminance[0, 0] < luminance[0, 1] < luminance[1, 0]  # darker where more seeds got there

@@ -110,7 +110,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     with style():
         figure = Figure(figsize=(3.6 * columns + 0.6, (0.34 * len(depths) + 1.3) * height + 0.7), layout="constrained")
         axes = figure.subplots(height, columns, squeeze=False).flat
-        for here, label in zip(axes, labels, strict=False):
+        for label, here in zip(labels, axes, strict=False):  # labels first: at their end no panel is taken
             own = table[table["label"] == label]
             size = "density" if own["density"].notna().any() else "dim"
             every = sorted(own[size].dropna().unique(), reverse=True) or [math.nan]
