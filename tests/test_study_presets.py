@@ -76,12 +76,13 @@ def test_the_talks_figure_has_seven_methods_at_six_densities(network, where):
     assert sorted({run.density for run in small if run.density}, reverse=True) == SIX
 
 
-def test_the_faithful_preset_has_either_rule_of_every_method():
-    methods = [run.method for run in runs("talk/faithful") if "rule" in run.method.options]
+@pytest.mark.parametrize(("name", "pairs"), [("talk/faithful", 6), ("talk/faithful-full", 9)])
+def test_the_faithful_presets_have_either_rule_of_every_method(name, pairs):
+    methods = [run.method for run in runs(name) if "rule" in run.method.options]
     found = {(method.name, method.options.get("budget"), method.options["rule"]) for method in methods}
     theirs, ours = ({one[:2] for one in found if one[2] == rule} for rule in ("authors", "exact"))
     assert theirs == ours
-    assert len(theirs) == 8
+    assert len(theirs) == pairs
 
 
 def test_every_experiment_of_the_talk_is_there_at_either_scale():
