@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from subspace.study import plots
 from subspace.study.equal import COSTS
@@ -27,8 +28,10 @@ def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> No
         axes.fill_between(means["x"], 100 * means["low"], 100 * means["high"], color=look["color"], alpha=0.15, lw=0)
 
 
-def panels(rows: Iterable[str], columns: Iterable[str], title: str, below: str) -> tuple[Figure, list[list[object]]]:
-    """A figure with a titled panel for each row and column."""
+def panels(
+    rows: Iterable[str], columns: Iterable[str], title: str, below: str, thousands: bool = False
+) -> tuple[Figure, list[list[object]]]:
+    """A figure with a titled panel for each row and column; thousands: units for them below the axes."""
     rows, columns = list(rows), list(columns)
     figure = Figure(figsize=(1 + 2.9 * len(columns), 1.3 + 2.5 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
@@ -36,6 +39,8 @@ def panels(rows: Iterable[str], columns: Iterable[str], title: str, below: str) 
         for here, column in zip(row, columns, strict=True):
             here.set_title(f"{name}\n{column}", loc="left", fontsize=9)
             here.set_xscale("log")
+            here.xaxis.set_major_formatter(EngFormatter(sep="") if thousands else lambda x, _: f"{x:g}")
+            here.xaxis.set_minor_formatter(NullFormatter())
             here.set_ylim(0, 101)
             plots.plain(here)
         row[0].set_ylabel("test accuracy, %")
@@ -81,7 +86,7 @@ def widths(runs: pd.DataFrame, cost: str) -> Figure:
     kinds, columns = list(dict.fromkeys(runs["kind"])), list(dict.fromkeys(runs["method_label"]))
     order = list(dict.fromkeys(runs["label"]))
     title = f"Perceptrons of several widths, with equal numbers of trained weights, against {AXES[cost]}"
-    figure, axes = panels(kinds, columns, title, f"{AXES[cost]} (log scale)")
+    figure, axes = panels(kinds, columns, title, f"{AXES[cost]} (log scale)", thousands=True)
     for row, kind in zip(axes, kinds, strict=True):
         for here, method in zip(row, columns, strict=True):
             lines(here, runs[(runs["kind"] == kind) & (runs["method_label"] == method)], COSTS[cost], order)
