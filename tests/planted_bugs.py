@@ -329,8 +329,8 @@ BUGS = [
     Bug(
         "hash without options",
         "study/config.py",
-        "return asdict(self)",
-        'return {**asdict(self), "method": {"name": self.method.name}}',
+        "found = asdict(self)",
+        'found = {**asdict(self), "method": {"name": self.method.name}}',
         "study_config",
         "every_field",
     ),
