@@ -38,7 +38,7 @@ class SignedDCT(DCT):
         self.signs = torch.from_numpy(drawn).to(self.like)
 
     def forward(self) -> Tensor:
-        return super().forward().mul_(self.signs.reshape(-1, *(1 for _ in self.shape[2:])))
+        return super().forward().mul_(self.signs.reshape([*self.shape[1:2], *(1 for _ in self.shape[2:])]))
 
     def linear(self, x: Tensor) -> Tensor:
         return super().linear(x * self.signs)
