@@ -24,7 +24,7 @@ import argparse
 import io
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -66,34 +66,22 @@ def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def by_size(table: pd.DataFrame, what: str) -> str:
-    """A row per method, a column per size; a method without a size has its one figure in the first column."""
-    every = sizes(table)
-
-    def cell(row: pd.DataFrame) -> str:
-        if not len(row):
-            return ""
-        line = row.iloc[0]
-        return spread(line["mean"], line["std"]) if what == "accuracy" else short(line[what])
-
-    rows = []
-    for (label, _), own in table.groupby(["label", "options"], sort=False):
-        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [at(own, one) for one in every]
-        rows.append([str(label), *(cell(row) for row in here), *[""] * (len(every) - len(here))])
-    return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
-
-
-def ranks(study: str, at_place: str) -> str:
-    """The ranks of Jacobians: a row per method, a column per size, as `by_size`."""
-    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
-    table = table[table.apply(place, axis=1) == at_place]
+def by_size(table: pd.DataFrame, cell: Callable[[pd.DataFrame], str]) -> str:
+    """A row per method, a column per size, of cell(its rows); a method without a size has one, in the first column."""
     every = sizes(table)
     rows = []
     for label, own in table.groupby("label", sort=False):
         here = [own] if own[["density", "dim"]].isna().all(axis=None) else [at(own, one) for one in every]
-        cells = [" -> ".join(f"{rank:g}" for rank in cell["rank"]) for cell in here]
+        cells = [cell(lines) if len(lines) else "" for lines in here]
         rows.append([str(label), *cells, *[""] * (len(every) - len(here))])
     return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
+
+
+def ranks(study: str, at_place: str) -> str:
+    """The ranks of Jacobians, by size."""
+    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    table = table[table.apply(place, axis=1) == at_place]
+    return by_size(table, lambda lines: " -> ".join(f"{rank:g}" for rank in lines["rank"]))
 
 
 def channels(study: str, at_place: str) -> str:
@@ -109,8 +97,10 @@ def made(studies: str, at_place: str, what: str) -> str:
     if what in ("rank", "channels"):
         return {"rank": ranks, "channels": channels}[what](studies, at_place)
     table = summary(studies.split(), at_place)
+    if what == "accuracy":
+        return by_size(table, lambda lines: spread(lines["mean"].iloc[0], lines["std"].iloc[0]))
     if what != "talk":
-        return by_size(table, what)
+        return by_size(table, lambda lines: short(lines[what].iloc[0]))
     grid = talk_grid(table, at_place)
     return markdown([head for head, _ in grid.heads], [[cell.text for cell in row] for row in grid.rows])
 

@@ -29,7 +29,7 @@ RECORDS = [
 ]
 
 
-THREE = [record(name, 0.1, 2, 0, [0.9]) for name in ("dctps", "rigl", "snip", "set", "force")]  # in two rows
+FIVE = [record(name, 0.1, 2, 0, [0.9]) for name in ("dctps", "rigl", "snip", "set", "force")]  # in two rows
 
 
 def cell(table, **at):
@@ -85,7 +85,7 @@ def test_networks_of_other_widths_and_other_data_are_apart():
     assert [title.partition(": ")[2] for title, _ in heat_maps(table, 0.5)] == [
         "mnist5k; mlp, hidden=9",
         "mnist5k; mlp, hidden=5",
-        "mnist5k, train=100; mlp, hidden=5",
+        "mnist5k (train=100); mlp, hidden=5",
     ]
 
 
@@ -114,7 +114,7 @@ def test_there_is_a_heat_map_for_every_kind_of_network_with_a_panel_for_every_me
     assert [label.get_text() for label in dctps.get_yticklabels()] == ["2", "4"]
     assert {text.get_position(): text.get_text() for text in dctps.texts} == {(0, 0): "1.5", (0, 1): "3", (1, 0): "-"}
     shades = {tuple(np.add(patch.get_xy(), (0.48, 0.46)).round(6)): patch.get_facecolor() for patch in dctps.patches}
-    (three,) = dict(heat_maps(trainability_table(THREE, 0.9), 0.9)).values()
-    assert [axes.axison for axes in three.axes] == [True] * 5 + [False] * 3
+    (five,) = dict(heat_maps(trainability_table(FIVE, 0.9), 0.9)).values()
+    assert [axes.axison for axes in five.axes] == [True] * 5 + [False] * 3
     luminance = {place: sum(colour[:3]) for place, colour in shades.items()}
     assert luminance[0, 0] < luminance[0, 1] < luminance[1, 0]  # darker where more seeds got there

@@ -72,13 +72,13 @@ def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def place(row: pd.Series) -> str:
     """The data set and the network of a row, in words, each with the options it was given."""
-    return ", ".join(_worded(row[name], row[f"{name}_options"]) for name in ("data", "model"))
+    return ", ".join(with_options(row[name], row[f"{name}_options"]) for name in ("data", "model"))
 
 
-def _worded(name: str, options: str) -> str:
+def with_options(name: str, options: str) -> str:
     """A name and its options, from JSON.
 
-    >>> _worded("resnet", '{"depth":110}'), _worded("lenet5", "{}")
+    >>> with_options("resnet", '{"depth":110}'), with_options("lenet5", "{}")
     ('resnet (depth=110)', 'lenet5')
     """
     given = ", ".join(f"{option}={value}" for option, value in json.loads(options).items())

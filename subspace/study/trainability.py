@@ -23,7 +23,7 @@ from subspace.study.images import style
 from subspace.study.plots import COLOURS, GREY
 from subspace.study.printed import worded
 from subspace.study.store import Record
-from subspace.study.summary import DENSE
+from subspace.study.summary import DENSE, with_options
 from subspace.study.tables import run_row
 
 DEPTHS = ("blocks", "depth", "layers")
@@ -92,7 +92,7 @@ def _row(record: Record, depths: dict[str, int], accuracy: float) -> dict[str, A
 def heat_maps(table: pd.DataFrame, accuracy: float) -> Iterator[tuple[str, Figure]]:
     """For every data set and kind of network, a title and a figure with a heat map per method."""
     for (name, options, kind), part in table.groupby(["data", "data_options", "kind"], sort=False):
-        where = ", ".join([str(name), *(f"{option}={value}" for option, value in json.loads(str(options)).items())])
+        where = with_options(str(name), str(options))
         title = f"When training comes to {100 * accuracy:g} % of the training samples: {where}; {kind}"
         yield title, heat_map(part, title)
 
