@@ -18,7 +18,7 @@ from torch import Tensor
 
 from subspace.kernels.sparse import of_matrix
 
-INTERFACE = 2  # of the functions below; a library of another number is of another version of this package
+INTERFACE = 3  # of the functions below; a library of another number is of another version of this package
 TRANSFORMS = {"zero": 0, "dct": 1, "hadamard": 2}
 SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}  # by torch's name for the processor
 

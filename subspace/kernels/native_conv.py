@@ -111,6 +111,8 @@ def _geometry(
 
 
 def _entries(values: Tensor, index: Tensor) -> tuple[int, int, int]:
+    if (len(index), index.dtype) != (len(values), torch.int64):
+        raise ValueError(f"index must be {len(values)} int64, got {len(index)} {index.dtype}")
     return values.data_ptr(), index.data_ptr(), len(values)
 
 
@@ -125,6 +127,8 @@ def _dense(shape: tuple[int, ...], transform: str, scale: Tensor | None) -> tupl
 
 
 def _check(failed: int) -> None:
+    if failed == 2:
+        raise ValueError("index must be sorted and in the range of the weight, got one that is not")
     if failed:
         raise MemoryError("the compiled convolution must have memory for its planes, got none")
 

@@ -7,11 +7,14 @@ transforms, in forward-mode differentiation and where gradients are differentiat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from subspace.kernels.sparse import check_once
 
 Needs = tuple[bool, bool, bool]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -22,8 +25,8 @@ class Product:
 
     forward computes it; backward(gy, x, scale, values, index, needs, *constants) the gradients to x, scale and values,
     of which `needs` says which are wanted; like(x, *constants) is the output of a fake x; reference is differentiable.
-    constants: their schema, as "int[] shape, str route"; the route is the last, and resolve(x, values, *constants) the
-    one taken.
+    constants: their schema, as "int[] shape, str route"; w's shape is the first; the route is the last, and
+    resolve(x, values, *constants) the one taken.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Product:
 
     def forward(self, x: Tensor, scale: Tensor | None, values: Tensor, index: Tensor, *constants: Any) -> Tensor:
         """The product by a resolved route, without autograd: contiguous, or channels_last where x is."""
+        check_once(index, len(values), math.prod(constants[0]))
         y: Tensor = self._without_autocast(self._forward, x, scale, values, index, *constants)
         return y.contiguous(memory_format=memory_format(x))
 
@@ -85,6 +89,7 @@ class Product:
         *constants: Any,
     ) -> Gradients:
         """The gradients wanted, in the formats, shapes and dtypes of what they belong to."""
+        check_once(index, len(values), math.prod(constants[0]))
         gradients = self._without_autocast(self._backward, gy, x, scale, values, index, needs, *constants)
         gx, gscale, gvalues = gradients
         if gx is not None:
