@@ -22,7 +22,7 @@ LAYERS = [
     ["parametrization"],
     ["normal_form"],
     ["structured"],
-    ["description", "fingerprint", "targets", "meta"],
+    ["description", "fingerprint", "schema", "sealed", "targets", "meta"],
     ["methods.*", "methods"],
     ["summary", "checkpoint", "initialize", "recipes", "routes"],
     ["__init__"],
