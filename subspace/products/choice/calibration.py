@@ -2,7 +2,7 @@
 
 They are kept in the user's cache folder, by processor, threads, torch's version and the compiled kernels. The
 environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for constants that ship with the
-package: choices are then the same everywhere. (`python -m subspace.kernels.calibration` prints this machine's.)
+package: choices are then the same everywhere. (`python -m subspace.products` prints this machine's.)
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from subspace.kernels import native
-from subspace.kernels.conv import conv
-from subspace.kernels.conv import routes as conv_routes
-from subspace.kernels.costs import Problem, counts
-from subspace.kernels.geometry import Geometry
-from subspace.kernels.linear import linear
-from subspace.kernels.linear import routes as linear_routes
+from subspace.products.choice.router import Constants
+from subspace.products.geometry import Geometry, last_format
+from subspace.products.native import load
+from subspace.products.problem import Problem
+from subspace.products.routes.base import Route
+from subspace.products.weight import Needs, Weight
 
-Constants = dict[str, list[float]]  # by route
+Routes = tuple[Route, ...]
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 3
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
@@ -54,42 +53,49 @@ CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
 }
 
 
-def constants(family: str, dtype: torch.dtype, device: str) -> Constants:
-    """Seconds per count of every route of a family, as `costs.counts` orders them."""
-    return _constants(family, dtype, device, torch.get_num_threads())
+def constants(routes: Routes, family: str, dtype: torch.dtype, device: str) -> Constants:
+    """Seconds per count of the routes of a family, as `Route.counts` orders them."""
+    return _constants(routes, family, dtype, device, torch.get_num_threads())
 
 
 @functools.lru_cache(maxsize=256)
-def _constants(family: str, dtype: torch.dtype, device: str, threads: int) -> Constants:
+def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, threads: int) -> Constants:
     path = _path()
     if path == TYPICAL:
         known: Constants = json.loads(path.read_text())["typical"][family]
         return known
     name = f"{machine(device, threads)}, {str(dtype).removeprefix('torch.')}"
     table = _read(path)
-    found = table.get(name, {}).get(family)
-    if found is None:
-        found = measured(family, dtype, device)
+    found = table.get(name, {}).get(family, {})
+    if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
+        found = measure(routes, family, dtype, device)
         table = _read(path)  # which others may have written meanwhile
         table.setdefault(name, {})[family] = found
         _write(path, table)
     return found
 
 
+def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, int]:
+    """How many constants each route of the family has."""
+    problems = list(samples(family, dtype, device))
+    return {r.name: len(r.counts(problem)) for problem in problems for r in routes if r.supports(problem)}
+
+
 def machine(device: str, threads: int) -> str:
     """What the constants depend on."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{device}: {_processor()}, {threads} threads, torch {torch.__version__}, kernels {native.status()}"
+    return f"{device}: {_processor()}, {threads} threads, torch {torch.__version__}, kernels {load.status()}"
 
 
-def measured(family: str, dtype: torch.dtype, device: str) -> Constants:
+def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
     """Time all routes of the family on some problems and fit their constants, none of them negative."""
     rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
     for problem in samples(family, dtype, device):
-        for route, seconds in timed(problem).items():
-            rows.setdefault(route, []).append((counts(problem, route), seconds))
-    return {route: _fit(found) for route, found in rows.items()}
+        possible = [route for route in routes if route.supports(problem)]
+        for route, seconds in zip(possible, time_routes(possible, problem).values(), strict=True):
+            rows.setdefault(route.name, []).append((route.counts(problem), seconds))
+    return {name: _fit(found) for name, found in rows.items()}
 
 
 def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
@@ -107,47 +113,35 @@ def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
     for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
         if kind == "linear":
             n_out, n_in, rows = LINEAR[n]
-            yield Problem(kind, (n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
+            yield Problem((n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
             continue
         batch, channels, n_out, size = CONV[kind][n]
         groups = channels if kind == "grouped" else 1
-        shape = (channels if groups > 1 else n_out, channels // groups, *((1, 1) if kind == "pointwise" else (3, 3)))
-        sizes = (1, 1), tuple((t - 1) // 2 for t in shape[2:]), (1, 1)
+        kernel = (1, 1) if kind == "pointwise" else (3, 3)
+        shape = (channels if groups > 1 else n_out, channels // groups, *kernel)
+        geometry = Geometry(kernel, (1, 1), tuple((t - 1) // 2 for t in kernel), (1, 1), groups)
         k = max(1, round(density * math.prod(shape)))
-        yield Problem(
-            "conv", shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), *sizes, groups
-        )
+        yield Problem(shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), geometry)
 
 
-def timed(problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of a forward and a backward pass by every possible route, the least of some, the routes in turns."""
-    layout = torch.channels_last if problem.channels_last else torch.contiguous_format
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(problem.device, enabled=False):
-        x = torch.ones(problem.x_shape, dtype=problem.dtype, device=problem.device)
-        x = x.contiguous(memory_format=layout if x.ndim == 4 else torch.contiguous_format).requires_grad_()
-        scale = None if problem.transform == "zero" else torch.ones(1, dtype=x.dtype, device=x.device).requires_grad_()
-        values = torch.ones(problem.k, dtype=x.dtype, device=x.device).requires_grad_()
-        index = torch.linspace(0, math.prod(problem.shape) - 1, problem.k, dtype=torch.float64).long().to(x.device)
-        best: dict[str, float] = {}
+def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns."""
+    options = {"dtype": problem.dtype, "device": problem.device}
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(problem.device, enabled=False):
+        x = torch.ones(problem.x_shape, **options)  # type: ignore[call-overload]
+        if problem.channels_last:
+            x = x.contiguous(memory_format=last_format(x))
+        scale = None if problem.transform == "zero" else x.new_ones(1)
+        index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
+        w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform)
+        best = {route.name: math.inf for route in routes}
         for _ in range(1 + repeats):  # the first warms up
-            for route in possible(problem, x):
+            for route in routes:
                 start = _now(x)
-                if problem.kind == "linear":
-                    y = linear(x, scale, values, index, problem.shape, problem.transform, route)
-                else:
-                    what = problem.stride, problem.padding, problem.dilation, problem.groups
-                    y = conv(x, scale, values, index, problem.shape, problem.transform, *what, route)
-                y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
-                best[route] = min(best[route], _now(x) - start) if route in best else math.inf
+                y = route.forward(x, w, problem.geometry)
+                route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
+                best[route.name] = min(best[route.name], _now(x) - start)
     return best
-
-
-def possible(problem: Problem, x: torch.Tensor) -> list[str]:
-    """The routes that can do this."""
-    if problem.kind == "linear":
-        return linear_routes(x, problem.shape, problem.transform)
-    geometry = Geometry(problem.shape[2:], problem.stride, problem.padding, problem.dilation, problem.groups)
-    return conv_routes(x, problem.shape, problem.transform, geometry)
 
 
 def _now(x: torch.Tensor) -> float:
@@ -164,15 +158,15 @@ def _path() -> Path:
     return Path(cache) / "subspace" / "costs.json"
 
 
-def _read(path: Path) -> dict[str, dict[str, Constants]]:
+def _read(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     try:
-        table: dict[str, dict[str, Constants]] = json.loads(path.read_text())
+        table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(path.read_text())
     except (OSError, ValueError):  # missing, or damaged: it is only a cache
         return {}
     return table
 
 
-def _write(path: Path, table: dict[str, dict[str, Constants]]) -> None:
+def _write(path: Path, table: dict[str, dict[str, dict[str, list[float]]]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
@@ -189,14 +183,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return ", ".join(names) or platform.machine()
-
-
-def main() -> None:
-    """Print constants of this machine for every family, as `typical.json` holds them."""
-    kinds = [kind + layout for kind in ("pointwise", "conv", "grouped") for layout in ("", ", channels_last")]
-    found = {family: measured(family, torch.float32, "cpu") for family in ["linear", *kinds]}
-    print(json.dumps({"typical": found}, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
-"""The sparse part S of a convolution, forward and both gradients, of any geometry: bags as in `sparse`.
+"""The sparse part S of a convolution, forward and both gradients, of any geometry: bags as in `sparse_matrix`.
 
 The table has a row for each column of S that is not empty, the channel as a tap sees it over all output pixels: only
-what S touches is ever moved. On the CPU the compiled kernel, where there is one; without it large maps by `axpys`.
+what S touches is ever moved. On the CPU the compiled kernel, where there is one; without it large maps by a
+`sparse_conv_loop`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from subspace.fixed import wide
-from subspace.kernels import axpys, native, native_conv
-from subspace.kernels.geometry import Geometry, Window
-from subspace.kernels.product import memory_format
-from subspace.kernels.sparse import LONG, PIECE, Bags, in_order, kept, pieces
+from subspace.products.geometry import Geometry, Window, memory_format
+from subspace.products.native import conv as native
+from subspace.products.native import load
+from subspace.products.parts import sparse_conv_loop
+from subspace.products.parts.sparse_matrix import MAX_ROW, TABLE_SIZE, pieces
+from subspace.products.sparse_index import Bags, cached_per_index, in_order
+from subspace.products.weight import Weight
 
 LARGE = 1 << 14  # output pixels over the batch
 
@@ -54,17 +58,15 @@ def _taps(index: Tensor, shape: tuple[int, ...], groups: int) -> Taps:
     return Taps(in_order(row, column, len(rows), len(columns)), rows, channels, blocks)
 
 
-def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], geometry: Geometry, y: Tensor) -> None:
+def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     """y += S * x in place: (N, C, *spatial) -> (N, C_out, *spatial')."""
-    if len(values) == 0:
-        return
     if _native(x, y, geometry):
-        native_conv.sparse_conv(x, values.float(), index, shape, y, *geometry[1:])
+        native.add_sparse(x, w, geometry, y)
         return
     if _large(x, y):
-        axpys.forward(x, values, index, shape, geometry, y)
+        sparse_conv_loop.forward(x, w, geometry, y)
         return
-    taps, weights = kept(index, _taps, shape, geometry.groups), values.to(wide(x.dtype))
+    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(wide(x.dtype))
     for samples, parts in _parts(y, taps):
         planes = _planes(x[samples], taps.channels)
         for part in parts:
@@ -74,27 +76,15 @@ def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], ge
             y[where].index_add_(1, taps.rows, _samples(product).to(y.dtype))
 
 
-def backward(
-    gy: Tensor,
-    x: Tensor,
-    values: Tensor,
-    index: Tensor,
-    shape: tuple[int, ...],
-    geometry: Geometry,
-    gx: Tensor | None,
-    needs_values: bool,
-) -> Tensor | None:
-    """gx += S^T gy in place where given; returns gvalues, or None if not needed."""
-    dtype = wide(x.dtype)
-    gvalues = values.new_zeros(len(values), dtype=dtype) if needs_values else None
-    if len(values) == 0:
-        return gvalues
+def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, gx: Tensor | None, gvalues: Tensor | None) -> None:
+    """gx += S^T gy and gvalues += S's dot products, in place where given."""
     if _native(x, gy, geometry) and (gx is None or gx.is_contiguous()):
-        return native_conv.sparse_conv_backward(gy, x, values.float(), index, shape, gx, *geometry[1:])
+        native.add_sparse_gradients(gy, x, w, geometry, gx, gvalues)
+        return
     if _large(x, gy):
-        axpys.backward(gy, x, values, index, shape, geometry, gx, gvalues)
-        return gvalues
-    taps, weights = kept(index, _taps, shape, geometry.groups), values.to(dtype)
+        sparse_conv_loop.backward(gy, x, w, geometry, gx, gvalues)
+        return
+    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(wide(x.dtype))
     for samples, parts in _parts(gy, taps):
         planes = _planes(x[samples], taps.channels)
         gplanes = torch.zeros_like(planes)
@@ -108,12 +98,11 @@ def backward(
                 _add_patches(product, gplanes, taps, geometry, part)
         if gx is not None:
             gx[samples].index_add_(1, taps.channels, _samples(gplanes).to(gx.dtype))
-    return gvalues
 
 
 def _native(x: Tensor, y: Tensor, geometry: Geometry) -> bool:
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(geometry.kernel) == 2
-    return plain and native.available() and x.is_contiguous() and y.is_contiguous()
+    return plain and load.is_available() and x.is_contiguous() and y.is_contiguous()
 
 
 def _large(x: Tensor, y: Tensor) -> bool:
@@ -125,7 +114,7 @@ def _parts(y: Tensor, taps: Taps) -> Iterator[tuple[slice, list[Window]]]:
     """Slices of the batch, each with parts of the spatial axes, of which only the first is ever cut."""
     whole = tuple(slice(0, size) for size in y.shape[2:])
     pixels, line = math.prod(y.shape[2:]), math.prod(y.shape[3:])
-    most = min(LONG, PIECE // max(taps.columns, len(taps.rows)))
+    most = min(MAX_ROW, TABLE_SIZE // max(taps.columns, len(taps.rows)))
     step = max(1, most // line)
     parts = [(slice(first, min(first + step, y.shape[2])), *whole[1:]) for first in range(0, y.shape[2], step)]
     return ((samples, parts) for samples in pieces(len(y), max(1, most // pixels)))

@@ -6,43 +6,33 @@ import math
 
 from torch import Tensor
 
-from subspace.kernels.geometry import Geometry, Window
-from subspace.kernels.sparse import kept
+from subspace.products.geometry import Geometry, Window
+from subspace.products.sparse_index import cached_per_index
+from subspace.products.weight import Weight
 
 Place = tuple[slice | int, ...]
 
 
-def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], geometry: Geometry, y: Tensor) -> None:
+def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     """y += S * x in place: (N, C, *spatial) -> (N, C_out, *spatial')."""
-    for value, (lands, seen) in zip(values.tolist(), _places(x, y, index, shape, geometry), strict=True):
+    for value, (lands, seen) in zip(w.values.tolist(), _places(x, y, w, geometry), strict=True):
         y[lands].add_(x[seen], alpha=value)
 
 
-def backward(
-    gy: Tensor,
-    x: Tensor,
-    values: Tensor,
-    index: Tensor,
-    shape: tuple[int, ...],
-    geometry: Geometry,
-    gx: Tensor | None,
-    gvalues: Tensor | None,
-) -> None:
-    """gx += S^T gy and gvalues, in place where given."""
-    places = _places(x, gy, index, shape, geometry)
+def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, gx: Tensor | None, gvalues: Tensor | None) -> None:
+    """gx += S^T gy and gvalues += S's dot products, in place where given."""
+    places = _places(x, gy, w, geometry)
     if gx is not None:
-        for value, (lands, seen) in zip(values.tolist(), places, strict=True):
+        for value, (lands, seen) in zip(w.values.tolist(), places, strict=True):
             gx[seen].add_(gy[lands], alpha=value)
     if gvalues is not None:
         for j, (lands, seen) in enumerate(places):
-            gvalues[j] = (gy[lands] * x[seen]).sum()
+            gvalues[j] += (gy[lands] * x[seen]).sum()
 
 
-def _places(
-    x: Tensor, y: Tensor, index: Tensor, shape: tuple[int, ...], geometry: Geometry
-) -> list[tuple[Place, Place]]:
+def _places(x: Tensor, y: Tensor, w: Weight, geometry: Geometry) -> list[tuple[Place, Place]]:
     """For each nonzero what of y it adds to, and what of x it reads."""
-    return kept(index, _found, shape, geometry, tuple(x.shape[2:]), tuple(y.shape[2:]))
+    return cached_per_index(w.index, _found, w.shape, geometry, tuple(x.shape[2:]), tuple(y.shape[2:]))
 
 
 def _found(

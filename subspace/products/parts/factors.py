@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from subspace.products.problem import Problem
+
 
 class Factors(NamedTuple):
     """basis: (r, C), orthonormal rows; cosine, sine: (n_out, r); tap_cosine, tap_sine: (n_out, taps)."""
@@ -46,3 +48,9 @@ def factors(n_out: int, channels: int, taps: int, tolerance: float) -> Factors:
     r = int((singular > tolerance * singular[0]).sum())
     thin = left[:, :r] * singular[:r]
     return Factors(basis[:r].contiguous(), thin[:n_out].contiguous(), thin[n_out:].contiguous(), a.cos(), a.sin())
+
+
+def rank(problem: Problem) -> int:
+    """r of the problem's transform, for float32; 0 for T = 0."""
+    n_out, channels = problem.shape[:2]
+    return 0 if problem.transform == "zero" else len(factors(n_out, channels, problem.taps, 1e-6).basis)

@@ -1,24 +1,18 @@
-"""The sparse part S of a product, forward and both gradients, by torch's embedding bags: weighted sums of rows.
+"""The nonzeros of S in the orders that products want them in, kept for as long as their index is.
 
-A table holds a row for each column of S: a feature over the batch. Then S x is one bag of the table's rows for each row
-of S, S^T gy the same with S transposed, and the gradient to a value the dot product of two rows. Tables are made in
-pieces of at most 4 MB. Both orders of S are kept for as long as its index is.
+The products are torch's embedding bags: weighted sums of the rows of a table, which holds a row for each column of S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from subspace.fixed import wide
-
-PIECE = 1 << 20  # numbers in a table
-LONG = 1 << 13  # numbers in a row of it; the bags are made for rows that stay in cache
-FEW = 8  # rows or pixels, below which gathering beats the bags' gradient
+GATHER_BELOW = 8  # numbers in a row of a table, below which gathering beats the bags' gradient
 
 Made = TypeVar("Made")
 _made = WeakTensorKeyDictionary()
@@ -44,7 +38,7 @@ class Bags(NamedTuple):
 
     def dots(self, gy: Tensor, x: Tensor) -> Tensor:
         """<gy[row_j], x[column_j]>: (rows, n), (columns, n) -> (k,)."""
-        if x.shape[1] < FEW:
+        if x.shape[1] < GATHER_BELOW:
             return (gy.index_select(0, self.row) * x.index_select(0, self.column)).sum(1)
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
             gy, x, self.column, self.row_starts, self.row, 0
@@ -67,7 +61,7 @@ def in_order(row: Tensor, column: Tensor, n_rows: int, n_columns: int) -> Bags:
     return Bags(*(part.int() for part in parts))
 
 
-def kept(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
+def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
     """make(index, *arguments), kept until the index is written to or gone."""
     if index.is_inference():  # which counts no versions
         return make(index, *arguments)
@@ -81,52 +75,10 @@ def kept(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
 
 
 def of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
-    """The bags of S with nonzeros at the flat index of a matrix, `kept`."""
-    return kept(index, _of_matrix, n_out, n_in)
+    """The bags of S with nonzeros at the flat index of a matrix, cached."""
+    return cached_per_index(index, _of_matrix, n_out, n_in)
 
 
 def _of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
     row = index // n_in
     return in_order(row, index - row * n_in, n_out, n_in)
-
-
-def forward(x: Tensor, values: Tensor, index: Tensor, shape: tuple[int, ...], y: Tensor) -> None:
-    """y += x S^T in place: (rows, n_in) -> (rows, n_out)."""
-    if len(values) == 0:
-        return
-    bags, weights = of_matrix(index, *shape), values.to(wide(x.dtype))
-    for part in pieces(len(x), max(1, min(LONG, PIECE // max(shape)))):
-        y[part] += bags.forward(_table(x[part]), weights).t().contiguous()
-
-
-def backward(
-    gy: Tensor,
-    x: Tensor,
-    values: Tensor,
-    index: Tensor,
-    shape: tuple[int, ...],
-    gx: Tensor | None,
-    needs_values: bool,
-) -> Tensor | None:
-    """gx += gy S in place where given; returns gvalues, or None if not needed."""
-    dtype = wide(x.dtype)
-    gvalues = values.new_zeros(len(values), dtype=dtype) if needs_values else None
-    if len(values) == 0:
-        return gvalues
-    bags, weights = of_matrix(index, *shape), values.to(dtype)
-    for part in pieces(len(x), max(1, min(LONG, PIECE // max(shape)))):
-        table = _table(gy[part])
-        if gvalues is not None:
-            gvalues += bags.dots(table, _table(x[part]))
-        if gx is not None:
-            gx[part] += bags.adjoint(table, weights).t().contiguous()
-    return gvalues
-
-
-def _table(rows: Tensor) -> Tensor:
-    return rows.to(wide(rows.dtype)).t().contiguous()
-
-
-def pieces(n: int, step: int) -> Iterator[slice]:
-    """Slices of `step` that cover range(n)."""
-    return (slice(first, first + step) for first in range(0, n, step))

@@ -14,24 +14,25 @@ from torch import Size, Tensor
 
 from subspace.fixed import wide
 from subspace.patches import fans, from_matrix
+from subspace.products.weight import Weight
 
 SMALL = 1 << 16  # entries of a T worth keeping
 
 
-def weight(
-    scale: Tensor | None, values: Tensor, index: Tensor, shape: tuple[int, ...], transform: str, like: Tensor
-) -> Tensor:
-    """w = scale T + S, new, contiguous, with the dtype and device of `like`; not differentiable."""
+def build(w: Weight, like: Tensor) -> Tensor:
+    """w, new, contiguous, with the dtype and device of `like`; not differentiable."""
     dtype = wide(like.dtype)
-    zero = scale is None
-    w = torch.zeros(shape, dtype=dtype, device=like.device) if zero else scaled(scale, shape, transform, like)
-    w.view(-1).index_add_(0, index, values.to(dtype))
-    return w.to(like.dtype)
+    if w.scale is None:
+        dense = torch.zeros(w.shape, dtype=dtype, device=like.device)
+    else:
+        dense = build_transform(w.shape, w.transform, like, w.scale)
+    dense.view(-1).index_add_(0, w.index, w.values.to(dtype))
+    return dense.to(like.dtype)
 
 
-def scaled(scale: Tensor | None, shape: tuple[int, ...], transform: str, like: Tensor) -> Tensor:
+def build_transform(shape: tuple[int, ...], transform: str, like: Tensor, scale: Tensor | None = None) -> Tensor:
     """scale T (T for None), new, in `wide(like.dtype)` on like's device."""
-    arguments = tuple(shape), transform, wide(like.dtype), like.device
+    arguments = shape, transform, wide(like.dtype), like.device
     if math.prod(shape) <= SMALL:
         t = _small(*arguments)
         return t.clone() if scale is None else t * scale.to(t)
@@ -57,13 +58,13 @@ def split(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: to
     return _dct(shape, dtype, device)
 
 
-def _build(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _whole(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     return outer(*split(shape, transform, dtype, device), shape, transform)
 
 
 # Tensors born in inference mode could never again be saved for a backward pass.
 factors = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(split))
-_small = functools.lru_cache(maxsize=256)(torch.inference_mode(False)(_build))
+_small = functools.lru_cache(maxsize=256)(torch.inference_mode(False)(_whole))
 
 
 def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
