@@ -128,7 +128,7 @@ def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class _Apply(torch.autograd.Function):
