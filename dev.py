@@ -19,7 +19,7 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], 
 
 def set_up() -> None:
     """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
-    sources = sorted((ROOT / "subspace" / "kernels" / "cpp").iterdir())
+    sources = sorted((ROOT / "subspace" / "products" / "native" / "cpp").iterdir())
     wanted = [path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", *sources)]
     stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(b"".join(wanted) + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:

@@ -1,6 +1,6 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from subspace import embeddings, methods, offsets, recipes
 from subspace.checkpoint import load, save
@@ -21,7 +21,10 @@ from subspace.summary import Summary, summary
 from subspace.targets import targets
 from subspace.transforms import dct, fwht, idct
 
-__version__ = version("torch-subspace")
+try:
+    __version__ = version("torch-subspace")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "unknown"
 
 __all__ = [
     "Key",

@@ -10,19 +10,20 @@ from torch import Tensor
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
 from subspace.offsets import DCT, Hadamard, Offset, SignedDCT, Zero
 from subspace.parametrization import SubspaceParametrization
+from subspace.products import Weight
 
 TRANSFORMS: dict[type[Offset], str] = {Zero: "zero", DCT: "dct", SignedDCT: "dct", Hadamard: "hadamard"}
 
 
 class NormalForm:
-    """That of one parametrization: theta: (dim,) -> (scale, values, index), differentiable.
+    """That of one parametrization: theta: (dim,) -> `Weight`, differentiable.
 
-    transform: "dct", "hadamard" or "zero"; scale: (1,), None for "zero"; S holds values: (k,) at the flat index: (k,).
     `turned` is the input that it takes with them: s times that of w, for a `SignedDCT`. There must be no `obstacle`.
     """
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
         d = parametrization.offset
+        self.shape = tuple(d.shape)
         self.parts = summands(parametrization.embedding)
         self.dims = [U.dim for U in self.parts]
         along = [d, *(U.offset for U in self.parts if isinstance(U, Direction))]
@@ -30,7 +31,7 @@ class NormalForm:
         self.signed = next((d for d in along if isinstance(d, SignedDCT)), None)
         self.fixed: float = 0.0 if isinstance(d, Zero) else cast("DCT", d).gain
 
-    def __call__(self, theta: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def __call__(self, theta: Tensor) -> Weight:
         scale = theta.new_full((1,), self.fixed) if self.fixed else None
         values, index = theta[:0], None
         split = theta.split(self.dims) if len(self.dims) > 1 else (theta,)  # type: ignore[no-untyped-call]
@@ -46,7 +47,9 @@ class NormalForm:
                 scale = along if scale is None else scale + along
         if scale is None and self.transform != "zero":
             scale = theta.new_zeros(1)  # the offset's gain is 0
-        return scale, values, torch.empty(0, dtype=torch.int64, device=theta.device) if index is None else index
+        if index is None:
+            index = torch.empty(0, dtype=torch.int64, device=theta.device)
+        return Weight(scale, values, index, self.shape, self.transform)
 
     def turned(self, x: Tensor, axis: int) -> Tensor:
         """x with the signs of its channels, which are on that axis, those of every group after one another."""

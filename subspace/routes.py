@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspace.kernels import native
-from subspace.kernels.calibration import possible, timed
-from subspace.kernels.conv import problem as conv_problem
-from subspace.kernels.costs import Problem
-from subspace.kernels.layers import call
-from subspace.kernels.linear import problem as linear_problem
-from subspace.kernels.router import choose, predict
 from subspace.methods.saliency import preserved
 from subspace.normal_form import NormalForm, obstacle
 from subspace.parametrization import Subspace, subspaces
+from subspace.products.choice.calibration import time_routes
+from subspace.products.choice.router import predict
+from subspace.products.layers import as_product
+from subspace.products.native.load import status
+from subspace.products.problem import Problem
+from subspace.products.product import constants, possible, select
 from subspace.structured import route_of
 from subspace.table import table
 
@@ -53,7 +52,7 @@ class Routes:
                 [row.name, " x ".join(map(str, row.shape)), " x ".join(map(str, row.x_shape)), row.route, *times]
             )
         text = table(lines, "<<<<" + ">" * len(routes))
-        head = f"milliseconds forward and backward, predicted / measured; compiled kernels: {native.status()}"
+        head = f"milliseconds forward and backward, predicted / measured; compiled kernels: {status()}"
         return "\n".join([*text, head])
 
 
@@ -83,28 +82,24 @@ def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
 
 
 def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, float]] | None) -> Route:
-    shape = tuple(space.parametrization.offset.shape)
-    if obstacle(space.parametrization) is not None:
+    shape, found = tuple(space.parametrization.offset.shape), route_of(space)
+    if found is None or obstacle(space.parametrization) is not None:
         return Route(name, shape, tuple(x.shape), "product", {}, {})
     problem = _problem(space, x)
-    found = possible(problem, x)
-    asked = route_of(space)
-    route = choose(problem, tuple(found)) if asked == "auto" else asked
+    usable, known = possible(problem), constants(problem)
     if times is not None and problem not in times:
-        times[problem] = timed(problem)
+        times[problem] = time_routes(usable, problem)
+    predicted = {route.name: predict(problem, route, known) for route in usable}
     measured = {} if times is None else times[problem]
-    return Route(name, shape, tuple(x.shape), route or "", {r: predict(problem, r) for r in found}, measured)
+    return Route(name, shape, tuple(x.shape), select(problem, found).name, predicted, measured)
 
 
 def _problem(space: Subspace, x: Tensor) -> Problem:
-    form = NormalForm(space.parametrization)
-    shape, k = tuple(space.parametrization.offset.shape), len(form(space.theta.detach())[1])
+    w = NormalForm(space.parametrization)(space.theta.detach())
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if isinstance(space.module, nn.Linear):
-        return linear_problem(x, k, shape, form.transform)
-    seen = call(space.module, x)  # type: ignore[arg-type]
-    return conv_problem(seen.x, k, shape, form.transform, seen.stride, seen.padding, seen.dilation, seen.groups)
+    seen, geometry = as_product(space.module, x)  # type: ignore[arg-type]
+    return Problem.of(seen, w, geometry)
 
 
 def _times(predicted: float | None, measured: float | None) -> str:

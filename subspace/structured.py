@@ -12,33 +12,24 @@ from typing import cast
 from torch import Tensor, nn
 
 from subspace.embeddings import Embedding
-from subspace.kernels import conv, linear
-from subspace.kernels.layers import LAYERS, call
 from subspace.normal_form import NormalForm, obstacle, summands
 from subspace.offsets import Pretrained
 from subspace.parametrization import Subspace, subspaces
-
-ROUTES = ("auto", "dense", "channels_last", "remat", "bottleneck", "fft", "native")
+from subspace.products import conv, linear
+from subspace.products.layers import LAYERS, as_product
+from subspace.products.routes import NAMES, table_of_routes
 
 
 def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.Module:
     """Rebind the forward of every linear layer and convolution that can do without its weight; return the model.
 
     Those are the instances of nn.Linear, Conv1d, Conv2d and Conv3d with a registered `weight` that is a sum of a DCT or
-    Hadamard part, fixed or scaled by theta, and a sparse one (`kernels`); and linear layers whose embedding has a fast
+    Hadamard part, fixed or scaled by theta, and a sparse one (`products`); and linear layers whose embedding has a fast
     product of its own, as FourierFT. `summary` says of every tensor which, and `routes` what it costs.
 
     route: one for all, or by the weight's qualified name ("auto" where not named):
 
-    | route         | linear | conv | how |
-    |---------------|--------|------|-----|
-    | auto          | yes    | yes  | the fastest by a cost model, measured once per machine, chosen at every call |
-    | dense         | yes    | yes  | w is built for the pass, used and dropped, and so is its gradient |
-    | channels_last |        | yes  | the same with the activations in that layout |
-    | remat         | yes    | yes  | w is built for either pass; gradients of theta by sampled products |
-    | fft           | yes    | 1x1  | fast transforms of rows or channels |
-    | bottleneck    |        | KxK  | the DCT by two convolutions, as it is of low rank (for the DCT and S alone) |
-    | native        | yes    | yes  | compiled kernels, on a CPU; KxK for stride 1 and no groups |
+    {routes}
 
     A route that a layer cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError
     here for an unknown route or name, and for a model without a subspace.
@@ -57,13 +48,16 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
     for name, each in wanted.items():
         if name not in spaces:
             raise ValueError(f"route must name registered tensors, such as {next(iter(spaces))!r}, got {name!r}")
-        if each not in ROUTES:
-            raise ValueError(f"route must be one of {', '.join(ROUTES)}, got {each!r}")
+        if each not in NAMES:
+            raise ValueError(f"route must be one of {', '.join(NAMES)}, got {each!r}")
     for name, space in spaces.items():
         if plain_because(space) is None:
             form = None if obstacle(space.parametrization) else NormalForm(space.parametrization)
             space.module.forward = partial(_forward, space, form, wanted.get(name, "auto"))
     return model
+
+
+structured.__doc__ = (structured.__doc__ or "").replace("{routes}", table_of_routes().replace("\n", "\n    "))
 
 
 def unstructured(model: nn.Module) -> nn.Module:
@@ -101,18 +95,17 @@ def _product(space: Subspace) -> bool:
 
 
 def _forward(space: Subspace, form: NormalForm | None, route: str, x: Tensor) -> Tensor:
-    module, shape = space.module, tuple(space.parametrization.offset.shape)
+    module = space.module
     bias = cast("Tensor | None", module.bias)
     if form is None:
         y = space.parametrization.linear(space.theta, x)
         return y if bias is None else y + bias
-    scale, values, index = form(space.theta)
+    w = form(space.theta)
     if isinstance(module, nn.Linear):
-        y = linear(form.turned(x, -1), scale, values, index, shape, form.transform, route)
+        y = linear(form.turned(x, -1), w, route)
         return y if bias is None else y.add_(bias.to(y.dtype))
-    seen = call(module, x)  # type: ignore[arg-type]
-    geometry = seen.stride, seen.padding, seen.dilation, seen.groups
-    y = conv(form.turned(seen.x, 1), scale, values, index, shape, form.transform, *geometry, route)
+    seen, geometry = as_product(module, x)  # type: ignore[arg-type]
+    y = conv(form.turned(seen, 1), w, geometry, route)
     if bias is not None:
-        y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in shape[2:])))
-    return y if seen.x.ndim == x.ndim else y.squeeze(0)
+        y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in geometry.kernel)))
+    return y if seen.ndim == x.ndim else y.squeeze(0)

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from subspace.description import Held, encode
 from subspace.embeddings import Direction
-from subspace.kernels import native
 from subspace.parametrization import subspaces
+from subspace.products import status
 from subspace.structured import plain_because, route_of
 from subspace.table import table
 
@@ -79,7 +79,7 @@ class Summary:
         plain = [row for row in self.rows if row.route is None]
         if len(plain) == len(self.rows):
             return []
-        first = f"structured: {len(self.rows) - len(plain)} of {len(self.rows)}; compiled kernels: {native.status()}"
+        first = f"structured: {len(self.rows) - len(plain)} of {len(self.rows)}; compiled kernels: {status()}"
         return [first, *(f"plain: {row.name}, {row.plain_because or 'not asked'}" for row in plain)]
 
 

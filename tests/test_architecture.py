@@ -14,7 +14,7 @@ ROOT = Path(subspace.__file__).parent
 LAYERS = [
     ["random", "linear_map", "patches", "places", "table"],
     ["transforms", "fixed", "rows"],
-    ["kernels.*", "kernels"],
+    ["products.*", "products"],
     ["offsets.base"],
     ["offsets.*", "offsets"],
     ["embeddings.base"],

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subspace import Key, kernels, places, recipes, structured, subspaces
-from subspace.kernels import native, native_conv
-from subspace.kernels.conv import routes as conv_routes
-from subspace.kernels.geometry import Geometry
-from subspace.kernels.linear import routes as linear_routes
-from subspace.structured import ROUTES
+from subspace import Key, places, recipes, structured, subspaces
+from subspace.products import ROUTES, Geometry, Weight, linear
+from subspace.products.native import conv, load
+from subspace.products.problem import Problem
+from subspace.products.product import multiply
+from subspace.products.weight import Needs
 
 HUGE = torch.iinfo(torch.int64).max
 # (shape of w, shape of x, stride, padding, dilation, groups), the last four of convolutions
@@ -52,16 +52,18 @@ def _with(index: Tensor, place: int, value: int) -> Tensor:
     return changed
 
 
+def weight(shape, values, index, transform) -> Weight:
+    scale = None if transform == "zero" else torch.ones(1, dtype=values.dtype)
+    return Weight(scale, values, index, shape, transform)
+
+
 def routes(shape, x, geometry, transform):
-    if not geometry:
-        return linear_routes(x, shape, transform)
-    return conv_routes(x, shape, transform, Geometry(shape[2:], *geometry))
+    problem = Problem.of(x, weight(shape, x, torch.empty(0), transform), Geometry(shape[2:], *geometry))
+    return [route.name for route in ROUTES if route.supports(problem)]
 
 
 def product(shape, x, geometry, values, index, transform, route):
-    scale = None if transform == "zero" else torch.ones(1, dtype=x.dtype)
-    kernel = kernels.conv if geometry else kernels.linear
-    return kernel(x, scale, values, index, shape, transform, *geometry, route)
+    return multiply(x, weight(shape, values, index, transform), Geometry(shape[2:], *geometry), route)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -102,25 +104,27 @@ def test_a_product_follows_its_index_however_it_is_written(case, way):
 def test_the_index_and_the_values_must_be_as_many():
     x = torch.ones(2, 30)
     for route, index in itertools.product(["dense", "fft", "native"], [torch.arange(3), torch.arange(5)]):
-        if route != "native" or native.available():
+        if route != "native" or load.is_available():
             with pytest.raises(ValueError, match=r"index must have a place for each of 4 values, got [35]"):
-                kernels.linear(x, None, torch.ones(4), index, (12, 30), "zero", route)
+                linear(x, Weight(None, torch.ones(4), index, (12, 30), "zero"), route)
 
 
-@pytest.mark.skipif(not native.available(), reason=native.status())
-@pytest.mark.parametrize("kind", ["huge", "far", "numel", "negative", "minus one", "unsorted"])
+@pytest.mark.skipif(not load.is_available(), reason=load.status())
+@pytest.mark.parametrize("kind", ["huge", "far", "numel", "negative", "minus one", "unsorted", "int32", "too few"])
 def test_a_compiled_convolution_is_safe_on_its_own(kind):
-    shape, x = (8, 3, 3, 3), torch.ones(2, 3, 5, 5)
-    index = HOSTILE[kind](torch.arange(0, 216, 5), 216)
-    what = x, torch.ones(1), torch.ones(len(index)), index
-    with pytest.raises(ValueError, match="index must be"):
-        native_conv.conv(*what, shape, "dct", (1, 1), (1, 1))
-    with pytest.raises(ValueError, match="index must be"):
-        native_conv.conv_backward(torch.ones(2, 8, 5, 5), *what, (True,) * 3, shape, "dct", (1, 1), (1, 1))
-    with pytest.raises(ValueError, match="index must be"):
-        native_conv.sparse_conv(x, what[2], index, shape, torch.ones(2, 8, 5, 5), (1, 1), (1, 1), (1, 1), 1)
-    with pytest.raises(ValueError, match="index must be"):
-        native_conv.conv(*what[:3], index.int(), shape, "dct", (1, 1), (1, 1))
+    x, gy, geometry = torch.ones(2, 3, 5, 5), torch.ones(2, 8, 5, 5), Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    index = torch.arange(0, 216, 5)
+    values = torch.ones(len(index))
+    others = {"int32": lambda index, _: index.int(), "too few": lambda index, _: index[1:]}
+    w = Weight(torch.ones(1), values, (HOSTILE | others)[kind](index, 216), (8, 3, 3, 3), "dct")
+    for call in (
+        lambda: conv.forward(x, w, geometry),
+        lambda: conv.backward(gy, x, w, geometry, Needs(True, True, True)),
+        lambda: conv.add_sparse(x, w, geometry, gy),
+        lambda: conv.add_sparse_gradients(gy, x, w, geometry, x, values),
+    ):
+        with pytest.raises(ValueError, match="index must be"):
+            call()
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -151,15 +155,15 @@ def test_no_state_dict_brings_an_index_of_another_dtype(dtype):
         net().load_state_dict(state)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["auto", *(route.name for route in ROUTES)])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_structured_model_refuses_until_its_index_is_right_again(kind, route):
     x, model = torch.linspace(-1, 1, 150).reshape(2, 3, 5, 5), structured(net())
     wanted = model(x)
     for name, space in subspaces(model):
-        if route not in ("auto", "dense", "remat", "native", "fft" if "2" in name else "bottleneck"):
+        if route == "native" and not load.is_available():
             continue
-        if route == "native" and not native.available():
+        if route in (("bottleneck", "channels_last") if "2" in name else ("fft",)):
             continue
         structured(model, {name: route})
         embedding = space.parametrization.embedding.embeddings[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subspace import kernels
-from subspace.kernels import fast, native, sparse, sparse_conv
+from subspace import products
+from subspace.products import ROUTES, Geometry, Weight, product
+from subspace.products.native import load
+from subspace.products.parts import sparse_conv, sparse_matrix
+from subspace.products.routes import fft
 
 TRANSFORMS = ["dct", "hadamard", "zero"]
-EVERY = ["auto", "dense", "remat", "fft", "native", "bottleneck", "channels_last"]
+EVERY = [route.name for route in ROUTES]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 8e-3}
 SUBSETS = [subset for subset in itertools.product([False, True], repeat=3) if any(subset)]
 
@@ -37,12 +39,14 @@ class Case:
         return f"{self.shape}, {self.x}, k={self.k}, {self.geometry}".replace(" ", "")
 
     def product(self, x, scale, values, index, transform, route="remat"):
-        kernel = kernels.conv if self.geometry else kernels.linear
-        return kernel(x, scale, values, index, self.shape, transform, *self.geometry, route)
+        w = Weight(scale, values, index, self.shape, transform)
+        if not self.geometry:
+            return products.linear(x, w, route)
+        return products.conv(x, w, Geometry(self.shape[2:], *self.geometry), route)
 
     def routes(self, transform, dtype=torch.float64, last=False):
         """The routes that must be possible."""
-        compiled = {"native"} if native.available() and dtype != torch.float64 else set()
+        compiled = {"native"} if load.is_available() and dtype != torch.float64 else set()
         if not self.geometry:
             return {"dense", "remat", "fft"} | compiled
         stride, *_, groups = self.geometry
@@ -283,11 +287,16 @@ def test_compiled_graphs_have_no_breaks(case, last):
     "case, last", [(LINEAR[1], False), (CONV[0], False), (CONV2D[20], True), (CONV[11], True)], ids=str
 )
 def test_the_operators_keep_torchs_contract(case, last):
-    operator = torch.ops.subspace.conv if case.geometry else torch.ops.subspace.linear
     tests = "test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static"
     for route in sorted(case.routes("dct", torch.float32, last)):
-        what = (*inputs(case, "dct", torch.float32, last), case.shape, "dct", *case.geometry, route)
-        torch.library.opcheck(operator.default, what, test_utils=tests)
+        what = (
+            *inputs(case, "dct", torch.float32, last),
+            case.shape,
+            "dct",
+            *(case.geometry or ((), (), (), 1)),
+            route,
+        )
+        torch.library.opcheck(torch.ops.subspace.product.default, what, test_utils=tests)
 
 
 @pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20], CONV[11]], ids=str)
@@ -352,10 +361,10 @@ def test_what_inference_mode_made_trains():
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_problems_larger_than_a_piece_are_cut(case, transform, monkeypatch):
     for module, name, size in [
-        (sparse, "PIECE", 90),
-        (sparse_conv, "PIECE", 90),
-        (sparse_conv, "LONG", 30),
-        (fast, "CHUNK", 50),
+        (sparse_matrix, "TABLE_SIZE", 90),
+        (sparse_conv, "TABLE_SIZE", 90),
+        (sparse_conv, "MAX_ROW", 30),
+        (fft, "CHUNK", 50),
     ]:
         monkeypatch.setattr(module, name, size)
     for route in sorted(case.routes(transform)):
@@ -364,7 +373,7 @@ def test_problems_larger_than_a_piece_are_cut(case, transform, monkeypatch):
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", [case for case in SOME if case.geometry], ids=str)
-def test_large_maps_go_through_axpys(case, transform, monkeypatch):
+def test_large_maps_go_through_a_loop(case, transform, monkeypatch):
     monkeypatch.setattr(sparse_conv, "LARGE", 0)
     for route in sorted(case.routes(transform)):
         check(case, transform, route)
@@ -373,17 +382,23 @@ def test_large_maps_go_through_axpys(case, transform, monkeypatch):
 @pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20]], ids=str)
 def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
     x, scale, values, index = inputs(case, "dct")
-    asked = []
-    for name in ("linear", "conv"):
-        module = importlib.import_module(f"subspace.kernels.{name}")
-        monkeypatch.setattr(module, "choose", lambda problem, routes: asked.append((problem, set(routes))) or "fft")
+    asked, by_name = [], {route.name: route for route in ROUTES}
+
+    def choose(problem, routes, constants):
+        asked.append((problem, {route.name for route in routes}))
+        return by_name["fft"]
+
+    monkeypatch.setattr(product.router, "choose", choose)
+    product._select.cache_clear()
     y = case.product(x, scale, values, index, "dct", "auto")
     actual = gradients(y, x, scale, values)
+    product._select.cache_clear()
     wanted = gradients(case.product(x, scale, values, index, "dct", "fft"), x, scale, values)
     assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
     assert len(asked) == 1  # for both passes
     assert all(routes == case.routes("dct") for _, routes in asked)
-    assert all((problem.shape, problem.k, problem.x_shape) == (case.shape, case.k, case.x) for problem, _ in asked)
+    rows = case.x if case.geometry else (int(np.prod(case.x[:-1])), case.x[-1])
+    assert all((problem.shape, problem.k, problem.x_shape) == (case.shape, case.k, rows) for problem, _ in asked)
 
 
 def test_meta_and_fake_tensors_have_the_shape_of_the_product():
@@ -404,7 +419,7 @@ def test_meta_and_fake_tensors_have_the_shape_of_the_product():
 def test_an_impossible_route_is_an_error_that_names_the_possible_ones(case, transform):
     tensors = inputs(case, transform)
     possible = case.routes(transform)
-    for route in {*EVERY, "fast"} - possible - {"auto"}:
+    for route in {*EVERY, "fast"} - possible:
         with pytest.raises(ValueError, match=f"route must be one of auto, .*, got '{route}'") as error:
             case.product(*tensors, transform, route)
         assert all(name in str(error.value) for name in possible)

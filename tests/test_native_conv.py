@@ -15,11 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subspace.kernels import native, native_conv
+from subspace.products import ROUTES, Geometry, Weight
+from subspace.products.native import conv, load
+from subspace.products.problem import Problem
+from subspace.products.weight import Needs
 
 ROOT = Path(__file__).parent
-CAPABLE = native.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
-needs_kernels = pytest.mark.skipif(not native.available(), reason=native.status())
+CAPABLE = load.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
+PLAIN = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+ALL = Needs(True, True, True)
+needs_kernels = pytest.mark.skipif(not load.is_available(), reason=load.status())
 
 # (images, C, H, W), C_out, kernel, padding, dilation
 LAYERS = [
@@ -84,19 +89,20 @@ def largest(t: Tensor) -> float:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_every_instruction_set_is_the_dense_convolution(layer, threads, name, monkeypatch):
-    if native._load(name)[0] is None:
-        pytest.skip(native._load(name)[1])
-    monkeypatch.setattr(native, "_loaded", lambda: native._load(name))
+    if load._load(name)[0] is None:
+        pytest.skip(load._load(name)[1])
+    monkeypatch.setattr(load, "_loaded", lambda: load._load(name))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     size, n_out, kernel, padding, dilation = layer
     shape, x, scale = (n_out, size[1], *kernel), torch.randn(size), torch.randn(1)
     for transform, density in itertools.product(("dct", "zero"), (0, 0.03, 1)):
         values, index = entries(shape, density)
-        what = x, scale, values, index
-        y = native_conv.conv(*what, shape, transform, padding, dilation)
+        w = Weight(None if transform == "zero" else scale, values, index, shape, transform)
+        geometry = Geometry(kernel, (1, 1), padding, dilation)
+        y = conv.forward(x, w, geometry)
         gy = torch.randn_like(y)
-        gradients = native_conv.conv_backward(gy, *what, (True,) * 3, shape, transform, padding, dilation)
+        gradients = conv.backward(gy, x, w, geometry, ALL)
         wanted = exact(x, values, index, shape, scale, transform, gy, 1, padding, dilation)
         close(y, wanted[0], largest(wanted[0]))
         close(gradients[0], wanted[1], largest(wanted[1]))
@@ -110,11 +116,11 @@ def test_every_instruction_set_is_the_dense_convolution(layer, threads, name, mo
 def test_gradients_do_not_depend_on_which_others_are_needed(transform):
     shape, x, scale = (10, 5, 3, 3), torch.randn(9, 5, 6, 6), torch.randn(1)
     values, index = entries(shape, 0.1)
-    what = torch.randn(9, 10, 6, 6), x, scale, values, index
-    where = shape, transform, (1, 1), (1, 1)
-    everything = native_conv.conv_backward(*what, (True,) * 3, *where)
+    w = Weight(None if transform == "zero" else scale, values, index, shape, transform)
+    what = torch.randn(9, 10, 6, 6), x, w, PLAIN
+    everything = conv.backward(*what, ALL)
     for needs in itertools.product((False, True), repeat=3):
-        for need, one, same in zip(needs, native_conv.conv_backward(*what, needs, *where), everything, strict=True):
+        for need, one, same in zip(needs, conv.backward(*what, Needs(*needs)), everything, strict=True):
             if need and same is not None:
                 assert torch.equal(one, same)
             else:
@@ -125,10 +131,11 @@ def test_gradients_do_not_depend_on_which_others_are_needed(transform):
 def test_sums_do_not_depend_on_which_thread_is_first(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     shape = (10, 5, 3, 3)
-    what = torch.randn(50, 10, 6, 6), torch.randn(50, 5, 6, 6), torch.randn(1), *entries(shape, 0.1)
-    first = native_conv.conv_backward(*what, (True,) * 3, shape, "dct", (1, 1), (1, 1))
+    w = Weight(torch.randn(1), *entries(shape, 0.1), shape, "dct")
+    what = torch.randn(50, 10, 6, 6), torch.randn(50, 5, 6, 6), w, PLAIN, ALL
+    first = conv.backward(*what)
     for _ in range(20):
-        assert all(map(torch.equal, native_conv.conv_backward(*what, (True,) * 3, shape, "dct", (1, 1), (1, 1)), first))
+        assert all(map(torch.equal, conv.backward(*what), first))
 
 
 @needs_kernels
@@ -143,18 +150,15 @@ def test_the_sparse_part_is_added_in_any_geometry(layer, density):
     gy = torch.randn(F.conv2d(x.double(), zero, None, *geometry).shape)
     y, gx, _, gvalues = exact(x, values, index, shape, scale, "zero", gy, *geometry)
     before, gbefore = torch.randn(y.shape), torch.randn(x.shape)
-    after, gafter = before.clone(), gbefore.clone()
-    native_conv.sparse_conv(x, values, index, shape, after, *geometry)
+    after, gafter, once, twice = before.clone(), gbefore.clone(), torch.zeros(len(values)), torch.ones(len(values))
+    w, geometry = Weight(None, values, index, shape, "zero"), Geometry(kernel, *geometry)
+    conv.add_sparse(x, w, geometry, after)
     close(after, y + before, largest(y) + 3)
-    close(
-        native_conv.sparse_conv_backward(gy, x, values, index, shape, gafter, *geometry),
-        gvalues,
-        y[:, 0].numel() ** 0.5,
-    )
+    conv.add_sparse_gradients(gy, x, w, geometry, gafter, once)
+    close(once, gvalues, y[:, 0].numel() ** 0.5)
+    conv.add_sparse_gradients(gy, x, w, geometry, None, twice)
+    close(twice - 1, gvalues, y[:, 0].numel() ** 0.5)
     close(gafter, gx + gbefore, largest(gx) + 3)
-    close(
-        native_conv.sparse_conv_backward(gy, x, values, index, shape, None, *geometry), gvalues, y[:, 0].numel() ** 0.5
-    )
 
 
 @needs_kernels
@@ -170,9 +174,9 @@ def test_it_is_no_less_accurate_than_the_dense_convolution(layer):
     dense_x = x.clone().requires_grad_()
     dense_y = F.conv2d(dense_x, w, None, 1, padding)
     dense_gx, dense_gw = torch.autograd.grad(dense_y, (dense_x, w), gy)
-    what = x, scale, values, index
-    y = native_conv.conv(*what, shape, "dct", padding, (1, 1))
-    gx, _, gvalues = native_conv.conv_backward(gy, *what, (True,) * 3, shape, "dct", padding, (1, 1))
+    ours, geometry = Weight(scale, values, index, shape, "dct"), Geometry((kernel, kernel), (1, 1), padding, (1, 1))
+    y = conv.forward(x, ours, geometry)
+    gx, _, gvalues = conv.backward(gy, x, ours, geometry, ALL)
     pairs = (y, dense_y), (gx, dense_gx), (gvalues, dense_gw.flatten()[index])
     for (ours, dense), reference in zip(pairs, (wanted[0], wanted[1], wanted[3]), strict=True):
         assert (ours - reference).norm() <= (dense - reference).norm()
@@ -180,15 +184,19 @@ def test_it_is_no_less_accurate_than_the_dense_convolution(layer):
 
 @needs_kernels
 def test_what_it_takes():
-    x, one, simple = torch.randn(2, 4, 5, 5), (1, 1), (6, 4, 3, 3)
-    assert native_conv.takes_conv(simple, "dct", x, one, 1)
-    assert native_conv.takes_conv(simple, "zero", x, one, 1)
-    assert not native_conv.takes_conv(simple, "hadamard", x, one, 1)
-    assert not native_conv.takes_conv(simple, "dct", x.double(), one, 1)
-    assert not native_conv.takes_conv(simple, "dct", x.to(memory_format=torch.channels_last), one, 1)
-    assert not native_conv.takes_conv(simple, "dct", x, (1, 2), 1)
-    assert not native_conv.takes_conv((6, 2, 3, 3), "dct", x, one, 2)
-    assert not native_conv.takes_conv((6, 4, 1, 1), "dct", x, one, 1)
+    (route,) = (route for route in ROUTES if route.name == "native")
+    simple = Problem((6, 4, 3, 3), 9, "dct", (2, 4, 5, 5), torch.float32, "cpu", geometry=PLAIN)
+    assert route.supports(simple)
+    assert route.supports(simple._replace(transform="zero"))
+    assert not route.supports(simple._replace(transform="hadamard"))
+    assert not route.supports(simple._replace(dtype=torch.float64))
+    assert not route.supports(simple._replace(dtype=torch.bfloat16))
+    assert not route.supports(simple._replace(device="cuda"))
+    assert not route.supports(simple._replace(channels_last=True))
+    assert not route.supports(simple._replace(geometry=PLAIN._replace(stride=(1, 2))))
+    assert not route.supports(simple._replace(shape=(6, 2, 3, 3), geometry=PLAIN._replace(groups=2)))
+    one = PLAIN._replace(kernel=(1, 1), groups=2)
+    assert not route.supports(simple._replace(shape=(6, 2, 1, 1), geometry=one))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

@@ -17,12 +17,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace.kernels import native
+from subspace.products.geometry import LINEAR
+from subspace.products.native import load, rows
+from subspace.products.problem import Problem
+from subspace.products.routes.native import Native
+from subspace.products.weight import Needs, Weight
 
 ROOT = Path(__file__).parent
-BUILT = [name for name in ("baseline", "avx2", "avx512") if native._load(name)[0] is not None]
-CAPABLE = native.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
-needs_kernels = pytest.mark.skipif(not native.available(), reason=native.status())
+BUILT = [name for name in ("baseline", "avx2", "avx512") if load._load(name)[0] is not None]
+CAPABLE = load.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
+needs_kernels = pytest.mark.skipif(not load.is_available(), reason=load.status())
 
 
 def transform_matrix(transform: str, n_out: int, n_in: int) -> np.ndarray:
@@ -57,16 +61,16 @@ def test_every_instruction_set_is_the_dense_product(name, n_out, n_in, transform
     gy = g.standard_normal((batch, n_out, *shape[2:]))
     tensors = [torch.from_numpy(np.asarray(a)).float() for a in (gy, x, scale, values)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_loaded", lambda: native._load(name))
-        if not native.takes((n_out, n_in), transform, tensors[1]):
+        patch.setattr(load, "_loaded", lambda: load._load(name))
+        problem = Problem((n_out, n_in), k, transform, (batch, n_in), torch.float32, "cpu")
+        if not Native().supports(problem):
             assert transform == "dct"
             assert any(max(n_out, n_in) % p == 0 for p in (37, 41, 43, 47, 53))
             return
-        what = None if transform == "zero" else tensors[2], tensors[3], torch.from_numpy(index)
-        y = native.forward(tensors[1], *what, (n_out, n_in), transform)
-        gx, gscale, gvalues = native.backward(
-            tensors[0], tensors[1], *what, (True, True, True), (n_out, n_in), transform
-        )
+        scale = None if transform == "zero" else tensors[2]
+        weight = Weight(scale, tensors[3], torch.from_numpy(index), (n_out, n_in), transform)
+        y = rows.forward(tensors[1], weight, LINEAR)
+        gx, gscale, gvalues = rows.backward(tensors[0], tensors[1], weight, LINEAR, Needs(True, True, True))
     axes = "bo,bi->oi" if pixels == 1 else "bop,bip->oi"
     gw = np.einsum(axes, gy, x)
     tolerance = 1e-5 * (1 + math.sqrt(x.size))
@@ -81,9 +85,9 @@ def test_a_float32_product_is_no_less_accurate_than_the_dense_one():
     for n in (256, 1000, 4096):
         x = torch.randn(64, n)
         T = torch.from_numpy(transform_matrix("dct", n, n))
-        none = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        w = Weight(torch.ones(1), torch.empty(0), torch.empty(0, dtype=torch.int64), (n, n), "dct")
         exact = x.double() @ T.T
-        error = (native.forward(x, torch.ones(1), *none, (n, n), "dct") - exact).norm()
+        error = (rows.forward(x, w, LINEAR) - exact).norm()
         assert error <= (x @ T.float().T - exact).norm()
 
 
@@ -94,10 +98,10 @@ def test_sums_do_not_depend_on_which_thread_is_first():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        what = gy, x, torch.ones(1), values, index, (True, True, True), (48, 64), "dct"
-        first = native.backward(*what)
+        what = gy, x, Weight(torch.ones(1), values, index, (48, 64), "dct"), LINEAR, Needs(True, True, True)
+        first = rows.backward(*what)
         for _ in range(20):
-            assert all(map(torch.equal, native.backward(*what), first))
+            assert all(map(torch.equal, rows.backward(*what), first))
     finally:
         torch.set_num_threads(threads)
 
@@ -133,8 +137,8 @@ except ValueError as error:
 
 
 def test_an_unknown_set_is_named():
-    assert native._load("sse9") == (None, "not built for sse9: no C++ compiler when this package was installed")
+    assert load._load("sse9") == (None, "not built for sse9: no C++ compiler when this package was installed")
 
 
 def test_this_test_environment_has_the_kernels_where_it_has_a_compiler():
-    assert native.available() or shutil.which("g++") is None, native.status()
+    assert load.is_available() or shutil.which("g++") is None, load.status()

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from strategies import each_embedding, each_offset, embedding, numbers, offset, seeds
 from torch import Tensor
 
-from subspace import dct, fwht, idct, kernels
-from subspace.kernels import native
-from subspace.kernels.conv import routes as conv_routes
-from subspace.kernels.geometry import Geometry
-from subspace.kernels.linear import routes as linear_routes
+from subspace import dct, fwht, idct
+from subspace.products import ROUTES, Geometry, Weight
+from subspace.products.native import load
+from subspace.products.problem import Problem
+from subspace.products.product import multiply
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 POWERS = [2.0**e for e in (0, 0, 0, 1, -3, 10, -10, 26, -26)]
 HOSTILE = [1e8, -1e8, 1e-8, 0.0, np.inf, -np.inf, np.nan]
-SETS = native.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
+SETS = load.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
 # (shape of w, shape of x, shape of rows as it spreads over x and y), and the geometry of a convolution
 PRODUCTS = [
     ((64, 48), (20, 48), (20, 1)),
@@ -61,21 +61,16 @@ class Rows:
         assert (error <= self.tolerance * size)[self.sound].all(), (error / size)[self.sound].max()
 
 
-def alone(shape, size, transform, dtype, geometry, seed):
+def alone(shape, size, transform, dtype, geometry, seed, density=0.05):
     """A product as a function of x, by every route."""
     g = np.random.default_rng(seed % 2**32)
-    numel = int(np.prod(shape))
-    index = torch.from_numpy(np.sort(g.permutation(numel)[: max(1, numel // 20)]))
+    index = torch.from_numpy(np.sort(g.permutation(n := int(np.prod(shape)))[: round(density * n)]))
     values = torch.from_numpy(g.standard_normal(len(index))).to(dtype)
-    scale = None if transform == "zero" else torch.full((1,), 0.7, dtype=dtype)
-    x = torch.empty(size, dtype=dtype)
-    if geometry:
-        found = conv_routes(x, shape, transform, Geometry(shape[2:], *geometry))
-        kernel = kernels.conv
-    else:
-        found, kernel = linear_routes(x, shape, transform), kernels.linear
-    for route in found:
-        yield lambda x, route=route: kernel(x, scale, values, index, shape, transform, *geometry, route)
+    w = Weight(None if transform == "zero" else torch.full((1,), 0.7, dtype=dtype), values, index, shape, transform)
+    geometry = Geometry(shape[2:], *geometry)
+    for route in ROUTES:
+        if route.supports(Problem.of(torch.empty(size, dtype=dtype), w, geometry)):
+            yield lambda x, route=route: multiply(x, w, geometry, route.name)
 
 
 def stay_apart(product, x: Tensor, rows: Rows, dense: bool = False) -> None:
@@ -114,10 +109,10 @@ def test_by_every_route_of_every_product(case, transform, dtype, seed):
 @settings(max_examples=4)
 @given(seeds)
 def test_by_every_instruction_set_and_number_of_threads(name, threads, seed):
-    if native._load(name)[0] is None:
-        pytest.skip(native._load(name)[1])
+    if load._load(name)[0] is None:
+        pytest.skip(load._load(name)[1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_loaded", lambda: native._load(name))
+        patch.setattr(load, "_loaded", lambda: load._load(name))
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for shape, size, each, *geometry in PRODUCTS[:7]:
             for product in alone(shape, size, "dct", torch.float32, geometry, seed):
@@ -140,12 +135,11 @@ def test_rows_at_the_ends_of_the_range_are_rounded_to_their_own_size():
     x = numbers(0, 8, 64).float()
     size = torch.tensor([1e-42, 1e-37, 1e-30, 1e-12, 1.0, 1e15, 1e30, 1e35])
     bad = x * size[:, None]
-    none = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    exact = kernels.linear(bad.double(), torch.ones(1).double(), none[0].double(), none[1], (64, 64), "dct", "dense")
-    for route in linear_routes(x, (64, 64), "dct"):
-        got = kernels.linear(bad, torch.ones(1), *none, (64, 64), "dct", route)
-        error = (got - exact).norm(dim=1) / exact.norm(dim=1)
-        assert (error[1:] < 1e-6).all(), (route, error)
+    (exact, *_) = alone((64, 64), (8, 64), "dct", torch.float64, (), 0, density=0)
+    wanted = exact(bad.double())
+    for product in alone((64, 64), (8, 64), "dct", torch.float32, (), 0, density=0):
+        error = (product(bad) - wanted).norm(dim=1) / wanted.norm(dim=1)
+        assert (error[1:] < 1e-6).all(), error
 
 
 @each_offset

@@ -10,8 +10,8 @@ import torch
 from strategies import numbers
 from torch import nn
 
-from subspace.kernels.layers import call
-from subspace.kernels.weight_gradient import blocks
+from subspace.methods.weight_gradient import blocks
+from subspace.products.layers import as_product
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 GEOMETRY = [
@@ -35,14 +35,13 @@ def test_a_convolution_in_blocks_of_channels(geometry):
     outputs = [layer(x) for x in samples]
     slopes = [numbers(2 + i, *y.shape) for i, y in enumerate(outputs)]
     (expected,) = torch.autograd.grad(outputs, layer.weight, slopes)
-    calls = [call(layer, x) for x in samples]
-    for each, y in zip(calls, outputs, strict=True):
-        x, *where = each
-        zeros = [0] * len(each.stride)
-        again = torch.convolution(x, layer.weight, layer.bias, *where[:3], False, zeros, each.groups)
-        torch.testing.assert_close(again.reshape(y.shape), y)
+    calls = [as_product(layer, x) for x in samples]
+    for (x, where), y in zip(calls, outputs, strict=True):
+        zeros = [0] * len(where.stride)
+        sizes = where.stride, where.padding, where.dilation, False, zeros, where.groups
+        torch.testing.assert_close(torch.convolution(x, layer.weight, layer.bias, *sizes).reshape(y.shape), y)
     reads = [(c.x, gy.reshape(len(c.x), 8, *gy.shape[-geometry[0] :])) for c, gy in zip(calls, slopes, strict=True)]
-    check(reads, expected, calls[0][1:])
+    check(reads, expected, calls[0].geometry)
 
 
 @pytest.mark.parametrize("shape", [(9,), (3, 9), (2, 3, 9), (0, 9)])
@@ -52,13 +51,13 @@ def test_a_linear_layer_in_blocks_of_rows(shape):
     y = layer(x)
     gy = numbers(1, *y.shape)
     (expected,) = torch.autograd.grad(y, layer.weight, gy)
-    check([(call(layer, x).x, gy.reshape(-1, 7))], expected, call(layer, x)[1:])
+    check([(as_product(layer, x).x, gy.reshape(-1, 7))], expected, as_product(layer, x).geometry)
 
 
 def check(reads, expected, where):
     row = math.prod(expected.shape[1:])
     for entries in (1, 2 * row, 3 * row + 1, 5 * row, 1 << 20):
-        parts = list(blocks(reads, expected.shape, *where, entries=entries))
+        parts = list(blocks(reads, expected.shape, where, entries=entries))
         assert [first for first, _ in parts] == [0, *itertools.accumulate(len(part) for _, part in parts)][:-1]
         assert max(part.numel() for _, part in parts) <= max(entries, row)
         torch.testing.assert_close(torch.cat([part for _, part in parts]), expected)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from subspace.fixed import wide
-from subspace.kernels import weight_gradient
-from subspace.kernels.layers import LAYERS, Layer, call
+from subspace.methods import weight_gradient
 from subspace.methods.saliency import Objective, evaluate, preserved
 from subspace.methods.select import Supports
 from subspace.methods.top import infinite, top
 from subspace.parametrization import Subspace
+from subspace.products.layers import LAYERS, Layer, as_product
 
 BLOCK = 1 << 20  # entries looked at together
 
@@ -101,13 +101,12 @@ def _blocks(space: Subspace, whole: Tensor | None, calls: list[Read]) -> Iterato
             yield from ((start, flat[start : start + BLOCK]) for start in range(0, len(flat), BLOCK))
         return
     layer, shape = cast(Layer, space.module), space.parametrization.offset.shape
-    made = [call(layer, x) for x, _ in calls]
+    made = [as_product(layer, x) for x, _ in calls]
     pairs = [
         (x, gy.reshape(len(x), shape[0], *gy.shape[gy.ndim - len(shape) + 2 :]))
-        for (x, *_), (_, gy) in zip(made, calls, strict=True)
+        for (x, _), (_, gy) in zip(made, calls, strict=True)
     ]
-    _, stride, padding, dilation, groups = made[0]
-    for row, block in weight_gradient.blocks(pairs, shape, stride, padding, dilation, groups, entries=BLOCK):
+    for row, block in weight_gradient.blocks(pairs, shape, made[0].geometry, entries=BLOCK):
         start, gradient = row * shape[1:].numel(), block.reshape(-1)
         yield start, gradient if flat is None else gradient + flat[start : start + len(gradient)]
 

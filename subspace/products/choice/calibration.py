@@ -1,0 +1,185 @@
+"""The constants of the cost model, measured once per machine, in about a second for a family of problems.
+
+They are kept in the user's cache folder, by processor, threads, torch's version and the compiled kernels. The
+environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for constants that ship with the
+package: choices are then the same everywhere. (`python -m subspace.products` prints this machine's.)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from subspace.products.choice.router import Constants
+from subspace.products.geometry import Geometry, last_format
+from subspace.products.native import load
+from subspace.products.problem import Problem
+from subspace.products.routes.base import Route
+from subspace.products.weight import Needs, Weight
+
+Routes = tuple[Route, ...]
+TYPICAL = Path(__file__).with_name("typical.json")
+REPEATS = 3
+LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
+CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
+    "pointwise": [
+        (8, 32, 32, 16),
+        (32, 24, 144, 32),
+        (8, 128, 128, 8),
+        (32, 512, 512, 4),
+        (32, 64, 256, 32),
+        (32, 96, 24, 32),
+    ],
+    "conv": [(8, 32, 32, 16), (8, 64, 64, 32), (8, 128, 128, 8), (8, 512, 512, 4), (8, 64, 256, 16), (32, 3, 64, 32)],
+    "grouped": [
+        (8, 32, 32, 16),
+        (32, 96, 96, 32),
+        (8, 128, 128, 8),
+        (32, 960, 960, 4),
+        (32, 192, 192, 16),
+        (8, 16, 16, 32),
+    ],
+}
+
+
+def constants(routes: Routes, family: str, dtype: torch.dtype, device: str) -> Constants:
+    """Seconds per count of the routes of a family, as `Route.counts` orders them."""
+    return _constants(routes, family, dtype, device, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, threads: int) -> Constants:
+    path = _path()
+    if path == TYPICAL:
+        known: Constants = json.loads(path.read_text())["typical"][family]
+        return known
+    name = f"{machine(device, threads)}, {str(dtype).removeprefix('torch.')}"
+    table = _read(path)
+    found = table.get(name, {}).get(family, {})
+    if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
+        found = measure(routes, family, dtype, device)
+        table = _read(path)  # which others may have written meanwhile
+        table.setdefault(name, {})[family] = found
+        _write(path, table)
+    return found
+
+
+def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, int]:
+    """How many constants each route of the family has."""
+    problems = list(samples(family, dtype, device))
+    return {r.name: len(r.counts(problem)) for problem in problems for r in routes if r.supports(problem)}
+
+
+def machine(device: str, threads: int) -> str:
+    """What the constants depend on."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{device}: {_processor()}, {threads} threads, torch {torch.__version__}, kernels {load.status()}"
+
+
+def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
+    """Time all routes of the family on some problems and fit their constants, none of them negative."""
+    rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
+    for problem in samples(family, dtype, device):
+        possible = [route for route in routes if route.supports(problem)]
+        for route, seconds in zip(possible, time_routes(possible, problem).values(), strict=True):
+            rows.setdefault(route.name, []).append((route.counts(problem), seconds))
+    return {name: _fit(found) for name, found in rows.items()}
+
+
+def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
+    """Least squares of the relative errors."""
+    a = np.array([count for count, _ in found]) / np.array([[seconds] for _, seconds in found])
+    scale = a.max(axis=0)
+    scale[scale == 0] = 1
+    solution: list[float] = (nnls(a / scale, np.ones(len(found)))[0] / scale).tolist()
+    return solution
+
+
+def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
+    """Small problems of a family, of two densities each."""
+    kind, _, layout = family.partition(", ")
+    for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
+        if kind == "linear":
+            n_out, n_in, rows = LINEAR[n]
+            yield Problem((n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
+            continue
+        batch, channels, n_out, size = CONV[kind][n]
+        groups = channels if kind == "grouped" else 1
+        kernel = (1, 1) if kind == "pointwise" else (3, 3)
+        shape = (channels if groups > 1 else n_out, channels // groups, *kernel)
+        geometry = Geometry(kernel, (1, 1), tuple((t - 1) // 2 for t in kernel), (1, 1), groups)
+        k = max(1, round(density * math.prod(shape)))
+        yield Problem(shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), geometry)
+
+
+def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns."""
+    options = {"dtype": problem.dtype, "device": problem.device}
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(problem.device, enabled=False):
+        x = torch.ones(problem.x_shape, **options)  # type: ignore[call-overload]
+        if problem.channels_last:
+            x = x.contiguous(memory_format=last_format(x))
+        scale = None if problem.transform == "zero" else x.new_ones(1)
+        index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
+        w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform)
+        best = {route.name: math.inf for route in routes}
+        for _ in range(1 + repeats):  # the first warms up
+            for route in routes:
+                start = _now(x)
+                y = route.forward(x, w, problem.geometry)
+                route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
+                best[route.name] = min(best[route.name], _now(x) - start)
+    return best
+
+
+def _now(x: torch.Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
+def _path() -> Path:
+    chosen = os.environ.get("SUBSPACE_COSTS")
+    if chosen:
+        return TYPICAL if chosen == "typical" else Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "subspace" / "costs.json"
+
+
+def _read(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    try:
+        table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(path.read_text())
+    except (OSError, ValueError):  # missing, or damaged: it is only a cache
+        return {}
+    return table
+
+
+def _write(path: Path, table: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(table, file, indent=1)
+        os.replace(file.name, path)
+    except OSError:  # a read-only home: measured again in the next process
+        return
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return ", ".join(names) or platform.machine()
