@@ -19,7 +19,7 @@ def check(about: Any, held: Mapping[str, Tensor]) -> None:
     """
     spaces, frozen = (_of(dict, about, name) for name in ("spaces", "frozen"))
     for name, value in frozen.items():
-        _must(isinstance(value, float), f"the fingerprint of {name}")
+        _must(isinstance(value, float), f"fingerprint of {name}")
     for name, entry in spaces.items():
         _space(name, entry, held)
 
@@ -85,4 +85,4 @@ def _of(kind: type, value: Any, name: str) -> Any:
 
 def _must(good: bool, what: str) -> None:
     if not good:
-        raise ValueError(f"metadata that does not fit together, in the {what}")
+        raise ValueError(f"the checkpoint's {what} must be as subspace.save writes it, got something else")

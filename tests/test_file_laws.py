@@ -120,8 +120,8 @@ def parts_of(content: bytes) -> tuple[dict, dict[str, Tensor]]:
 
 
 def resealed(about: object, tensors: dict[str, Tensor]) -> bytes:
-    """A checkpoint with that description and these tensors, whose digest is right."""
-    text = json.dumps(about)
+    """A checkpoint with that description (or its text) and these tensors, whose digest is right."""
+    text = about if isinstance(about, str) else json.dumps(about)
     return written(tensors, {"subspace": text, "digest": sealed.digest(text, tensors)})
 
 
