@@ -6,10 +6,12 @@ A safetensors file, whose metadata holds the JSON text and the digest. It is rea
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -113,19 +115,60 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write by way of a temporary file beside it, so that `path` is never half written."""
-    temporary = None
+    """Put a file in the place of what is there, a link's target included, so that `path` is never half written.
+
+    What is written has no name until it is whole, where the file system can do that: a killed process leaves nothing.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".subspace-{secrets.token_hex(8)}.tmp")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "something that is no file")
+        descriptor = _nameless(target.parent)
+        with os.fdopen(_named(temporary) if descriptor is None else descriptor, "wb") as file:
+            if target.exists():
+                os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if descriptor is not None:
+                _name(file.fileno(), temporary)
+        os.replace(temporary, target)
+        if os.name != "nt":
+            with _folder(target.parent) as folder:
+                os.fsync(folder)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError):
             raise OSError(error.errno, f"path must be writable, got {error.strerror}", str(path)) from error
         raise
+
+
+def _nameless(folder: Path) -> int | None:
+    """A descriptor of a new file without a name, with the rights that the umask leaves; None if there is no such."""
+    if not (hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").exists()):
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:  # not on this file system, or not in this folder, of which the other way will tell
+        return None
+
+
+def _named(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def _name(descriptor: int, path: Path) -> None:
+    """Give a nameless file a name."""
+    with _folder(path.parent) as folder:  # without which CPython's link would not look through /proc
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -233,11 +233,11 @@ BUGS = [
         "checkpoint",
         "flipped",
     ),
-    Bug("metadata not in the digest", "sealed.py", "json.dumps(text).encode(), ", "", "file", "flipped_bit"),
+    Bug("metadata not in the digest", "sealed.py", "json.dumps(text).encode(), ", "", "file_laws", "flipped_bit"),
     Bug(
         "written in place",
         "sealed.py",
-        'os.fdopen(descriptor, "wb")',
+        'os.fdopen(_named(temporary) if descriptor is None else descriptor, "wb")',
         'open(path, "wb")',
         "checkpoint",
         "unwritable",

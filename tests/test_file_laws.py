@@ -5,8 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import random
+import signal
+import stat
 import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
 
 import pytest
 import torch
@@ -209,6 +217,12 @@ class Lines(Embedding):
         return theta * torch.ones(self.shape).to(self.like)
 
 
+def quantized() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
 LIKE = torch.empty(6, 8, dtype=torch.float64)
 COMES_BACK = [
     *(None, True, False, 0, -1, 10**30, 0.1, float("inf"), "", "a word", '\u00e9\ud800\n"', Key(3, ("a", "b"))),
@@ -223,7 +237,7 @@ COMES_BACK = [
 DOES_NOT = [
     *({}, {"a": 1}, {1}, b"bytes", 1j, torch.float32, torch.device("cpu"), object(), len, range(3), [{"a": 1}]),
     *((1, {2}), torch.ones(2, dtype=torch.complex128), torch.eye(2).to_sparse()),
-    *(torch.ones(2, device="meta"), torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)),
+    *(torch.ones(2, device="meta"), quantized()),
 ]
 
 
@@ -299,7 +313,7 @@ NOT_SAVED = {
     "complex128": lambda m: m.register_buffer("b", torch.ones(2, dtype=torch.complex128)),
     "sparse": lambda m: m.register_buffer("b", torch.eye(2).to_sparse()),
     "sparse, frozen": lambda m: m.register_parameter("b", nn.Parameter(torch.eye(2).to_sparse(), False)),
-    "quantized": lambda m: m.register_buffer("b", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)),
+    "quantized": lambda m: m.register_buffer("b", quantized()),
     "meta": lambda m: m.register_buffer("b", torch.ones(2, device="meta")),
     "meta, frozen": lambda m: m.register_parameter("b", nn.Parameter(torch.ones(2, device="meta"), False)),
     "expanded": lambda m: m.register_buffer("b", torch.ones(1).expand(3)),
@@ -382,3 +396,119 @@ def test_a_buffer_that_is_an_argument_as_well_comes_back_as_both(tmp_path):
     assert torch.equal(again.both, model.both)
     assert torch.equal(again.parametrizations.weight[0].offset.value, model.both)
     assert isinstance(again.parametrizations.weight[0], SubspaceParametrization)
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0])
+def test_a_file_has_the_rights_that_any_other_would_have(umask, tmp_path):
+    model, before = MODELS["dctps"](), os.umask(umask)
+    try:
+        (tmp_path / "any").write_bytes(b"")
+        save(model, tmp_path / "c")
+        assert mode(tmp_path / "c") == mode(tmp_path / "any") == 0o666 & ~umask
+        for rights in (0o600, 0o644, 0o664, 0o640):
+            (tmp_path / "c").chmod(rights)
+            save(model, tmp_path / "c")
+            assert mode(tmp_path / "c") == rights
+    finally:
+        os.umask(before)
+
+
+def test_a_link_stays_one_and_its_target_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "c")
+    for make in (MODELS["dctps"], MODELS["sparse_finetuning"]):  # the target is new, then there
+        save(make(), tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert [path.name for path in (tmp_path / "there").iterdir()] == ["c"]
+        assert same(everything(load(net(), tmp_path / "link")), everything(load(net(), tmp_path / "there" / "c")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
+
+
+@pytest.mark.parametrize("length", [1, 200, 246, 255])
+def test_any_name_that_a_file_can_have(length, tmp_path):
+    save(MODELS["dctps"](), tmp_path / ("n" * length))
+    load(net(), tmp_path / ("n" * length))
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, got in (("pipe", "something that is no file"), ("folder", "something that is no file")):
+        with pytest.raises(OSError, match=f"path must be writable, got {got}"):
+            save(MODELS["dctps"](), tmp_path / name)
+    with pytest.raises(OSError, match="path must be writable, got File name too long"):
+        save(MODELS["dctps"](), tmp_path / ("n" * 256))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_the_folder_is_synced_after_the_file_has_its_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "c").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    save(MODELS["dctps"](), tmp_path / "c")
+    assert synced == [(False, False), (True, True)]
+
+
+def test_where_no_file_can_be_nameless_it_is_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sealed, "_nameless", lambda folder: None)
+    save(MODELS["dctps"](), tmp_path / "c")
+    save(MODELS["dctps"](), tmp_path / "c")
+    load(net(), tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+SAVER = """
+import sys, torch
+from torch import nn
+from subspace import recipes, save
+model = recipes.ordinary(nn.Linear(2000, 2000))
+print("ready", flush=True)
+while True:
+    save(model, sys.argv[1])
+"""
+
+
+def test_a_killed_save_leaves_nothing_behind(tmp_path):
+    if sealed._nameless(tmp_path) is None:
+        pytest.skip("this file system has no nameless files")
+    for seed in range(2):
+        process = subprocess.Popen([sys.executable, "-c", SAVER, tmp_path / "c"], stdout=subprocess.PIPE)
+        assert process.stdout.readline()
+        time.sleep(0.02 + 0.05 * random.Random(seed).random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert [path.name for path in tmp_path.iterdir()] in ([], ["c"])
+    if (tmp_path / "c").exists():
+        load(nn.Linear(2000, 2000), tmp_path / "c")
+
+
+def test_files_that_are_exchanged_while_they_are_read_are_one_or_the_other(tmp_path):
+    contents = []
+    for make in (MODELS["dctps"], MODELS["random_subspace"]):
+        save(make(), tmp_path / "c")
+        contents.append((tmp_path / "c").read_bytes())
+    done = threading.Event()
+
+    def exchange() -> None:
+        while not done.is_set():
+            for content in contents:
+                (tmp_path / "new").write_bytes(content)
+                os.replace(tmp_path / "new", tmp_path / "c")
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(100):
+            load(net(), tmp_path / "c")
+    finally:
+        done.set()
+        thread.join()
