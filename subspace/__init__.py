@@ -1,7 +1,5 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from subspace import embeddings, methods, offsets, recipes
 from subspace.checkpoint import load, save
 from subspace.initialize import initialize
@@ -20,11 +18,9 @@ from subspace.structured import structured, unstructured
 from subspace.summary import Summary, summary
 from subspace.targets import targets
 from subspace.transforms import dct, fwht, idct
+from subspace.version import VERSION
 
-try:
-    __version__ = version("torch-subspace")
-except PackageNotFoundError:  # a checkout on the path, not installed
-    __version__ = "unknown"
+__version__ = VERSION
 
 __all__ = [
     "Key",

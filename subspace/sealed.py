@@ -13,7 +13,6 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
+
+from subspace.version import VERSION
 
 FORMAT = 3
 SAVED = (
@@ -35,7 +36,7 @@ def write(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
 
     Raises ValueError if a tensor is not one that `read` gives back equal, OSError if the file cannot be written.
     """
-    text = json.dumps({"format": FORMAT, "version": version("torch-subspace"), **about})
+    text = json.dumps({"format": FORMAT, "version": VERSION, **about})
     held = _apart({name: _plain(name, tensor) for name, tensor in tensors.items()})
     _replace(path, to_safetensors(held, {"subspace": text, "digest": digest(text, held)}))
 
