@@ -1,7 +1,8 @@
 """Layers that never build their weight: the products with d and U theta themselves, in place of w's.
 
 It changes nothing but time and memory: parameters, checkpoints, hooks and gradients are the same (to rounding, which is
-the route's: set SUBSPACE_COSTS=typical for the same routes in every run and on every machine).
+the route's: set SUBSPACE_COSTS=typical for the same routes in every run and on every machine). A process forked after
+torch has computed on several threads hangs, here as in torch's own layers: start others by "spawn".
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
 
     {routes}
 
-    A route that a layer cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError
-    here for an unknown route or name, and for a model without a subspace.
+    A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route that a layer
+    cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError here for an unknown
+    route or name, and for a model without a subspace.
 
     >>> import torch
     >>> from subspace import recipes
@@ -63,16 +65,29 @@ structured.__doc__ = (structured.__doc__ or "").replace("{routes}", table_of_rou
 
 def unstructured(model: nn.Module) -> nn.Module:
     """Undo `structured`: every layer builds its weight again; returns the model."""
-    for _, space in subspaces(model):
-        if route_of(space) is not None:
-            del space.module.forward
+    for module in model.modules():
+        if _bound(module) is not None:
+            del module.forward
     return model
 
 
 def route_of(space: Subspace) -> str | None:
-    """The route asked for where the forward is rebound, else None."""
-    forward = vars(space.module).get("forward")
-    return forward.args[2] if isinstance(forward, partial) and forward.func is _forward else None
+    """The route asked for where the layer goes without its weight, else None."""
+    forward = _bound(space.module)
+    return forward.args[2] if forward is not None and _is_alone(space) else None
+
+
+def _bound(module: nn.Module) -> partial[Tensor] | None:
+    """The module's forward, if `structured` rebound it."""
+    forward = vars(module).get("forward")
+    return forward if isinstance(forward, partial) and forward.func is _forward else None
+
+
+def _is_alone(space: Subspace) -> bool:
+    """Whether the tensor is d + U theta still: not parametrized again, nor anything else."""
+    stacks = space.module._modules.get("parametrizations")
+    stack = None if stacks is None else stacks._modules.get(space.name)
+    return stack is not None and len(stack) == 1 and stack[0] is space.parametrization  # type: ignore[arg-type, index]
 
 
 def plain_because(space: Subspace) -> str | None:
@@ -81,7 +96,7 @@ def plain_because(space: Subspace) -> str | None:
     own = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if own is None or space.name != "weight" or type(module).forward is not own.forward:
         return "not the weight of a linear layer or convolution"
-    if len(module.parametrizations.weight) > 1:  # type: ignore[union-attr, arg-type]
+    if not _is_alone(space):
         return "parametrized again"
     why = obstacle(space.parametrization)
     return None if own is nn.Linear and _product(space) else why
@@ -97,6 +112,9 @@ def _product(space: Subspace) -> bool:
 
 def _forward(space: Subspace, form: NormalForm | None, route: str, x: Tensor) -> Tensor:
     module = space.module
+    if not _is_alone(space):
+        y: Tensor = type(module).forward(module, x)
+        return y
     bias = cast("Tensor | None", module.bias)
     if form is None:
         y = space.parametrization.linear(space.theta, x)

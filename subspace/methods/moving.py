@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace.embeddings import DirectSum, Embedding, Sparse
+from subspace.methods.budgets import exact
 from subspace.methods.saliency import Objective
 from subspace.methods.select import Supports
 from subspace.methods.top import top
@@ -107,7 +108,7 @@ class Mover(abc.ABC):
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
-        dropped = self.fraction * self.decay(self.steps / self.t_end)
+        dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         kept, counts = {}, {}
         for q, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
