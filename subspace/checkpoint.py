@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -69,7 +70,8 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
     damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight does not come out as
     it was saved; the model is then as it was.
 
-    A model on the meta device comes off it, to the CPU, without a dense weight ever being there.
+    The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
+    to the CPU, without a dense weight ever being there.
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")
@@ -182,11 +184,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     expected = f"{os.fspath(path)} must be a checkpoint written by subspace.save, got"
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{expected} no such file")
+    content = Path(path).read_bytes()  # once, into memory of our own: the file may change at any moment
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        tensors = from_safetensors(content)
+        metadata = _metadata(content)
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{expected} a damaged or foreign file ({error})") from error
     if "subspace" not in metadata:
         raise ValueError(f"{expected} another safetensors file")
@@ -200,6 +202,13 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     if digest != _digest(tensors):
         raise ValueError(f"{expected} tensors that differ from its digest")
     return about, tensors
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, which its `load` leaves out."""
+    size = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    return metadata
 
 
 def _write(path: Path, content: bytes) -> None:

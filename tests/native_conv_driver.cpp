@@ -77,6 +77,26 @@ static bool check(const conv::Geometry& g, bool dense, int64_t step, int threads
   return good;
 }
 
+// Places that are no weight's, or go back to an output channel that is done: refused, and nothing is touched.
+static bool refuses(const conv::Geometry& g, int threads) {
+  const int64_t each = g.c / g.groups * g.kh * g.kw, size = g.o * each;
+  std::vector<std::vector<int64_t>> hostile = {{size},        {0, size + 1},  {-1},      {0, -1},  {INT64_MIN, 0},
+                                               {0, INT64_MAX}, {INT64_MAX, 0}, {-size, 0}, {0, INT64_MIN}};
+  if (g.o > 1) hostile.push_back({each, 0}), hostile.push_back({0, size - 1, 0});
+  bool good = true;
+  for (const std::vector<int64_t>& index : hostile) {
+    const int64_t k = int64_t(index.size());
+    const Floats values = normal(k), x = normal(g.images * g.c * g.h * g.w), gy = normal(g.images * g.o * g.oh() * g.ow());
+    Floats y(gy.size()), gx(x.size()), gvalues(values.size());
+    good &= subspace_sparse_conv_forward(&g, x.data(), values.data(), index.data(), k, y.data(), threads) == 2;
+    good &= subspace_sparse_conv_backward(&g, gy.data(), x.data(), values.data(), index.data(), k, gx.data(),
+                                          gvalues.data(), threads) == 2;
+    good &= dot(y, y) + dot(gx, gx) + dot(gvalues, gvalues) == 0;
+  }
+  if (!good) std::printf("c %ld o %ld: a bad index is not refused\n", long(g.c), long(g.o));
+  return good;
+}
+
 int main() {
   // images, c, h, w, o, kh, kw, stride, padding, dilation, groups
   const conv::Geometry layers[] = {
@@ -89,9 +109,11 @@ int main() {
       {2, 4, 6, 32, 6, 2, 2, 2, 2, 2, 0, 1, 1, 2}};
   int wrong = 0;
   for (const conv::Geometry& g : layers)
-    for (int threads = 1; threads <= 3; threads++)
+    for (int threads = 1; threads <= 3; threads++) {
+      wrong += !refuses(g, threads);
       for (int64_t step : {0, 1, 7})
         for (bool dense : {false, true})
           if (!dense || (g.sh == 1 && g.sw == 1 && g.groups == 1)) wrong += !check(g, dense, step, threads);
+    }
   return wrong;
 }

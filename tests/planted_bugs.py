@@ -329,7 +329,7 @@ BUGS = [
     Bug(
         "stale bags",
         "products/sparse_index.py",
-        "wanted = (index._version, ",
+        "wanted = (*_version(index), ",
         "wanted = (",
         "kernels",
         "moves_is_followed",

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subspace import Key
+from subspace.products import LINEAR, Geometry, Weight, conv, linear
+from subspace.products.problem import Problem
+from subspace.products.product import possible
 
 each_offset = pytest.mark.parametrize("case", OFFSETS, ids=lambda case: case.name)
 each_embedding = pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
@@ -40,3 +43,13 @@ def matrix(U: Any) -> Tensor:
     """U as a dense (numel, dim) matrix, one column after the other."""
     basis = torch.eye(U.dim, dtype=torch.float64)
     return torch.stack([U(column).reshape(-1) for column in basis], dim=1)
+
+
+def multiply(x: Tensor, w: Weight, geometry: Geometry = LINEAR, route: str = "auto") -> Tensor:
+    """`products.linear` or `products.conv`, whichever the geometry is of."""
+    return conv(x, w, geometry, route) if geometry.kernel else linear(x, w, route)
+
+
+def routes(x: Tensor, w: Weight, geometry: Geometry = LINEAR) -> list[str]:
+    """The names of the routes that can compute a product."""
+    return [route.name for route in possible(Problem.of(x, w, geometry))]

@@ -12,7 +12,7 @@ import subspace
 
 ROOT = Path(subspace.__file__).parent
 LAYERS = [
-    ["random", "linear_map", "patches", "table"],
+    ["random", "linear_map", "patches", "places", "table"],
     ["transforms", "fixed", "rows"],
     ["products.*", "products"],
     ["offsets.base"],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from subspace.embeddings.base import Embedding
 from subspace.fixed import required, wide
+from subspace.places import check, fault
 from subspace.random import Key
 
 
@@ -46,6 +47,25 @@ class Sparse(Embedding):
         places = required(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
 
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch's, but an index that this weight cannot have is an error, and not taken."""
+        index = state_dict.get(name := f"{prefix}index")
+        if isinstance(index, Tensor) and (why := fault(index, size := self.shape.numel())):
+            error_msgs.append(f"{name} must be 1-d int64, sorted, distinct and in [0, {size}), got {why}")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
     def describe(self) -> dict[str, Any]:
         rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
         small = self.shape.numel() <= torch.iinfo(torch.int32).max
@@ -74,8 +94,5 @@ def _checked(index: Tensor, like: Tensor) -> Tensor:
     if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
     index = index.long().sort().values
-    if len(index) and not (int(index[0]) >= 0 and int(index[-1]) < like.numel()):
-        raise ValueError(f"index must be in [0, {like.numel()}), got {int(index[0])} ... {int(index[-1])}")
-    if repeated := int((index.diff() == 0).sum()):
-        raise ValueError(f"index must have distinct entries, got {repeated} repeated")
+    check(index, like.numel())
     return index

@@ -24,6 +24,7 @@ from subspace.products.choice import calibration, router
 from subspace.products.geometry import LINEAR, Geometry, memory_format
 from subspace.products.problem import Problem
 from subspace.products.routes import DENSE, ROUTES, Route
+from subspace.products.sparse_index import check_once
 from subspace.products.weight import Gradients, Needs, Weight
 
 
@@ -103,6 +104,7 @@ def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
     """By this route, without autograd: contiguous, or channels_last where x is."""
+    check_once(w.index, len(w.values), math.prod(w.shape))
     with _without_autocast(x):
         if geometry.kernel:
             form = memory_format(x)
@@ -113,6 +115,7 @@ def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
 
 def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
     """By this route, in the formats, shapes and dtypes of what the gradients belong to."""
+    check_once(w.index, len(w.values), math.prod(w.shape))
     form = memory_format(x)
     with _without_autocast(x):
         if geometry.kernel:

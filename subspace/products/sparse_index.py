@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from subspace.places import check
+
 GATHER_BELOW = 8  # numbers in a row of a table, below which gathering beats the bags' gradient
 
 Made = TypeVar("Made")
 _made = WeakTensorKeyDictionary()
+_checked = WeakTensorKeyDictionary()
 
 
 class Bags(NamedTuple):
@@ -65,7 +68,7 @@ def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: objec
     """make(index, *arguments), kept until the index is written to or gone."""
     if index.is_inference():  # which counts no versions
         return make(index, *arguments)
-    wanted = (index._version, make, *arguments)
+    wanted = (*_version(index), make, *arguments)
     found = _made.get(index)  # type: ignore[no-untyped-call]
     if found is None or found[0] != wanted:
         with torch.inference_mode(False):
@@ -74,11 +77,33 @@ def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: objec
     return found[1]  # type: ignore[no-any-return]
 
 
+def check_once(index: Tensor, k: int, size: int) -> None:
+    """Raise ValueError unless the index holds k sorted, distinct places in range(size); looked at once for a version.
+
+    Every product does, by whatever route: compiled kernels use an index as it is, and anyone can write to it.
+    """
+    if len(index) != k:
+        raise ValueError(f"index must have a place for each of {k} values, got {len(index)}")
+    if index.is_inference():
+        check(index, size)
+        return
+    wanted = (*_version(index), size)
+    if _checked.get(index) != wanted:  # type: ignore[no-untyped-call]
+        check(index, size)
+        _checked[index] = wanted
+
+
+def _version(index: Tensor) -> tuple[int, int, int]:
+    """What changes when the index is written to, given another storage, or resized."""
+    return index._version, index.data_ptr(), len(index)
+
+
 def of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
     """The bags of S with nonzeros at the flat index of a matrix, cached."""
     return cached_per_index(index, _of_matrix, n_out, n_in)
 
 
 def _of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
+    check(index, n_out * n_in)
     row = index // n_in
     return in_order(row, index - row * n_in, n_out, n_in)

@@ -110,6 +110,8 @@ def _plain(w: Weight) -> Weight:
 
 
 def _entries(w: Weight) -> tuple[int | None, int | None, int]:
+    if (len(w.index), w.index.dtype) != (len(w.values), torch.int64):
+        raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
     return *pointers(w.values, w.index), len(w.values)  # type: ignore[return-value]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE = 2  # of the functions below; a library of another number is of another version of this package
+INTERFACE = 3  # of the functions below; a library of another number is of another version of this package
 SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}  # by torch's name for the processor
 
 
@@ -64,6 +64,8 @@ def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
 
 
 def check(failed: Any) -> None:
-    """Raise MemoryError if a kernel returned something other than 0."""
+    """Raise what a kernel's return value other than 0 stands for."""
+    if failed == 2:
+        raise ValueError("index must be sorted and in the range of the weight, got one that is not")
     if failed:
         raise MemoryError("the compiled kernels must have memory for their working set, got none")

@@ -66,11 +66,13 @@ struct Plan {
     for (int64_t o = 0, j = 0; o < g.o; o++) {
       const int64_t base = o / (g.o / g.groups) * channels;
       for (; j < k && index[j] < (o + 1) * each; j++) {
+        if (index[j] < o * each) throw BadIndex();
         const uint32_t rest = uint32_t(index[j] - o * each), channel = rest / uint32_t(taps);
         entries[size_t(j)] = {(base + channel) * in.plane + shift[rest - channel * uint32_t(taps)], values[j]};
       }
       start[size_t(o + 1)] = j;
     }
+    if (start.back() < k) throw BadIndex();
   }
 
   template <class F>
@@ -337,7 +339,7 @@ extern "C" {
 // Rows of a block of a factor, at most.
 EXPORT int subspace_conv_rows() { return conv::kRows; }
 
-// Stride 1, groups 1; f null: no D. index: sorted.
+// Stride 1, groups 1; f null: no D. index: in range and sorted by output channel, or nothing is done and 2 returned.
 EXPORT int subspace_conv_forward(const conv::Geometry* g, const conv::Factors* f, float scale, const float* x,
                                  const float* values, const int64_t* index, int64_t k, float* y, int threads) {
   return conv::run_forward(*g, f, scale, x, values, index, k, y, false, threads);

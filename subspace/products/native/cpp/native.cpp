@@ -1,5 +1,5 @@
 // The plain C interface of the compiled kernels: pointers and sizes, contiguous float32; no torch or Python header.
-// Functions return 0, or 1 where memory ran out. Compiled once per instruction set, with that set's flags.
+// Functions return 0, 1 where memory ran out, or 2 for a bad index. Compiled once per instruction set, with that set's flags.
 #include "conv.h"
 #include "rows.h"
 
@@ -23,7 +23,7 @@ int with_lanes(int64_t rows, int threads, const F& f) {
 extern "C" {
 
 // Raised with every change of the functions below.
-EXPORT int subspace_interface() { return 2; }
+EXPORT int subspace_interface() { return 3; }
 
 // Whether the transform of length q is done here; other lengths have prime factors that are too large.
 EXPORT int subspace_smooth(int64_t q) { return smooth(q); }

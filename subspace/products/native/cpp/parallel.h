@@ -57,13 +57,17 @@ void parallel(int threads, int64_t tasks, const Body& body) {
   if (team.failed) throw std::bad_alloc();
 }
 
-// 0, or 1 where memory ran out.
+struct BadIndex {};  // thrown where the places of S are not those of a weight
+
+// 0, 1 where memory ran out, or 2 for a bad index.
 template <class Body>
 int guarded(const Body& body) {
   try {
     body();
   } catch (const std::bad_alloc&) {
     return 1;
+  } catch (const BadIndex&) {
+    return 2;
   }
   return 0;
 }

@@ -19,6 +19,7 @@ struct Complex {
   Complex operator+(const Complex& o) const { return {re + o.re, im + o.im}; }
   Complex operator-(const Complex& o) const { return {re - o.re, im - o.im}; }
   Complex operator*(float s) const { return {re * s, im * s}; }
+  Complex each(const Complex& s) const { return {re * s.re, im * s.im}; }  // its own factor for every row
   Complex turned() const { return {im, -re}; }  // times -i
   Complex times(float c, float s) const { return {re * c - im * s, re * s + im * c}; }
 };
