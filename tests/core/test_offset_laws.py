@@ -13,16 +13,16 @@ import scipy.fft
 import scipy.linalg
 import torch
 import torch.nn.functional as F
-from cases import OFFSETS
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import peak_bytes
 from scipy import stats
-from strategies import each_offset, numbers, offset, seeds, shapes
 from torch import nn
 
 from subspace import Key
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT
+from tests.support.cases import OFFSETS
+from tests.support.memory import peak_bytes
+from tests.support.strategies import each_offset, numbers, offset, seeds, shapes
 
 
 @each_offset

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from cases import EMBEDDINGS, OFFSETS, SHAPES
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from subspace import Key
 from subspace.products import LINEAR, Geometry, Weight, conv, linear
 from subspace.products.problem import Problem
 from subspace.products.product import possible
+from tests.support.cases import EMBEDDINGS, OFFSETS, SHAPES
 
 each_offset = pytest.mark.parametrize("case", OFFSETS, ids=lambda case: case.name)
 each_embedding = pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)

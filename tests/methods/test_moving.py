@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.nn.utils import parametrize
@@ -21,6 +20,7 @@ from subspace.embeddings import DirectSum, Sparse
 from subspace.methods import SET, RigL, constant, cosine, growth, linear
 from subspace.methods.growth import largest
 from subspace.methods.set import _outside
+from tests.support.memory import peak_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 MOVERS = {"SET": SET, "RigL": RigL}

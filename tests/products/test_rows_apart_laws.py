@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import each_embedding, each_offset, embedding, multiply, numbers, offset, routes, seeds
 from torch import Tensor
 
 from subspace import dct, fwht, idct
 from subspace.products import LINEAR, Geometry, Weight
 from subspace.products.native import load
+from tests.support.strategies import each_embedding, each_offset, embedding, multiply, numbers, offset, routes, seeds
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 POWERS = [2.0**e for e in (0, 0, 0, 1, -3, 10, -10, 26, -26)]

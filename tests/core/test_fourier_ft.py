@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import SHAPES
 from hypothesis import given
-from strategies import numbers, seeds, shapes
 
 from subspace import Key
 from subspace.embeddings import FourierFT
 from subspace.embeddings.fourier_ft import frequency_count
 from subspace.patches import fans
+from tests.support.cases import SHAPES
+from tests.support.strategies import numbers, seeds, shapes
 
 close = torch.testing.assert_close
 

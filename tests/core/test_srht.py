@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from memory import peak_bytes
 from scipy.linalg import hadamard
-from strategies import matrix, numbers
 
 from subspace import Key
 from subspace.embeddings import SRHT
+from tests.support.memory import peak_bytes
+from tests.support.strategies import matrix, numbers
 
 close = torch.testing.assert_close
 SIZES = [(1, 1), (9, 1), (9, 9), (12, 10), (16, 16), (40, 3), (64, 8), (100, 5), (135, 33), (256, 60), (700, 130)]

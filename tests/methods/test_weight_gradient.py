@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from strategies import numbers
 from torch import nn
 
 from subspace.methods.weight_gradient import blocks
 from subspace.products.layers import as_product
+from tests.support.strategies import numbers
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 GEOMETRY = [

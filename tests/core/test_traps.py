@@ -7,13 +7,13 @@ import inspect
 
 import pytest
 import torch
-from strategies import numbers
 from torch import nn
 from torch.nn.utils import parametrize
 
 from subspace import Key, materialize, recipes, register, share, subspaces
 from subspace.embeddings import Direction, DirectSum, Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Pretrained, Zero
+from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
 

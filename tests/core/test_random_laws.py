@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ndtri
-from strategies import seeds
 
 from subspace import Key
 from subspace.random import normal_quantile
+from tests.support.strategies import seeds
 
 MASK = 2**64 - 1
 

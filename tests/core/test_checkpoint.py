@@ -10,9 +10,7 @@ import struct
 
 import pytest
 import torch
-from cases import EMBEDDINGS, OFFSETS
 from safetensors.torch import load_file, save_file
-from strategies import each_embedding, each_offset, numbers
 from torch import nn
 
 import subspace
@@ -20,6 +18,8 @@ from subspace import Key, SubspaceParametrization, load, materialize, recipes, r
 from subspace.embeddings import Gaussian, Sparse
 from subspace.fingerprint import fingerprint
 from subspace.offsets import DCT, Offset, Pretrained, Zero
+from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.strategies import each_embedding, each_offset, numbers
 
 RECIPES = {
     "random_pruning": lambda m: recipes.random_pruning(m, density=0.1),

@@ -10,16 +10,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from cases import EMBEDDINGS
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import peak_bytes
-from strategies import each_embedding, embedding, fractions, matrix, numbers, seeds, shapes
 from torch import Tensor
 
 from subspace import Key
 from subspace.embeddings import Direction, DirectSum, Embedding, Gaussian, Identity, Scaled, Sparse
 from subspace.offsets import DCT, Zero
+from tests.support.cases import EMBEDDINGS
+from tests.support.memory import peak_bytes
+from tests.support.strategies import each_embedding, embedding, fractions, matrix, numbers, seeds, shapes
 
 close = torch.testing.assert_close
 

@@ -7,15 +7,25 @@ import itertools
 
 import pytest
 import torch
-from cases import EMBEDDINGS, MODULES, OFFSETS, ModuleCase
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import each_embedding, each_offset, embedding, fractions, matrix, numbers, offset, seeds, shapes
 from torch import nn
 
 from subspace import Key, SubspaceParametrization, materialize, register, share, subspaces
 from subspace.embeddings import Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Zero
+from tests.support.cases import EMBEDDINGS, MODULES, OFFSETS, ModuleCase
+from tests.support.strategies import (
+    each_embedding,
+    each_offset,
+    embedding,
+    fractions,
+    matrix,
+    numbers,
+    offset,
+    seeds,
+    shapes,
+)
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)

@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 import torch._dynamo.testing
-from cases import EMBEDDINGS, OFFSETS
 from torch import Tensor, nn
 
 import subspace
 from subspace import Key, materialize, recipes, register, routes, structured, subspaces, summary, unstructured
 from subspace.embeddings import Direction, DirectSum, Sparse
 from subspace.offsets import DCT, Hadamard, SignedDCT, Zero
+from tests.support.cases import EMBEDDINGS, OFFSETS
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),

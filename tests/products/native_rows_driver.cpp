@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "../subspace/products/native/cpp/native.cpp"
+#include "../../subspace/products/native/cpp/native.cpp"
 
 static double entry(int transform, int64_t m, int64_t n, int64_t o, int64_t i) {
   const double q = double(std::max(m, n));

@@ -9,7 +9,6 @@ import itertools
 
 import pytest
 import torch
-from strategies import multiply, routes
 from torch import Tensor, nn
 
 from subspace import Key, places, products, recipes, structured, subspaces
@@ -17,6 +16,7 @@ from subspace.products import LINEAR, Geometry, Weight
 from subspace.products.native import conv, load
 from subspace.products.routes import NAMES
 from subspace.products.weight import Needs
+from tests.support.strategies import multiply, routes
 
 HUGE = torch.iinfo(torch.int64).max
 # (shape of w, shape of x, stride, padding, dilation, groups), the last four of convolutions

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <random>
 
-#include "../subspace/products/native/cpp/conv.h"
+#include "../../subspace/products/native/cpp/conv.h"
 
 typedef std::vector<float> Floats;
 

@@ -9,9 +9,9 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import numbers, seeds
 
 from subspace import dct, fwht, idct
+from tests.support.strategies import numbers, seeds
 
 TRANSFORMS = {
     dct: lambda x: scipy.fft.dct(x, norm="ortho"),

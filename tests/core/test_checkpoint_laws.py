@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import EMBEDDINGS, OFFSETS
-from strategies import numbers
 from torch import Tensor, nn
 
 from subspace import Key, load, recipes, register, save
 from subspace.offsets import Zero
+from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.strategies import numbers
 
 PARTS = [*OFFSETS, *EMBEDDINGS]
 
