@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from subspace.places import check
+from subspace._base.index import check
 
 GATHER_BELOW = 8  # numbers in a row of a table, below which gathering beats the bags' gradient
 

@@ -15,8 +15,8 @@ from torch import nn
 
 import subspace
 from subspace import Key, SubspaceParametrization, load, materialize, recipes, register, save, share, subspaces
+from subspace.checkpoint.fingerprint import fingerprint
 from subspace.embeddings import Gaussian, Sparse
-from subspace.fingerprint import fingerprint
 from subspace.offsets import DCT, Offset, Pretrained, Zero
 from tests.support.cases import EMBEDDINGS, OFFSETS
 from tests.support.strategies import each_embedding, each_offset, numbers
@@ -284,7 +284,7 @@ def test_one_misplaced_entry_is_noticed(tmp_path):
         held = load_file(tmp_path / "c")
         about = json.loads(metadata(tmp_path / "c"))
         held["x"] = moved.sort().values
-        about["digest"] = subspace.checkpoint._digest(held)
+        about["digest"] = subspace.checkpoint.format._digest(held)
         save_file(held, tmp_path / "c", {"subspace": json.dumps(about)})
         refuses(net(), tmp_path / "c", "U of 5.weight must be as it was saved")
 

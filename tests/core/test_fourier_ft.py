@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 
 from subspace import Key
+from subspace._base.layout import STANDARD
 from subspace.embeddings import FourierFT
 from subspace.embeddings.fourier_ft import frequency_count
-from subspace.patches import fans
 from tests.support.cases import SHAPES
 from tests.support.strategies import numbers, seeds, shapes
 
@@ -19,14 +19,14 @@ close = torch.testing.assert_close
 
 def by_peft(U: FourierFT, theta: torch.Tensor, scaling: float) -> torch.Tensor:
     """The weight as peft states it: the real part of the dense spectrum's inverse 2-D transform, by numpy."""
-    spectrum = np.zeros(fans(U.shape))
+    spectrum = np.zeros(STANDARD.fans(U.shape))
     spectrum[tuple(U.frequencies.T.numpy())] = theta.double().numpy()
     return torch.from_numpy(np.fft.ifft2(spectrum).real * scaling).reshape(U.shape)
 
 
 @given(shape=shapes, seed=seeds)
 def test_it_is_the_real_part_of_the_inverse_transform(shape, seed):
-    most = frequency_count(*fans(torch.Size(shape)))
+    most = frequency_count(*STANDARD.fans(torch.Size(shape)))
     for dim in {1, (most + 1) // 2, most}:
         U, theta = FourierFT(numbers(0, *shape), dim, key=Key(seed), scale=150.0), numbers(seed, dim)
         close(U(theta), by_peft(U, theta, 150.0))
@@ -49,7 +49,7 @@ def test_large_transforms_are_right_whatever_the_threads(threads):
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 2), (2, 2), (3, 1), (6, 2), (4, 1), (1, 6)])
 def test_frequencies_are_all_that_differ_by_more_than_their_sign(shape):
-    m, n = fans(torch.Size(shape))
+    m, n = STANDARD.fans(torch.Size(shape))
     negatives = {(a, b): (-a % m, -b % n) for a in range(m) for b in range(n)}
     classes = {frozenset([one, other]) for one, other in negatives.items()}
     assert frequency_count(m, n) == len(classes)

@@ -209,13 +209,6 @@ class Ones(nn.Linear):
         self.weight.data.copy_(torch.ones(self.weight.shape))
 
 
-class First(nn.Linear):
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.bias)
-        nn.init.normal_(self.weight)
-        nn.init.zeros_(self.weight[0])
-
-
 def registered(module, offset, embedding, theta=None):
     w = module.weight
     register(module, "weight", offset(w), embedding(w), theta)
@@ -223,16 +216,13 @@ def registered(module, offset, embedding, theta=None):
 
 
 NO_RULE = {
-    "a.weight must be set, entry by entry, by Bare.reset_parameters, got none": Bare,
-    "a.mask must be set, entry by entry, by Forgets.reset_parameters, got one that does not": Forgets,
-    "a.weight must be set, entry by entry, by Orthogonal.reset_parameters, got one that does not": lambda: registered(
+    "a.weight must be set by Bare.reset_parameters, got none": Bare,
+    "a.mask must be set by Forgets.reset_parameters, got one that does not": Forgets,
+    "a.weight must be set by Orthogonal.reset_parameters, got one that is not known here": lambda: registered(
         Orthogonal(3, 4), Zero, Identity
     ),
-    "a.bias must be set, entry by entry, by Ones.reset_parameters, got one that fails: aten::copy_ does": lambda: (
-        registered(Ones(3, 4), Zero, Identity)
-    ),
-    "a.bias must be set, entry by entry, by First.reset_parameters, got one that fails: aten::zero_ does": lambda: (
-        registered(First(3, 4), Zero, Identity)
+    "a.bias must be set by Ones.reset_parameters, got one that is not known here": lambda: registered(
+        Ones(3, 4), DCT, lambda w: Sparse(w, 2, key=Key(0)), torch.ones(2, device="cpu")
     ),
     r"a.weight must be registered with a theta that has values, got none for DCT and Sparse": lambda: registered(
         nn.Linear(3, 4), DCT, lambda w: Sparse(w, 2, key=Key(0))

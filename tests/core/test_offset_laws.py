@@ -175,7 +175,7 @@ def test_the_blocks_it_is_built_in_change_no_bit(cls, shape, dtype, monkeypatch)
     d = cls(torch.empty(shape, dtype=dtype), gain=1.5)
     whole = d()
     for block in (1, 30):
-        monkeypatch.setattr("subspace.rows.BLOCK", block)
+        monkeypatch.setattr("subspace._base.matrices.BLOCK", block)
         assert torch.equal(d(), whole)
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.special import ndtri
 
 from subspace import Key
-from subspace.random import normal_quantile
+from subspace._base.key import normal_quantile
 from tests.support.strategies import seeds
 
 MASK = 2**64 - 1

@@ -15,9 +15,9 @@ from scipy import stats
 from torch import nn
 
 from subspace import Key, budgets, recipes, subspaces, summary
+from subspace._base.selection import targets
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
-from subspace.targets import targets
 
 
 def net() -> nn.Module:

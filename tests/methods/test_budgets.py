@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Size
 
 from subspace import budgets
+from subspace._base.key import Key
 from subspace.methods import blocks, rows
 from subspace.methods.budgets import entries
-from subspace.methods.groups import spread
-from subspace.random import Key
+from subspace.methods.groups import top_per_group
 
 BUDGETS = [budgets.uniform, budgets.epl, budgets.epf, budgets.er, budgets.erk]
 each_budget = pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.__name__)
@@ -96,7 +96,7 @@ def test_epf_gives_every_row_of_every_tensor_the_same(each, key):
     counts = budgets.epf(shapes, 16 * each)
     assert counts == [4 * each, 7 * each, 5 * each]
     for shape, count in zip(shapes, counts, strict=True):
-        index = spread(scores(shape, key), count, rows(shape))
+        index = top_per_group(scores(shape, key), count, rows(shape))
         assert np.bincount(index.numpy() // shape[1:].numel(), minlength=shape[0]).tolist() == [each] * shape[0]
 
 
@@ -104,7 +104,7 @@ def test_epf_gives_every_row_of_every_tensor_the_same(each, key):
 def test_epf_is_within_one_where_the_total_does_not_divide(total, key):
     shapes = [Size([4, 9]), Size([7, 2, 3]), Size([5, 6, 1, 2])]
     for shape, count in zip(shapes, budgets.epf(shapes, total), strict=True):
-        index = spread(scores(shape, key), count, rows(shape))
+        index = top_per_group(scores(shape, key), count, rows(shape))
         assert len(index.unique()) == count
         per_row = np.bincount(index.numpy() // shape[1:].numel(), minlength=shape[0])
         assert per_row.max() - per_row.min() <= 1
@@ -114,7 +114,7 @@ def test_epf_is_within_one_where_the_total_does_not_divide(total, key):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_n_of_m_holds_in_every_block_of_inputs(shape, n):
     shape = Size(shape)
-    index = spread(scores(shape, 3), n * shape.numel() // 4, blocks(4)(shape))
+    index = top_per_group(scores(shape, 3), n * shape.numel() // 4, blocks(4)(shape))
     mask = np.zeros(shape, dtype=int)
     mask.flat[index.numpy()] = 1
     blocked = mask.reshape(shape[0], shape[1] // 4, 4, -1).sum(axis=2)  # 4 consecutive inputs of one filter and tap
@@ -126,7 +126,7 @@ def test_n_of_m_holds_in_every_block_of_inputs(shape, n):
 def test_spreading_is_nested(groups, few, more):
     shape = Size([3, 8, 3])
     few, more = sorted((few, more))
-    small, large = (spread(scores(shape, 5), count, groups(shape)).tolist() for count in (few, more))
+    small, large = (top_per_group(scores(shape, 5), count, groups(shape)).tolist() for count in (few, more))
     assert small == sorted(small)
     assert set(small) <= set(large)
 

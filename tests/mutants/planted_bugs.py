@@ -173,9 +173,7 @@ BUGS = [
         "convolution",
     ),
     Bug("one read of two", "methods/growth.py", "gradient + flat[start", "flat[start", "moving", "layers_that"),
-    Bug(
-        "moments stay behind", "methods/moving.py", "(theta, theta.grad, *state)", "(theta,)", "moving", "state"
-    ),
+    Bug("moments stay behind", "methods/moving.py", "(theta, theta.grad, *state)", "(theta,)", "moving", "state"),
     Bug(
         "grown from a neighbour",
         "methods/moving.py",

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subspace import Key, places, products, recipes, structured, subspaces
+from subspace import Key, products, recipes, structured, subspaces
+from subspace._base.index import fault
 from subspace.products import LINEAR, Geometry, Weight
 from subspace.products.native import conv, load
 from subspace.products.routes import NAMES
@@ -177,7 +178,7 @@ def test_what_is_wrong_with_an_index_is_said():
         (torch.tensor([[1]]), "2-d torch.int64"),
         (torch.tensor([1.0]), "1-d torch.float32"),
     ):
-        assert places.fault(index, 6) == why
-    assert places.fault(torch.empty(0, dtype=torch.int64), 0) is None
+        assert fault(index, 6) == why
+    assert fault(torch.empty(0, dtype=torch.int64), 0) is None
     for seed in range(20):
-        assert places.fault(torch.from_numpy(Key(seed).distinct(50, 20)).sort().values, 50) is None
+        assert fault(torch.from_numpy(Key(seed).distinct(50, 20)).sort().values, 50) is None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subspace import products
+from subspace import Key, products
 from subspace.products import ROUTES, Geometry, Weight, product
 from subspace.products.native import load
 from subspace.products.parts import sparse_conv, sparse_matrix
@@ -38,8 +38,8 @@ class Case:
     def __str__(self) -> str:
         return f"{self.shape}, {self.x}, k={self.k}, {self.geometry}".replace(" ", "")
 
-    def product(self, x, scale, values, index, transform, route="remat"):
-        w = Weight(scale, values, index, self.shape, transform)
+    def product(self, x, scale, values, index, transform, route="remat", signs=None):
+        w = Weight(scale, values, index, self.shape, transform, signs)
         if not self.geometry:
             return products.linear(x, w, route)
         return products.conv(x, w, Geometry(self.shape[2:], *self.geometry), route)
@@ -119,8 +119,11 @@ def expected(case, x, scale, values, index, transform):
     w = dense(case, transform, scale, values, index)
     if not case.geometry:
         return F.linear(x.double(), w)
-    convolve = [F.conv1d, F.conv2d, F.conv3d][len(case.shape) - 3]
-    return convolve(x.double(), w, None, *case.geometry)
+    return convolution(case, x.double(), w)
+
+
+def convolution(case, x, w):
+    return [F.conv1d, F.conv2d, F.conv3d][len(case.shape) - 3](x, w, None, *case.geometry)
 
 
 def inputs(case: Case, transform: str, dtype=torch.float64, last=False, seed=0, grad=True):
@@ -291,6 +294,7 @@ def test_the_operators_keep_torchs_contract(case, last):
     for route in sorted(case.routes("dct", torch.float32, last)):
         what = (
             *inputs(case, "dct", torch.float32, last),
+            None,
             case.shape,
             "dct",
             *(case.geometry or ((), (), (), 1)),
@@ -377,6 +381,31 @@ def test_large_maps_go_through_a_loop(case, transform, monkeypatch):
     monkeypatch.setattr(sparse_conv, "LARGE", 0)
     for route in sorted(case.routes(transform)):
         check(case, transform, route)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("transform", ["dct", "hadamard"])
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_every_route_takes_signs_of_the_channels(case, transform, dtype):
+    *tensors, index = inputs(case, transform, dtype)
+    signs = torch.from_numpy(Key(0).signs(case.shape[1])).to(dtype)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    plain = dense(case, transform, exact[1], torch.zeros_like(exact[2]), index)
+    w = plain * signs.double().reshape(-1, *(1 for _ in case.shape[2:]))
+    w = (w.flatten().index_add(0, index, exact[2])).reshape(case.shape)
+    wanted = F.linear(exact[0], w) if not case.geometry else convolution(case, exact[0], w)
+    right = gradients(wanted, *exact)
+    for route in sorted(case.routes(transform, dtype)):
+        y = case.product(*tensors, index, transform, route, signs)
+        assert close(y, wanted, TOLERANCE[dtype]), route
+        assert all(close(a, b, TOLERANCE[dtype]) for a, b in zip(gradients(y, *tensors), right, strict=True)), route
+
+    def product(x, scale, values):
+        return case.product(x, scale, values, index, transform, "remat", signs)
+
+    if dtype == torch.float64:  # through the reference
+        assert torch.autograd.gradcheck(product, tensors, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(product, tensors, fast_mode=True)
 
 
 @pytest.mark.parametrize("case", [LINEAR[1], CONV2D[20]], ids=str)

@@ -10,9 +10,20 @@ import torch._dynamo.testing
 from torch import Tensor, nn
 
 import subspace
-from subspace import Key, materialize, recipes, register, routes, structured, subspaces, summary, unstructured
-from subspace.embeddings import Direction, DirectSum, Sparse
-from subspace.offsets import DCT, Hadamard, SignedDCT, Zero
+from subspace import (
+    Key,
+    is_structured,
+    materialize,
+    recipes,
+    register,
+    routes,
+    structured,
+    subspaces,
+    summary,
+    unstructured,
+)
+from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
+from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
 from tests.support.cases import EMBEDDINGS, OFFSETS
 
 LAYERS = {
@@ -246,3 +257,69 @@ def test_growth_on_structured_layers_is_growth():
         grown.append([part.sparse.index.clone() for part in rigl.parts.values()])
     for a, b in zip(*grown, strict=True):
         assert torch.equal(a, b)
+
+
+class Checkers(Offset):
+    """Somebody's offset: +-1 as on a board, which never needs to be built to multiply."""
+
+    def __init__(self, like, *, key=None):
+        super().__init__(like, key=key)
+        self.built = 0
+
+    def forward(self):
+        self.built += 1
+        rows, columns = (torch.arange(n) for n in self.shape)
+        return (1.0 - 2 * ((rows[:, None] + columns) % 2)).to(self.like)
+
+    def linear(self, x):
+        signs = 1 - 2 * (torch.arange(self.shape[1]) % 2).to(x)
+        return (x @ signs).unsqueeze(-1) * (1 - 2 * (torch.arange(self.shape[0]) % 2).to(x))
+
+
+class Blocks(Embedding):
+    """Somebody's embedding: one number for each row."""
+
+    def __init__(self, like, *, key=None):
+        super().__init__(like, like.shape[0], key=key)
+        self.built = 0
+
+    def forward(self, theta):
+        self.built += 1
+        return theta.unsqueeze(-1).expand(self.shape).clone()
+
+    def linear(self, theta, x):
+        return x.sum(-1, keepdim=True) * theta
+
+
+OWN = {
+    "offset": lambda w: (Checkers(w), Sparse(w, 9, key=Key(0))),
+    "embedding": lambda w: (DCT(w), Blocks(w)),
+    "both": lambda w: (Checkers(w), DirectSum([Blocks(w), Sparse(w, 9, key=Key(0))])),
+    "direction": lambda w: (Zero(w), DirectSum([Direction(Checkers(w)), Sparse(w, 9, key=Key(0))])),
+    "rank-one": lambda w: (RankOne(w, key=Key(1)), Sparse(w, 9, key=Key(0))),
+    "rank-one direction": lambda w: (Zero(w), DirectSum([Direction(RankOne(w, key=Key(1))), Sparse(w, 9, key=Key(0))])),
+    "two transforms": lambda w: (DCT(w), DirectSum([Direction(Hadamard(w)), Sparse(w, 9, key=Key(0))])),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_fast_linear_of_somebodys_own_is_used(name, monkeypatch):
+    module, x = nn.Linear(12, 7).double(), torch.linspace(-1, 1, 60, dtype=torch.float64).reshape(5, 12).sin()
+    space = register(module, "weight", *OWN[name](module.weight))
+    reference = results(module, x)
+    structured(module)
+    plugins = [m for m in module.modules() if isinstance(m, Checkers | Blocks | RankOne)]
+    monkeypatch.setattr(RankOne, "forward", lambda self: pytest.fail("d was built"))
+    before = [getattr(plugin, "built", 0) for plugin in plugins]
+    check(reference, results(module, x), 1e-10)
+    assert [getattr(plugin, "built", 0) for plugin in plugins] == before
+    assert summary(module).rows[0].plain_because is None
+    assert routes(module, x).rows[0].route == "product"
+    assert space.theta.requires_grad
+
+
+def test_an_offset_without_a_fast_linear_is_left_plain():
+    module = nn.Linear(12, 7)
+    register(module, "weight", Gaussian(module.weight, key=Key(0)), Sparse(module.weight, 9, key=Key(0)))
+    assert summary(structured(module)).rows[0].plain_because == "Gaussian has no fast product"
+    assert not is_structured(module)

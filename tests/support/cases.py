@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from subspace import Key, embeddings, offsets
+from subspace._base.layout import STANDARD
 from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
 from subspace.embeddings.fourier_ft import frequency_count
 from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
-from subspace.patches import fans
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _scaled(like: Tensor, dim: int, key: Key) -> Embedding:
 
 def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     def make(like: Tensor, dim: int, key: Key) -> Embedding:
-        return FourierFT(like, min(dim, frequency_count(*fans(like.shape))), key=key, scale=scale)
+        return FourierFT(like, min(dim, frequency_count(*STANDARD.fans(like.shape))), key=key, scale=scale)
 
     return make
 

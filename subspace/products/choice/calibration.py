@@ -7,12 +7,11 @@ package: choices are then the same everywhere. (`python -m subspace.products` pr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import os
-import platform
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,8 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from subspace._base.files import write_atomically
+from subspace._base.machine import cpu_name
 from subspace.products.choice.router import Constants
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.native import load
@@ -85,7 +86,7 @@ def machine(device: str, threads: int) -> str:
     """What the constants depend on."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{device}: {_processor()}, {threads} threads, torch {torch.__version__}, kernels {load.status()}"
+    return f"{device}: {cpu_name()}, {threads} threads, torch {torch.__version__}, kernels {load.status()}"
 
 
 def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
@@ -167,19 +168,6 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
 
 
 def _write(path: Path, table: dict[str, dict[str, dict[str, list[float]]]]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # a read-only home: measured again in the next process
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(table, file, indent=1)
-        os.replace(file.name, path)
-    except OSError:  # a read-only home: measured again in the next process
-        return
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return ", ".join(names) or platform.machine()
+        write_atomically(path, json.dumps(table, indent=1).encode())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from subspace.methods.saliency import Chosen, Objective, Scores, Weights, saliency
-from subspace.random import Key
+from subspace._base.key import Key
+from subspace.methods.saliencies.base import Chosen, Objective, Scores, Weights, saliency
 
 
 @saliency

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from subspace.description import Held, encode
-from subspace.embeddings import Direction
+from subspace._base.text import table
+from subspace._structured.forward import structured_forward, unstructured_reason
+from subspace.checkpoint.description import TensorTable, encode
 from subspace.parametrization import subspaces
 from subspace.products import status
-from subspace.structured import plain_because, route_of
-from subspace.table import table
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -99,7 +98,7 @@ def summary(model: nn.Module) -> Summary:
     alpha: 1 of the total dim scale an offset
     trains beside theta: 10 bias
     """
-    rows, alpha, held = [], 0, Held()
+    rows, alpha, held = [], 0, TensorTable()
     thetas: dict[int, Tensor] = {}
     for name, space in subspaces(model):
         theta, d, U = space.theta, space.parametrization.offset, space.parametrization.embedding
@@ -109,9 +108,11 @@ def summary(model: nn.Module) -> Summary:
         encode(U, held)
         chosen = _nbytes(held) - already
         shape = tuple(d.shape)
+        forward = structured_forward(space.module)
+        route = None if forward is None else forward.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
-        rows.append(Row(name, shape, d.label(), U.label(), *counts, route_of(space), plain_because(space)))
-        alpha += sum(part.dim for part in U.modules() if isinstance(part, Direction))
+        rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
+        alpha += sum(part.direction() is not None for part in U.parts())
     return Summary(
         tuple(rows),
         weights=sum(math.prod(row.shape) for row in rows),

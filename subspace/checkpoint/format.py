@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -25,11 +24,13 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from subspace.description import Held, decode, encode
-from subspace.fingerprint import Probe, fingerprint, probe
-from subspace.fixed import Fixed
-from subspace.meta import off_meta
-from subspace.parametrization import Subspace, SubspaceParametrization, check, register, subspaces, tie
+from subspace._base.files import write_atomically
+from subspace._base.meta import materialized_from_meta
+from subspace._base.plug_in import PlugIn
+from subspace._base.qualified import owner_of
+from subspace.checkpoint.description import TensorTable, decode, encode
+from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
+from subspace.parametrization import Registration, Subspace, prepare, share_theta, subspaces
 
 FORMAT = 2
 
@@ -42,7 +43,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     spaces = dict(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    held = Held()
+    held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
     ours = {id(t) for space in spaces.values() for t in (space.theta, *space.parametrization.buffers())}
     frozen = {}
@@ -50,7 +51,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
             frozen[name] = probe(tensor).value
         else:
-            held.hold(tensor, f"state:{name}")
+            held.add(tensor, f"state:{name}")
     about = {
         "format": FORMAT,
         "version": version("torch-subspace"),
@@ -59,10 +60,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "digest": _digest(held),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
-    _write(Path(path), to_safetensors(tensors, {"subspace": json.dumps(about)}))
+    write_atomically(path, to_safetensors(tensors, {"subspace": json.dumps(about)}))
 
 
-def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[Fixed]] = ()) -> nn.Module:
+def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
     """Register on a plain model the subspaces of a checkpoint, with everything that was trained; return the model.
 
     model: built as before `register`, with any pretrained or frozen weights loaded. plugins: classes of your own
@@ -76,24 +77,24 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")
     about, held = _read(path)
-    with off_meta(model, about["spaces"], about["frozen"]):
+    with materialized_from_meta(model, about["spaces"], about["frozen"]):
         return _load(model, about, held, plugins)
 
 
 def _load(
-    model: nn.Module, about: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[Fixed]]
+    model: nn.Module, about: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[PlugIn]]
 ) -> nn.Module:
     plan = {name: _plan(model, name, entry, held, plugins) for name, entry in about["spaces"].items()}
-    weights = {id(module._parameters[name]) for module, name, _ in plan.values()}
+    weights = {id(registration.weight) for registration in plan.values()}
     state = dict(_state(model, weights))
     _check_state(state, about, held)
 
     shared = defaultdict(list)
-    for name, (module, tensor_name, built) in plan.items():
+    for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
-        shared[theta].append(register(module, tensor_name, built.offset, built.embedding, held[theta]))
+        shared[theta].append(registration.commit(held[theta]))
     for group in shared.values():
-        tie(group, group[0].theta)
+        share_theta(group, group[0].theta)
     for name, tensor in state.items():
         if name in about["frozen"]:
             tensor.requires_grad_(False)
@@ -102,10 +103,10 @@ def _load(
     return model
 
 
-def _describe(name: str, space: Subspace, held: Held) -> dict[str, Any]:
+def _describe(name: str, space: Subspace, held: TensorTable) -> dict[str, Any]:
     built = space.parametrization
     return {
-        "theta": held.hold(space.theta, f"theta:{name}"),
+        "theta": held.add(space.theta, f"theta:{name}"),
         "offset": encode(built.offset, held),
         "embedding": encode(built.embedding, held),
         "fingerprint": {part: probe.value for part, probe in fingerprint(built).items()},
@@ -113,25 +114,25 @@ def _describe(name: str, space: Subspace, held: Held) -> dict[str, Any]:
 
 
 def _plan(
-    model: nn.Module, name: str, entry: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[Fixed]]
-) -> tuple[nn.Module, str, SubspaceParametrization]:
-    """(module, tensor's name, d and U), built and checked."""
-    prefix, _, tensor_name = name.rpartition(".")
-    module = dict(model.named_modules()).get(prefix)
-    weight = None if module is None else module._parameters.get(tensor_name)
-    if module is None or weight is None:
+    model: nn.Module, name: str, entry: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[PlugIn]]
+) -> Registration:
+    """d and U of one tensor, built and checked."""
+    try:
+        module, tensor_name = owner_of(model, name)
+    except AttributeError:
+        module, tensor_name = model, ""
+    weight = module._parameters.get(tensor_name)
+    if weight is None:
         raise ValueError(f"the model must have the checkpoint's tensor {name}, got none of that name")
     theta = held[entry["theta"]]
     if theta.dtype != weight.dtype:
         raise ValueError(f"{name} must be {theta.dtype} as in the checkpoint, got {weight.dtype}")
     with _naming(name):
-        built = SubspaceParametrization(
-            decode(entry["offset"], weight, held, plugins), decode(entry["embedding"], weight, held, plugins)
-        )
-        check(module, tensor_name, built)
-    for part, now in fingerprint(built).items():
+        offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
+        registration = prepare(module, tensor_name, offset, embedding)
+    for part, now in fingerprint(registration.parametrization).items():
         _compare(f"{part} of {name}", entry["fingerprint"][part], now)
-    return module, tensor_name, built
+    return registration
 
 
 def _state(model: nn.Module, without: set[int]) -> Iterator[tuple[str, Tensor]]:
@@ -209,22 +210,3 @@ def _metadata(content: bytes) -> dict[str, str]:
     size = int.from_bytes(content[:8], "little")
     metadata: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     return metadata
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write by way of a temporary file beside it, so that `path` is never half written."""
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"path must be writable, got {error.strerror}", str(path)) from error
-        raise

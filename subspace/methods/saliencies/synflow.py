@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspace.methods.saliency import Objective, Scores, Weights, gradients, saliency
+from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
 
 
 def flow(*shape: int) -> Objective:

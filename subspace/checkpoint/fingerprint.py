@@ -3,7 +3,7 @@
 They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
 gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2. For a weight
 of two axes r = sum_j a_j b_j^T, so that <r, d> = sum_j <a_j, d b_j> takes products with d and not d itself: no more
-memory and time than those do. There are several, as for a d of few rows one could come to next to nothing.
+memory and time than those do. Several are summed, as a single one can be near zero for a d of few rows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD
 from subspace.parametrization import SubspaceParametrization
-from subspace.random import Key
 
 NARROW = (torch.float16, torch.bfloat16)
 PRODUCTS = 8
@@ -39,7 +40,7 @@ def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
     offset, embedding = parametrization.offset, parametrization.embedding
     z = _numbers("z", embedding.dim).to(embedding.like)
     with torch.no_grad():
-        if len(offset.shape) != 2:
+        if len(offset.shape) != 2 or not offset.layout == embedding.layout == STANDARD:
             return {"d": probe(offset()), "U": probe(embedding(z))}
         b = _numbers("b", PRODUCTS * offset.shape[1]).reshape(PRODUCTS, -1).to(offset.like)
         return {"d": probe(offset.linear(b), "a"), "U": probe(embedding.linear(z, b), "a")}

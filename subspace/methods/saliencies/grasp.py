@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from subspace.fixed import wide
-from subspace.methods.saliency import Objective, Scores, Weights, gradients, saliency
+from subspace._base.dtypes import at_least_float32
+from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
 
 
 @saliency
@@ -22,4 +22,4 @@ def grasp(model: nn.Module, objective: Objective | None, weights: Weights) -> Sc
         slopes = gradients(model, objective, weights, create_graph=True)
         norm = sum((g * g.detach()).sum() for g in slopes.values())
         curved = torch.autograd.grad(norm, list(weights.values()), materialize_grads=True)  # type: ignore[arg-type]
-    return {q: w.to(wide(w.dtype)) * hg for (q, w), hg in zip(weights.items(), curved, strict=True)}
+    return {q: w.to(at_least_float32(w.dtype)) * hg for (q, w), hg in zip(weights.items(), curved, strict=True)}

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspace.methods.saliency import preserved
-from subspace.normal_form import NormalForm, obstacle
+from subspace._base.preserve import preserved
+from subspace._base.text import table
+from subspace._structured.forward import is_structured, structured_forward
+from subspace._structured.normal_form import NormalForm
 from subspace.parametrization import Subspace, subspaces
 from subspace.products.choice.calibration import time_routes
 from subspace.products.choice.router import predict
@@ -18,8 +20,6 @@ from subspace.products.layers import as_product
 from subspace.products.native.load import status
 from subspace.products.problem import Problem
 from subspace.products.product import constants, possible, select
-from subspace.structured import route_of
-from subspace.table import table
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
     measure: time every possible route of every different problem, which takes some passes of each. Raises ValueError
     if no layer is structured.
     """
-    spaces = {name: space for name, space in subspaces(model) if route_of(space) is not None}
+    spaces = {name: space for name, space in subspaces(model) if is_structured(space.module)}
     if not spaces:
         raise ValueError("model must have a structured layer, got none: call structured(model) first")
     seen: list[tuple[str, Subspace, Tensor]] = []
@@ -82,20 +82,20 @@ def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
 
 
 def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, float]] | None) -> Route:
-    shape, found = tuple(space.parametrization.offset.shape), route_of(space)
-    if found is None or obstacle(space.parametrization) is not None:
+    shape, forward = tuple(space.parametrization.offset.shape), structured_forward(space.module)
+    if forward is None or forward.form is None:
         return Route(name, shape, tuple(x.shape), "product", {}, {})
-    problem = _problem(space, x)
+    problem = _problem(space, forward.form, x)
     usable, known = possible(problem), constants(problem)
     if times is not None and problem not in times:
         times[problem] = time_routes(usable, problem)
     predicted = {route.name: predict(problem, route, known) for route in usable}
     measured = {} if times is None else times[problem]
-    return Route(name, shape, tuple(x.shape), select(problem, found).name, predicted, measured)
+    return Route(name, shape, tuple(x.shape), select(problem, forward.route).name, predicted, measured)
 
 
-def _problem(space: Subspace, x: Tensor) -> Problem:
-    w = NormalForm(space.parametrization)(space.theta.detach())
+def _problem(space: Subspace, form: NormalForm, x: Tensor) -> Problem:
+    w = form(space.theta.detach())
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     seen, geometry = as_product(space.module, x)  # type: ignore[arg-type]

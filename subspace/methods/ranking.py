@@ -10,11 +10,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.methods.budgets import Budget, entries
-from subspace.methods.groups import Groups, spread
-from subspace.methods.saliency import Scores
-from subspace.methods.top import infinite, top
-from subspace.random import Key
+from subspace.methods.groups import Groups, top_per_group
+from subspace.methods.saliencies.base import Scores
+from subspace.methods.top import count_nonfinite, top
 
 Supports = dict[str, Tensor]  # by qualified name, the sorted flat int64 index of what is kept
 
@@ -55,7 +55,7 @@ def choose(
     else:
         counts = [len(kept) for kept in choose(scores, total, None, None, among).values()]
     return {
-        q: top(s, count) if groups is None else spread(s, count, groups(scores[q].shape).to(s.device))
+        q: top(s, count) if groups is None else top_per_group(s, count, groups(scores[q].shape).to(s.device))
         for (q, s), count in zip(flat.items(), counts, strict=True)
     }
 
@@ -74,7 +74,7 @@ def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Support
 def finite(scores: Scores, when: str = "") -> None:
     """Raise FloatingPointError naming the first tensor with a score that is not finite."""
     for q, s in scores.items():
-        if bad := infinite(s):
+        if bad := count_nonfinite(s):
             raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {q} that are not{when}")
 
 

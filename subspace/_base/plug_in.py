@@ -1,4 +1,4 @@
-"""What offsets and embeddings have in common: they are fixed, and rebuilt from a key rather than stored."""
+"""The base class of offsets and embeddings: they are fixed, and rebuilt from a key rather than stored."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from subspace.random import Key
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Fixed(nn.Module):
-    """Something fixed that belongs to one tensor: no Parameters, and no dense state that its key can rebuild.
+class PlugIn(nn.Module):
+    """Something fixed that belongs to one weight: no Parameters, and no dense state that its key can rebuild.
 
     It follows the dtype and device of the module it is registered on. What it holds, it holds as plain tensors, not as
     buffers: DistributedDataParallel would broadcast those at every forward. The few buffers there are, of dim numbers,
@@ -24,29 +24,39 @@ class Fixed(nn.Module):
 
     A plug-in keeps each argument of its constructor as an attribute of the same name: that is how `describe` finds
     them.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where what is random comes from; required by the plug-ins that are.
+        layout: How the weight is a matrix, for plug-ins that are a matrix of their own.
+
+    Raises:
+        TypeError: If `like` is not a real floating-point tensor, or `key` not a `Key`.
     """
 
-    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
+    def __init__(self, like: Tensor, *, key: Key | None = None, layout: Layout = STANDARD) -> None:
         if not (isinstance(like, Tensor) and like.is_floating_point()):
             raise TypeError(f"like must be a real floating-point tensor, got {getattr(like, 'dtype', like)}")
         if not (key is None or isinstance(key, Key)):
             raise TypeError(f"key must be a subspace.Key, got {key!r}")
         super().__init__()
-        self.shape, self.key = like.shape, key
+        self.shape, self.key, self.layout = like.shape, key, Layout(*map(tuple, layout))
+        self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix
         self.like = like.detach().new_empty(0)  # carries dtype and device
 
     def describe(self) -> dict[str, Any]:
         """The class's name and what its constructor takes besides `like`: enough to build it again."""
-        arguments = [name for name in inspect.signature(type(self)).parameters if name != "like"]
+        known = {"like", "layout"} if self.layout == STANDARD else {"like"}
+        arguments = [name for name in inspect.signature(type(self)).parameters if name not in known]
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in arguments}
 
     def label(self) -> str:
         """A short name, as "Direction(DCT)"."""
-        parts = ", ".join(child.label() for child in self.children() if isinstance(child, Fixed))
+        parts = ", ".join(child.label() for child in self.children() if isinstance(child, PlugIn))
         return f"{type(self).__name__}({parts})" if parts else type(self).__name__
 
     def rebuild(self) -> None:
-        """Build again whatever is held, from the key, for the present dtype and device."""
+        """Build what is held anew, from the key, for the present dtype and device."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         before, buffers = self.like, dict(self.named_buffers(recurse=False))
@@ -66,13 +76,8 @@ class Fixed(nn.Module):
         return ", ".join([f"shape={tuple(self.shape)}", *(f"{k}={v}" for k, v in shown.items() if k != "class")])
 
 
-def required(key: Key | None, owner: object) -> Key:
-    """The key, or a TypeError that says who needs one."""
+def require_key(key: Key | None, owner: object) -> Key:
+    """Return the key; raise TypeError, saying who needs one, if there is none."""
     if key is None:
         raise TypeError(f"{type(owner).__name__} needs a key=, got None")
     return key
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute in: float32 for half types."""
-    return dtype if dtype == torch.float64 else torch.float32

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from subspace.linear_map import LinearMap
+from subspace._base.linear_map import LinearMap
 
 
 def dct(x: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from subspace import embeddings, offsets
-from subspace.fixed import Fixed
+from subspace._base.key import Key
+from subspace._base.plug_in import PlugIn
 from subspace.offsets import Offset
-from subspace.random import Key
 
 
-class Held(dict[str, Tensor]):
+class TensorTable(dict[str, Tensor]):
     """Tensors by name, each only once."""
 
-    def hold(self, tensor: Tensor, name: str | None = None) -> str:
+    def add(self, tensor: Tensor, name: str | None = None) -> str:
         """The name under which `tensor` is held, by default the next free number."""
         for known, other in self.items():
             if other is tensor:
@@ -27,21 +27,21 @@ class Held(dict[str, Tensor]):
         return name
 
 
-def encode(value: Any, held: Held) -> Any:
+def encode(value: Any, held: TensorTable) -> Any:
     """A description, or any argument in one, as JSON; its tensors go to `held`."""
-    if isinstance(value, Fixed):
+    if isinstance(value, PlugIn):
         kind = "offset" if isinstance(value, Offset) else "embedding"
         return {"kind": kind} | {name: encode(argument, held) for name, argument in value.describe().items()}
     if isinstance(value, Key):
         return {"key": [value.seed, *value.path]}
     if isinstance(value, Tensor):
-        return {"tensor": held.hold(value)}
+        return {"tensor": held.add(value)}
     if isinstance(value, list | tuple | nn.ModuleList):
         return [encode(item, held) for item in value]
     return value
 
 
-def decode(value: Any, like: Tensor, held: Mapping[str, Tensor], plugins: Sequence[type[Fixed]] = ()) -> Any:
+def decode(value: Any, like: Tensor, held: Mapping[str, Tensor], plugins: Sequence[type[PlugIn]] = ()) -> Any:
     """What `encode` described, built for the tensor `like`; classes are this package's and `plugins`, no others."""
     if isinstance(value, list):
         return [decode(item, like, held, plugins) for item in value]
@@ -62,7 +62,7 @@ def decode(value: Any, like: Tensor, held: Mapping[str, Tensor], plugins: Sequen
     return cls(**arguments)
 
 
-def _classes(kind: str, plugins: Sequence[type[Fixed]]) -> dict[str, type[Fixed]]:
+def _classes(kind: str, plugins: Sequence[type[PlugIn]]) -> dict[str, type[PlugIn]]:
     package = offsets if kind == "offset" else embeddings
-    ours = [cast("type[Fixed]", getattr(package, name)) for name in package.__all__]
+    ours = [cast("type[PlugIn]", getattr(package, name)) for name in package.__all__]
     return {cls.__name__: cls for cls in (*ours, *(p for p in plugins if issubclass(p, Offset) == (kind == "offset")))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from subspace.methods.saliency import Objective, Scores, Weights, gradients, saliency
+from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
 
 
 @saliency
