@@ -47,11 +47,12 @@ def multiply(
         start = tl.load(starts + o)
         length = tl.where(block < n_out, tl.load(starts + o + 1) - start, 0)
         total = tl.zeros((BLOCK, ROWS), tl.float32)
+        column = tl.load(columns + start, mask=length > 0, other=0)
         for j in range(0, tl.max(length)):
-            there = j < length
-            column = tl.load(columns + start + j, mask=there, other=0)
+            there, here = j < length, column
+            column = tl.load(columns + start + j + 1, mask=j + 1 < length, other=0)  # of the next, in time
             value = tl.load(values + start + j, mask=there, other=0.0).to(tl.float32)
-            read = tl.load(inputs + column[:, None] * ROWS + row[None, :], mask=there[:, None], other=0.0)
+            read = tl.load(inputs + here[:, None] * ROWS + row[None, :], mask=there[:, None], other=0.0)
             total += value[:, None] * read.to(tl.float32)
         to = outputs + o[:, None] * ROWS + row[None, :]
         tl.store(to, total.to(outputs.dtype.element_ty), mask=(block < n_out)[:, None])
@@ -76,10 +77,11 @@ def multiply_back(
         if NEED_VALUES:
             x = tl.load(at, mask=mask, other=0.0).to(tl.float32)
         total = tl.zeros((BLOCK, ROWS), tl.float32)
+        output = tl.load(outputs + start, mask=length > 0, other=0)
         for j in range(0, tl.max(length)):
-            there = j < length
-            output = tl.load(outputs + start + j, mask=there, other=0)
-            read = tl.load(gradients + output[:, None] * ROWS + row[None, :], mask=there[:, None], other=0.0)
+            there, here = j < length, output
+            output = tl.load(outputs + start + j + 1, mask=j + 1 < length, other=0)  # of the next, in time
+            read = tl.load(gradients + here[:, None] * ROWS + row[None, :], mask=there[:, None], other=0.0)
             read = read.to(tl.float32)
             if NEED_X:
                 place = tl.load(places + start + j, mask=there, other=0)

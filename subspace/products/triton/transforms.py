@@ -18,6 +18,16 @@ def makhoul(n, Q: tl.constexpr):
 
 
 @triton.jit
+def _columns_in_a_line(first, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr, PART2: tl.constexpr):
+    """n and the row of the places of (Q1, ROWS, PART2), in a line: only so do neighbours in memory stay neighbours.
+
+    Of a tensor of several axes without neighbours that the compiler can prove, it takes any axis for the fastest.
+    """
+    place = tl.arange(0, Q1 * ROWS * PART2)
+    return place // (ROWS * PART2) * Q2 + first + place % PART2, place // PART2 % ROWS
+
+
+@triton.jit
 def dct(
     x, y, signs, scale, columns, rows, twiddles, turn, count, n_in, n_out,
     Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr,
@@ -27,14 +37,13 @@ def dct(
     Q: tl.constexpr = Q1 * Q2
     HALF: tl.constexpr = Q1 // 2
     dtype = x.dtype.element_ty
-    m = tl.arange(0, ROWS * Q2)
-    n = tl.arange(0, Q1)[:, None] * Q2 + (m % Q2)[None, :]
-    i, row = makhoul(n, Q), (m // Q2)[None, :]
+    n, row = _columns_in_a_line(0, Q1, Q2, ROWS, Q2)
+    i = makhoul(n, Q)
     v = tl.load(x + row * n_in + i, mask=(row < count) & (i < n_in), other=0.0)
     if SIGNED:
         v = (v.to(tl.float32) * tl.load(signs + n)).to(dtype)
-    v = tl.trans(v)  # (ROWS Q2, Q1)
-    n2 = m % Q2
+    v = tl.trans(v.reshape(Q1, ROWS * Q2))
+    n2 = tl.arange(0, ROWS * Q2) % Q2
     for k in range(0, HALF, PART):
         k1 = k + tl.arange(0, PART)
         both = tl.dot(v, _square(columns, tl.arange(0, Q1), 2 * k + tl.arange(0, 2 * PART), Q1), input_precision=PRECISION)
@@ -66,21 +75,31 @@ def _write(
 ):  # fmt: skip
     """The places of y that hold re, and those that hold im, both (ROWS PART, PART2)."""
     re = re.reshape(ROWS, PART, PART2).permute(0, 2, 1)  # neighbours in memory last
-    im = im.reshape(ROWS, PART, PART2).permute(0, 2, 1)
-    row = tl.arange(0, ROWS)[:, None, None]
-    at, to, packed = _places(k, k2, Q1, Q2, PART, PART2)
+    im = im.reshape(ROWS, PART, PART2).permute(0, 2, 1).reshape(ROWS * PART2 * PART)
+    at, row = _ascending(k, k2, Q1, ROWS, PART, PART2)
     re *= tl.where(at == 0, scale * 0.7071067811865476, scale)
-    im *= tl.where(packed, scale, -scale)
     tl.store(y + row * n_out + at, re.to(y.dtype.element_ty), mask=(row < count) & (at < n_out))
-    tl.store(y + row * n_out + to, im.to(y.dtype.element_ty), mask=(row < count) & (to < n_out))
+    at, row, packed = _descending(k, k2, Q1, Q2, ROWS, PART, PART2)
+    im *= tl.where(packed, scale, -scale)
+    tl.store(y + row * n_out + at, im.to(y.dtype.element_ty), mask=(row < count) & (at < n_out))
 
 
 @triton.jit
-def _places(k, k2, Q1: tl.constexpr, Q2: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr):
-    """Where re and im stand in the DCT of a row: (1, PART2, PART); and which of them are of the packed row."""
+def _ascending(k, k2, Q1: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr):
+    """Where re stands in the DCT of a row: (1, PART2, PART); and the row: (ROWS, 1, 1)."""
     k1, k2 = (k + tl.arange(0, PART))[None, None, :], (k2 + tl.arange(0, PART2))[None, :, None]
-    packed = k1 == 0
-    return k1 + Q1 * k2, tl.where(packed, Q1 // 2 + Q1 * k2, Q1 * Q2 - k1 - Q1 * k2), packed
+    return k1 + Q1 * k2, tl.arange(0, ROWS)[:, None, None]
+
+
+@triton.jit
+def _descending(
+    k, k2, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr
+):
+    """The same of im, in a line; and which of it is of the packed row."""
+    place = tl.arange(0, ROWS * PART2 * PART)
+    k1, k2 = k + place % PART, k2 + place // PART % PART2
+    at = tl.where(k1 == 0, Q1 // 2 + Q1 * k2, Q1 * Q2 - k1 - Q1 * k2)
+    return at, place // (PART * PART2), k1 == 0
 
 
 @triton.jit
@@ -93,14 +112,14 @@ def idct(
     Q: tl.constexpr = Q1 * Q2
     HALF: tl.constexpr = Q1 // 2
     dtype = y.dtype.element_ty
-    row = tl.arange(0, ROWS)[:, None, None]
-    at, to, packed = _places(0, 0, Q1, Q2, HALF, Q2)
+    at, row = _ascending(0, 0, Q1, ROWS, HALF, Q2)
     re = tl.load(y + row * n_out + at, mask=(row < count) & (at < n_out), other=0.0)
-    im = tl.load(y + row * n_out + to, mask=(row < count) & (to < n_out), other=0.0)
     re = (re.to(tl.float32) * tl.where(at == 0, 0.7071067811865476, 1.0)).to(dtype)
-    im = (im.to(tl.float32) * tl.where(packed, 1.0, -1.0)).to(dtype)
     re = re.permute(0, 2, 1).reshape(ROWS * HALF, Q2)
-    im = im.permute(0, 2, 1).reshape(ROWS * HALF, Q2)
+    at, row, packed = _descending(0, 0, Q1, Q2, ROWS, HALF, Q2)
+    im = tl.load(y + row * n_out + at, mask=(row < count) & (at < n_out), other=0.0)
+    im = (im.to(tl.float32) * tl.where(packed, 1.0, -1.0)).to(dtype)
+    im = im.reshape(ROWS, Q2, HALF).permute(0, 2, 1).reshape(ROWS * HALF, Q2)
     packed = (tl.arange(0, ROWS * HALF) % HALF)[:, None] == 0
     total = 0.0
     for first in range(0, Q2, PART2):
@@ -119,9 +138,10 @@ def idct(
         both = tl.join(p * cos - q * sin, p * sin + q * cos).to(dtype)
         both = both.reshape(ROWS, HALF, PART2, 2).permute(0, 2, 1, 3).reshape(ROWS * PART2, Q1)
         v = tl.dot(both, tl.trans(_square(columns, tl.arange(0, Q1), tl.arange(0, Q1), Q1)), input_precision=PRECISION)
-        m = tl.arange(0, ROWS * PART2)
-        n = tl.arange(0, Q1)[:, None] * Q2 + (first + m % PART2)[None, :]
-        total += _place_back(tl.trans(v), n, (m // PART2)[None, :], makhoul(n, Q), x, signs, scale, count, n_in, other, SIGNED, WRITE, DOT)
+        v = tl.trans(v).reshape(Q1 * ROWS * PART2)
+        n, row = _columns_in_a_line(first, Q1, Q2, ROWS, PART2)
+        i = makhoul(n, Q)
+        total += _place_back(v, n, row, i, x, signs, scale, count, n_in, other, SIGNED, WRITE, DOT)
     return total
 
 
