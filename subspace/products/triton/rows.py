@@ -43,13 +43,12 @@ def _offset(number, size):
 @triton.jit
 def _forward(
     x, y, scale, signs, columns, rows, twiddles, turn,
-    values, column, row_starts, row_order, scratch, count, n_in, n_out,
+    values, column, row_starts, scratch, count, n_in, n_out,
     TRANSFORM: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, COPY: tl.constexpr,
+    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, COPY: tl.constexpr,
     SIGNED: tl.constexpr, SPARSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    x_across = scratch + _offset(tl.program_id(0), (n_in + n_out) * TILE)
-    y_across = x_across + n_in * TILE
+    across = scratch + _offset(tl.program_id(0), n_in * TILE)
     for tile in range(tl.program_id(0), tl.cdiv(count, TILE), tl.num_programs(0)):
         x_tile, y_tile = x + _offset(tile, TILE * n_in), y + _offset(tile, TILE * n_out)
         here = tl.minimum(TILE, count - tile * TILE)
@@ -68,26 +67,25 @@ def _forward(
                         here - r, n_in, n_out, x, Q1, Q2, ROWS, PART, PART2, SIGNED, False, PRECISION, True, False,
                     )  # fmt: skip
         if SPARSE:
-            sparse.transpose(x_tile, x_across, here, n_in, TILE, COPY)
+            sparse.transpose(x_tile, across, here, n_in, TILE, COPY)
             tl.debug_barrier()
-            sparse.multiply(x_across, y_across, values, column, row_starts, row_order, n_out, TILE, BLOCK)
-            tl.debug_barrier()
-            sparse.add_transposed(y_across, y_tile, here, n_out, TILE, COPY, TRANSFORM != ZERO)
+            sparse.multiply(
+                across, y_tile, values, column, row_starts, here, n_out, TILE, BLOCK, DEPTH, TRANSFORM != ZERO
+            )  # fmt: skip
             tl.debug_barrier()  # before the scratch is written again
 
 
 @triton.jit
 def _backward(
     gy, x, gx, gscale, gvalues, scale, signs, columns, rows, twiddles, turn,
-    values, by_column, row_by_column, column_starts, column_order, scratch, count, n_in, n_out, k,
+    values, by_column, row_by_column, column_starts, scratch, count, n_in, n_out, k,
     TRANSFORM: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, COPY: tl.constexpr,
+    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, COPY: tl.constexpr,
     SIGNED: tl.constexpr, SPARSE: tl.constexpr, PRECISION: tl.constexpr,
     NEED_X: tl.constexpr, NEED_SCALE: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    x_across = scratch + _offset(program, (n_in + n_out) * TILE)
-    y_across = x_across + n_in * TILE
+    across = scratch + _offset(program, n_out * TILE)
     if not ATOMIC:
         gvalues += _offset(program, k)
     total = 0.0
@@ -111,17 +109,12 @@ def _backward(
                         NEED_X, NEED_SCALE,
                     )  # fmt: skip
         if SPARSE and (NEED_X or NEED_VALUES):
-            if NEED_VALUES:
-                sparse.transpose(x_tile, x_across, here, n_in, TILE, COPY)
-            sparse.transpose(gy_tile, y_across, here, n_out, TILE, COPY)
+            sparse.transpose(gy_tile, across, here, n_out, TILE, COPY)
             tl.debug_barrier()
             sparse.multiply_back(
-                y_across, x_across, values, gvalues, by_column, row_by_column, column_starts, column_order, n_in,
-                TILE, BLOCK, NEED_X, NEED_VALUES, ATOMIC,
+                across, x_tile, gx_tile, values, gvalues, by_column, row_by_column, column_starts, here, n_in,
+                TILE, BLOCK, DEPTH, TRANSFORM != ZERO, NEED_X, NEED_VALUES, ATOMIC,
             )  # fmt: skip
-            tl.debug_barrier()
-            if NEED_X:
-                sparse.add_transposed(x_across, gx_tile, here, n_in, TILE, COPY, TRANSFORM != ZERO)
             tl.debug_barrier()
     if NEED_SCALE:
         tl.store(gscale + program, total)
@@ -142,7 +135,7 @@ def forward(x: Tensor, w: Weight, s: Settings | None = None) -> Tensor:
     programs = _programs(x, s)
     order = cached_per_index(w.index, orders, n_out, n_in)
     _forward[(programs,)](
-        x, y, *_dense(x, w, q), w.values, *order[:3], _scratch(x, w, s, programs, n_in + n_out), len(x), n_in, n_out,
+        x, y, *_dense(x, w, q), w.values, *order[:2], _scratch(x, w, s, programs, n_in), len(x), n_in, n_out,
         **_constants(x, w, q, s), num_warps=s.warps, num_stages=1,
     )  # fmt: skip
     return y
@@ -163,8 +156,8 @@ def backward(gy: Tensor, x: Tensor, w: Weight, needs: tuple[bool, bool, bool], s
         return gx.zero_() if needs[0] else None, None, gvalues[0] if needs[2] else None
     order = cached_per_index(w.index, orders, n_out, n_in)
     _backward[(programs,)](
-        gy, x, x if gx is None else gx, gscale, gvalues, *_dense(x, w, q), w.values, *order[3:],
-        _scratch(x, w, s, programs, n_in + n_out), len(x), n_in, n_out, k,
+        gy, x, x if gx is None else gx, gscale, gvalues, *_dense(x, w, q), w.values, *order[2:],
+        _scratch(x, w, s, programs, n_out), len(x), n_in, n_out, k,
         **_constants(x, w, q, s),
         NEED_X=needs[0], NEED_SCALE=needs[1] and w.scale is not None, NEED_VALUES=needs[2], ATOMIC=atomic,
         num_warps=s.warps, num_stages=1,
@@ -213,6 +206,6 @@ def _constants(x: Tensor, w: Weight, q: int, s: Settings):
     q1, q2 = split(q) if w.scale is not None else (16, 16)
     return {
         "TRANSFORM": TRANSFORMS[w.transform], "Q1": q1, "Q2": q2, "TILE": s.tile, "ROWS": s.rows, "PART": s.part,
-        "PART2": s.part2, "BLOCK": s.block, "COPY": s.copy, "SIGNED": w.signs is not None,
+        "PART2": s.part2, "BLOCK": s.block, "DEPTH": s.depth, "COPY": s.copy, "SIGNED": w.signs is not None,
         "SPARSE": len(w.values) > 0, "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
     }  # fmt: skip

@@ -139,9 +139,9 @@ def idct(
         both = both.reshape(ROWS, HALF, PART2, 2).permute(0, 2, 1, 3).reshape(ROWS * PART2, Q1)
         v = tl.dot(both, tl.trans(_square(columns, tl.arange(0, Q1), tl.arange(0, Q1), Q1)), input_precision=PRECISION)
         v = tl.trans(v).reshape(Q1 * ROWS * PART2)
-        n, row = _columns_in_a_line(first, Q1, Q2, ROWS, PART2)
+        n, to = _columns_in_a_line(first, Q1, Q2, ROWS, PART2)
         i = makhoul(n, Q)
-        total += _place_back(v, n, row, i, x, signs, scale, count, n_in, other, SIGNED, WRITE, DOT)
+        total += _place_back(v, n, to, i, x, signs, scale, count, n_in, other, SIGNED, WRITE, DOT)
     return total
 
 
