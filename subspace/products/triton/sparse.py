@@ -30,17 +30,20 @@ def multiply(
     row = tl.arange(0, TILE)
     for first in range(0, n_out, BLOCK):
         o = first + tl.arange(0, BLOCK)
-        start = tl.load(starts + o, mask=o < n_out, other=0)
-        end = tl.load(starts + o + 1, mask=o < n_out, other=0)
+        if ADD:
+            before = _read(y, o, row, count, n_out)  # long before it is wanted
+        start, end = _ends(starts, first, n_out, BLOCK, DEPTH)
         total = tl.zeros((BLOCK, TILE), tl.float32)
         for j in range(0, tl.max(end - start), DEPTH):
-            for d in tl.static_range(DEPTH):  # so many reads are under way at a time
-                at = start + (j + d)
-                column = tl.load(columns + at, mask=at < end, other=-1)[:, None]
-                value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
-                read = tl.load(across + column * TILE + row[None, :], mask=column >= 0, other=0.0)
-                total += value[:, None] * read.to(tl.float32)
-        _write(y, tl.trans(total), o, row, count, n_out, ADD)
+            at = _nonzeros(start, j, BLOCK, DEPTH)
+            column = tl.load(columns + at, mask=at < end, other=-1)
+            value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
+            product = value[:, None] * _gather(across, column, TILE)
+            total += tl.sum(product.reshape(DEPTH, BLOCK, TILE), 0)
+        total = tl.trans(total)
+        if ADD:
+            total += before.to(tl.float32)
+        _write(y, total, o, row, count, n_out)
 
 
 @triton.jit
@@ -56,29 +59,57 @@ def multiply_back(
     row = tl.arange(0, TILE)
     for first in range(0, n_in, BLOCK):
         i = first + tl.arange(0, BLOCK)
-        start = tl.load(starts + i, mask=i < n_in, other=0)
-        end = tl.load(starts + i + 1, mask=i < n_in, other=0)
+        if NEED_X and ADD:
+            before = _read(gx, i, row, count, n_in)
         if NEED_VALUES:
-            inputs = tl.trans(_read(x, i, row, count, n_in)).to(tl.float32)
+            inputs = tl.trans(_read(x, i, row, count, n_in))[None, :, :]
+        start, end = _ends(starts, first, n_in, BLOCK, DEPTH)
         total = tl.zeros((BLOCK, TILE), tl.float32)
         for j in range(0, tl.max(end - start), DEPTH):
-            for d in tl.static_range(DEPTH):
-                at = start + (j + d)
-                output = tl.load(outputs + at, mask=at < end, other=-1)[:, None]
-                read = tl.load(across + output * TILE + row[None, :], mask=output >= 0, other=0.0).to(tl.float32)
-                if NEED_X:
-                    place = tl.load(places + at, mask=at < end, other=0)
-                    value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
-                    total += value[:, None] * read
-                if NEED_VALUES:
-                    product = tl.sum(inputs * read, 1)
-                    if ATOMIC:
-                        tl.atomic_add(gvalues + at, product, mask=at < end, sem="relaxed")
-                    else:
-                        before = tl.load(gvalues + at, mask=at < end, other=0.0)
-                        tl.store(gvalues + at, before + product, mask=at < end)
+            at = _nonzeros(start, j, BLOCK, DEPTH)
+            output = tl.load(outputs + at, mask=at < end, other=-1)
+            if NEED_X:
+                place = tl.load(places + at, mask=at < end, other=0)
+                value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
+            read = _gather(across, output, TILE)
+            if NEED_X:
+                total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
+            if NEED_VALUES:
+                product = inputs.to(tl.float32) * read.reshape(DEPTH, BLOCK, TILE)
+                product = tl.sum(product.reshape(DEPTH * BLOCK, TILE), 1)
+                if ATOMIC:
+                    tl.atomic_add(gvalues + at, product, mask=at < end, sem="relaxed")
+                else:
+                    product += tl.load(gvalues + at, mask=at < end, other=0.0)
+                    tl.store(gvalues + at, product, mask=at < end)
         if NEED_X:
-            _write(gx, tl.trans(total), i, row, count, n_in, ADD)
+            total = tl.trans(total)
+            if ADD:
+                total += before.to(tl.float32)
+            _write(gx, total, i, row, count, n_in)
+
+
+@triton.jit
+def _ends(starts, first, n, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+    """Where the nonzeros of each of a block begin and end, DEPTH times over in a line, as `_nonzeros` are."""
+    o = first + tl.arange(0, DEPTH * BLOCK) % BLOCK
+    return tl.load(starts + o, mask=o < n, other=0), tl.load(starts + o + 1, mask=o < n, other=0)
+
+
+@triton.jit
+def _nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+    """The nonzeros j ... j + DEPTH of each of a block, the first of all, then the second, ...: in a line, read at once.
+
+    (Of tensors of several axes without neighbours in memory, the compiler takes any axis for the fastest.)
+    """
+    return start + j + tl.arange(0, DEPTH * BLOCK) // BLOCK
+
+
+@triton.jit
+def _gather(across, places, TILE: tl.constexpr):
+    """across[places], zero for those below 0: (DEPTH BLOCK, TILE)."""
+    at = places[:, None]
+    return tl.load(across + at * TILE + tl.arange(0, TILE)[None, :], mask=at >= 0, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -88,9 +119,7 @@ def _read(x, i, row, count, n):
 
 
 @triton.jit
-def _write(y, tile, i, row, count, n, ADD: tl.constexpr):
-    """y[row, i] = tile, or with ADD += , but for what is outside."""
+def _write(y, tile, i, row, count, n):
+    """y[row, i] = tile, but for what is outside."""
     at, mask = y + row[:, None] * n + i[None, :], (row < count)[:, None] & (i < n)[None, :]
-    if ADD:
-        tile += tl.load(at, mask=mask, other=0.0).to(tl.float32)
     tl.store(at, tile.to(y.dtype.element_ty), mask=mask)
