@@ -1,8 +1,7 @@
-"""The sparse part S of a product for a tile of rows, as parts of a kernel.
+"""The sparse part S of a product, added to y or to a gradient.
 
-One row of x at a time, a nonzero would read 2 bytes from anywhere. So the rows are first laid side by side in a scratch
-of the program's own, (n, TILE), which stays in the caches: then a nonzero reads TILE neighbours. Rows from `count` on are
-neither read nor written.
+One row of x at a time, a nonzero would read 2 bytes from anywhere. So x is first laid across, (n, rows): then a nonzero
+reads TILE neighbours, and the programs of one tile, which run at the same time, read them from the caches.
 """
 
 from __future__ import annotations
@@ -12,81 +11,69 @@ import triton.language as tl
 
 
 @triton.jit
-def transpose(x, scratch, count, n, TILE: tl.constexpr, COPY: tl.constexpr):
-    """scratch[i, r] = x[r, i], zero for the rows from count on."""
-    row = tl.arange(0, TILE)
-    for first in range(0, n, COPY):
-        i = first + tl.arange(0, COPY)
-        tile = _read(x, i, row, count, n)
-        tl.store(scratch + i[:, None] * TILE + row[None, :], tl.trans(tile), mask=(i < n)[:, None])
+def lay_across(x, across, count, n, wide, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    """across[i, r] = x[r, i], zero for r from count to wide."""
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = across + i.to(tl.int64)[:, None] * wide + row[None, :]
+    tl.store(at, tl.trans(_read(x, i, row, count, n)), mask=(i < n)[:, None])
 
 
 @triton.jit
 def multiply(
-    across, y, values, columns, starts, count, n_out,
+    across, y, values, columns, starts, count, n_out, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """y[r, o] = sum of values[j] across[columns[j], r] over the nonzeros j of o, or with ADD += ."""
-    row = tl.arange(0, TILE)
-    for first in range(0, n_out, BLOCK):
-        o = first + tl.arange(0, BLOCK)
-        if ADD:
-            before = _read(y, o, row, count, n_out)  # long before it is wanted
-        start, end = _ends(starts, first, n_out, BLOCK, DEPTH)
-        total = tl.zeros((BLOCK, TILE), tl.float32)
-        for j in range(0, tl.max(end - start), DEPTH):
-            at = _nonzeros(start, j, BLOCK, DEPTH)
-            column = tl.load(columns + at, mask=at < end, other=-1)
-            value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
-            product = value[:, None] * _gather(across, column, TILE)
-            total += tl.sum(product.reshape(DEPTH, BLOCK, TILE), 0)
-        total = tl.trans(total)
-        if ADD:
-            total += before.to(tl.float32)
-        _write(y, total, o, row, count, n_out)
+    first, row = tl.program_id(0) * BLOCK, tl.program_id(1) * TILE + tl.arange(0, TILE)
+    o = first + tl.arange(0, BLOCK)
+    start, end = _ends(starts, first, n_out, BLOCK, DEPTH)
+    total = tl.zeros((BLOCK, TILE), tl.float32)
+    for j in range(0, tl.max(end - start), DEPTH):
+        at = _nonzeros(start, j, BLOCK, DEPTH)
+        column = tl.load(columns + at, mask=at < end, other=-1)
+        value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
+        product = value[:, None] * _gather(across, column, row, wide)
+        total += tl.sum(product.reshape(DEPTH, BLOCK, TILE), 0)
+    _write(y, tl.trans(total), o, row, count, n_out, ADD)
 
 
 @triton.jit
 def multiply_back(
-    across, x, gx, values, gvalues, places, outputs, starts, count, n_in,
+    across, x, gx, values, gvalues, places, outputs, starts, count, n_in, wide, k,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ADD: tl.constexpr,
     NEED_X: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
     """gx[r, i] = sum of values[places[j]] across[outputs[j], r] over the nonzeros j of i, or with ADD +=, if NEED_X.
 
-    And, if NEED_VALUES, gvalues[j] += <x[:, i], across[outputs[j]]>.
+    And, if NEED_VALUES, gvalues[j] += <x[:, i], across[outputs[j]]>; if not ATOMIC, each tile's to a row of its own.
     """
-    row = tl.arange(0, TILE)
-    for first in range(0, n_in, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        if NEED_X and ADD:
-            before = _read(gx, i, row, count, n_in)
-        if NEED_VALUES:
-            inputs = tl.trans(_read(x, i, row, count, n_in))[None, :, :]
-        start, end = _ends(starts, first, n_in, BLOCK, DEPTH)
-        total = tl.zeros((BLOCK, TILE), tl.float32)
-        for j in range(0, tl.max(end - start), DEPTH):
-            at = _nonzeros(start, j, BLOCK, DEPTH)
-            output = tl.load(outputs + at, mask=at < end, other=-1)
-            if NEED_X:
-                place = tl.load(places + at, mask=at < end, other=0)
-                value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
-            read = _gather(across, output, TILE)
-            if NEED_X:
-                total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
-            if NEED_VALUES:
-                product = inputs.to(tl.float32) * read.reshape(DEPTH, BLOCK, TILE)
-                product = tl.sum(product.reshape(DEPTH * BLOCK, TILE), 1)
-                if ATOMIC:
-                    tl.atomic_add(gvalues + at, product, mask=at < end, sem="relaxed")
-                else:
-                    product += tl.load(gvalues + at, mask=at < end, other=0.0)
-                    tl.store(gvalues + at, product, mask=at < end)
+    first, row = tl.program_id(0) * BLOCK, tl.program_id(1) * TILE + tl.arange(0, TILE)
+    i = first + tl.arange(0, BLOCK)
+    if NEED_VALUES:
+        inputs = tl.trans(_read(x, i, row, count, n_in)).to(tl.float32)[None, :, :]
+        if not ATOMIC:
+            gvalues += tl.program_id(1).to(tl.int64) * k
+    start, end = _ends(starts, first, n_in, BLOCK, DEPTH)
+    total = tl.zeros((BLOCK, TILE), tl.float32)
+    for j in range(0, tl.max(end - start), DEPTH):
+        at = _nonzeros(start, j, BLOCK, DEPTH)
+        output = tl.load(outputs + at, mask=at < end, other=-1)
         if NEED_X:
-            total = tl.trans(total)
-            if ADD:
-                total += before.to(tl.float32)
-            _write(gx, total, i, row, count, n_in)
+            place = tl.load(places + at, mask=at < end, other=0)
+            value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
+        read = _gather(across, output, row, wide)
+        if NEED_X:
+            total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
+        if NEED_VALUES:
+            product = inputs * read.reshape(DEPTH, BLOCK, TILE)
+            product = tl.sum(product.reshape(DEPTH * BLOCK, TILE), 1)
+            if ATOMIC:
+                tl.atomic_add(gvalues + at, product, mask=at < end, sem="relaxed")
+            else:
+                tl.store(gvalues + at, product, mask=at < end)
+    if NEED_X:
+        _write(gx, tl.trans(total), i, row, count, n_in, ADD)
 
 
 @triton.jit
@@ -106,20 +93,23 @@ def _nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
 
 
 @triton.jit
-def _gather(across, places, TILE: tl.constexpr):
-    """across[places], zero for those below 0: (DEPTH BLOCK, TILE)."""
+def _gather(across, places, row, wide):
+    """across[places, row] in float32, zero for places below 0."""
     at = places[:, None]
-    return tl.load(across + at * TILE + tl.arange(0, TILE)[None, :], mask=at >= 0, other=0.0).to(tl.float32)
+    return tl.load(across + at.to(tl.int64) * wide + row[None, :], mask=at >= 0, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _read(x, i, row, count, n):
     """x[row, i], zero outside."""
-    return tl.load(x + row[:, None] * n + i[None, :], mask=(row < count)[:, None] & (i < n)[None, :], other=0.0)
+    at = x + row.to(tl.int64)[:, None] * n + i[None, :]
+    return tl.load(at, mask=(row < count)[:, None] & (i < n)[None, :], other=0.0)
 
 
 @triton.jit
-def _write(y, tile, i, row, count, n):
-    """y[row, i] = tile, but for what is outside."""
-    at, mask = y + row[:, None] * n + i[None, :], (row < count)[:, None] & (i < n)[None, :]
+def _write(y, tile, i, row, count, n, ADD: tl.constexpr):
+    """y[row, i] = tile, or with ADD +=, but for what is outside."""
+    at, mask = y + row.to(tl.int64)[:, None] * n + i[None, :], (row < count)[:, None] & (i < n)[None, :]
+    if ADD:
+        tile += tl.load(at, mask=mask, other=0.0).to(tl.float32)
     tl.store(at, tile.to(y.dtype.element_ty), mask=mask)
