@@ -1,6 +1,6 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
@@ -24,7 +24,10 @@ from subspace.parametrization import (
     subspaces,
 )
 
-__version__ = version("torch-subspace")
+try:
+    __version__ = version("torch-subspace")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "unknown"
 
 __all__ = [
     "Key",
