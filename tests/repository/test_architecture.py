@@ -12,7 +12,7 @@ import subspace
 
 ROOT = Path(subspace.__file__).parent
 LAYERS = [
-    ["random", "linear_map", "patches", "places", "table"],
+    ["random", "linear_map", "patches", "places", "table", "version"],
     ["transforms", "fixed", "rows"],
     ["products.*", "products"],
     ["offsets.base"],
@@ -22,7 +22,7 @@ LAYERS = [
     ["parametrization"],
     ["normal_form"],
     ["structured"],
-    ["description", "fingerprint", "targets", "meta"],
+    ["description", "fingerprint", "schema", "sealed", "targets", "meta"],
     ["methods.*", "methods"],
     ["summary", "checkpoint", "initialize", "recipes", "routes"],
     ["__init__"],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
-
 from subspace.products.triton.tables import split
 
 SCRATCH = 1 << 25  # bytes of all programs together: what a cache of 50 MB keeps beside everything else
