@@ -23,17 +23,26 @@ import torch
 from torch import Tensor, nn
 
 from subspace import methods
+from subspace._base.key import Key
+from subspace._base.selection import Selection, targets
 from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
 from subspace.methods.groups import Groups
-from subspace.methods.recipe import Recipe, Start, home, keep, narrowed, register_all, sparse, zeros
-from subspace.methods.saliency import Objective, Saliency
+from subspace.methods.recipe import (
+    SparseRecipe,
+    Start,
+    device_for_values,
+    register_all,
+    register_supports,
+    restrict,
+    sparse_recipe,
+    zeros,
+)
+from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
-from subspace.parametrization import subspaces, tie
-from subspace.random import Key
-from subspace.targets import Selection, targets
+from subspace.parametrization import share_theta, subspaces
 
 
 def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Selection | None = None) -> nn.Module:
@@ -43,13 +52,13 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
     )
 
 
-@sparse(methods.snip)
+@sparse_recipe(methods.snip)
 def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept."""
     return Zero(weight), U, None
 
 
-@sparse(methods.snip)
+@sparse_recipe(methods.snip)
 def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
@@ -58,7 +67,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Gaussian(weight, key=key.fold("d"), keep=True), U, zeros(weight, U.dim)
 
 
-@sparse(methods.gradient)
+@sparse_recipe(methods.gradient)
 def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
@@ -67,7 +76,7 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Pretrained(weight), U, zeros(weight, U.dim)
 
 
-def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> Recipe:
+def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
     """The recipe w = alpha d + S for any d: DCTpS with offset(weight, key) in place of its DCT.
 
     alpha: whether it is trained, from 1; otherwise it is fixed there. With an objective, S is where the gradient at
@@ -78,7 +87,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     >>> net = hadamard_plus_sparse(nn.Linear(100, 100), density=0.01)
     """
 
-    @sparse(methods.gradient)
+    @sparse_recipe(methods.gradient)
     def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
         return _plus_sparse(weight, offset(weight, key), U, alpha)
@@ -86,7 +95,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     return offset_plus_sparse
 
 
-@sparse(methods.gradient)
+@sparse_recipe(methods.gradient)
 def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
     """DCTpS (Price and Tanner 2021): w = alpha DCT + S, alpha trained from 1, S sparse at random and trained from 0.
 
@@ -117,9 +126,9 @@ def prune(
     exclude: Selection | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept."""
-    chosen = narrowed(saliency, include, exclude)
+    chosen = restrict(saliency, include, exclude)
     kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return keep(model, kept)
+    return register_supports(model, kept)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -139,7 +148,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021), `methods.force`: as Iterative SNIP, but pruned weights may return."""
-    return keep(model, methods.force(model, objective, **options))
+    return register_supports(model, methods.force(model, objective, **options))
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -166,7 +175,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return keep(model, search.supports)
+    return register_supports(model, search.supports)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
@@ -218,14 +227,14 @@ def random_subspace(
     if different := [q for q, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
     squares = torch.stack([part.column_norms().square() for part in parts.values()])
-    scale = squares.sum(0).rsqrt().to(home(first), first.dtype)
+    scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
     starts: dict[str, Start] = {}
     for q, w in weights.items():
         d = (offset or _kaiming)(w, key.fold(q).fold("d"))
         starts[q] = d, Scaled(parts[q], scale), zeros(w, k)
     register_all(model, starts)
     spaces = [space for q, space in subspaces(model) if q in weights]
-    tie(spaces, spaces[0].theta)
+    share_theta(spaces, spaces[0].theta)
     return model
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from subspace.embeddings.base import Embedding
 from subspace.offsets import Offset, Zero
+from subspace.products.flops import Flops
 
 
 class Direction(Embedding):
@@ -35,3 +36,12 @@ class Direction(Embedding):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return theta.reshape(()) * self.offset.linear(x)
+
+    def has_fast_linear(self) -> bool:
+        return self.offset.has_fast_linear()
+
+    def direction(self) -> Offset:
+        return self.offset
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        return self.offset.flops(groups, alpha=True)

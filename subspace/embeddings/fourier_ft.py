@@ -19,11 +19,12 @@ import math
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD
+from subspace._base.linear_map import LinearMap
+from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.linear_map import LinearMap
-from subspace.patches import fans
-from subspace.random import Key
 
 
 class FourierFT(Embedding):
@@ -43,15 +44,15 @@ class FourierFT(Embedding):
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, scale: float | None = None) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        if dim > (most := frequency_count(*fans(like.shape))):
+        if dim > (most := frequency_count(*STANDARD.fans(like.shape))):
             raise ValueError(f"dim must be in [1, {most}], got {dim}")
-        super().__init__(like, dim, key=required(key, self))
+        super().__init__(like, dim, key=require_key(key, self))
         self.scale = scale
         self.rebuild()
 
     def rebuild(self) -> None:
-        (n_out, n_in), numel, dtype = fans(self.shape), self.shape.numel(), wide(self.like.dtype)
-        places = required(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
+        (n_out, n_in), numel, dtype = self.fans, self.shape.numel(), at_least_float32(self.like.dtype)
+        places = require_key(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
         a, b = _frequencies(torch.from_numpy(places), n_out, n_in)
         alone = ((2 * a) % n_out == 0) & ((2 * b) % n_in == 0)  # their own negatives: cosines of +-1
         unit = (2 - alone.double()).div(numel).sqrt()
@@ -70,14 +71,14 @@ class FourierFT(Embedding):
         return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten()
 
     def forward(self, theta: Tensor) -> Tensor:
-        n_out, n_in = fans(self.shape)
+        n_out, n_in = self.fans
         entries, rows, columns = self._spectrum(theta), _entries(n_out), _entries(n_in)
         spectrum = entries.new_zeros(columns * rows).index_add(0, self._columns * rows + self._rows, entries)
         weight = _WAVES(_WAVES(spectrum.reshape(columns, rows), n_out).T, n_in)
         return weight.reshape(self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        n_out, n_in = fans(self.shape)
+        n_out, n_in = self.fans
         matrix = weight.to(self._gains.dtype).reshape(n_out, n_in)
         spectrum = _SPECTRUM(_SPECTRUM(matrix, n_in).T, n_out).flatten()
         entries = spectrum[self._columns * _entries(n_out) + self._rows].reshape(self.dim, 2)
@@ -91,6 +92,9 @@ class FourierFT(Embedding):
         waves = _SPECTRUM(x.to(self._gains.dtype), n_in).index_select(-1, self._columns)
         zeros = waves.new_zeros(*x.shape[:-1], _entries(n_out))
         return _WAVES(zeros.index_add(-1, self._rows, waves * self._spectrum(theta)), n_out).to(x.dtype)
+
+    def build_flops(self) -> float:
+        return 2.5 * self.shape.numel() * math.log2(self.shape.numel())
 
 
 def frequency_count(n_out: int, n_in: int) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.embeddings.base import Embedding
-from subspace.random import Key
+from subspace.products.flops import Flops
 
 
 class Identity(Embedding):
@@ -27,3 +28,13 @@ class Identity(Embedding):
         return weight.reshape(-1)
 
     coordinates = adjoint
+
+    def keeps_entries(self) -> bool:
+        return True
+
+    def flops(self, groups: int = 1) -> Flops:
+        dense = 2.0 * self.dim
+        return Flops(dense, dense, dense)
+
+    def build_flops(self) -> float:
+        return self.dim

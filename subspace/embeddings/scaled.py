@@ -38,3 +38,9 @@ class Scaled(Embedding):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return self.embedding.linear(self.scale * theta, x)
+
+    def has_fast_linear(self) -> bool:
+        return self.embedding.has_fast_linear()
+
+    def build_flops(self) -> float:
+        return self.embedding.build_flops()

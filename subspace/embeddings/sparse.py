@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.index import check, fault
+from subspace._base.key import Key
+from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.places import check, fault
-from subspace.random import Key
+from subspace.products.flops import Flops
 
 
 class Sparse(Embedding):
@@ -44,7 +46,7 @@ class Sparse(Embedding):
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
-        places = required(self.key, self).distinct(self.shape.numel(), self.dim)
+        places = require_key(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
 
     def _load_from_state_dict(
@@ -85,9 +87,16 @@ class Sparse(Embedding):
         n_out, n_in = self.shape
         if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
             return super().linear(theta, x)
-        compute, rows = wide(x.dtype), self.index // n_in
+        compute, rows = at_least_float32(x.dtype), self.index // n_in
         products = x[..., self.index % n_in].to(compute) * theta.to(compute)
         return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
+
+    def support(self) -> Tensor:
+        return self.index
+
+    def flops(self, groups: int = 1) -> Flops:
+        each = 2.0 * self.dim
+        return Flops(each, each, each)
 
 
 def _checked(index: Tensor, like: Tensor) -> Tensor:

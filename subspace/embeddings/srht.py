@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.linear_map import LinearMap, Product
+from subspace._base.plug_in import require_key
+from subspace._base.transforms import fwht
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.linear_map import LinearMap, Product
-from subspace.random import Key
-from subspace.transforms import fwht
 
 BLOCK = 1 << 18  # entries transformed at a time, so that they stay in cache
 
@@ -45,7 +46,7 @@ class SRHT(Embedding):
     """
 
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
-        super().__init__(like, dim, key=required(key, self), of=of)
+        super().__init__(like, dim, key=require_key(key, self), of=of)
         self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
 
     def _constants(self) -> tuple[str, int, int, int]:
@@ -62,6 +63,9 @@ class SRHT(Embedding):
         if numel % _length(self.dim):
             return super().coordinates(weight)
         return self.adjoint(weight) * (self.of / numel)
+
+    def build_flops(self) -> float:
+        return self.shape.numel() * float((self.dim - 1).bit_length() + 1)
 
 
 def _length(dim: int) -> int:
@@ -123,7 +127,7 @@ def _hadamard(x: Tensor, spare: Tensor, factors: list[Tensor]) -> Tensor:
 
 def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     batch, length = theta.shape[:-1], _length(dim)
-    scaled = theta.reshape(batch.numel(), 1, dim).to(wide(theta.dtype)) * math.sqrt(length / of)
+    scaled = theta.reshape(batch.numel(), 1, dim).to(at_least_float32(theta.dtype)) * math.sqrt(length / of)
     out, factors = theta.new_empty(batch.numel(), numel), _factors(length, scaled)
     for rows, kept, of_w, of_theta, x, spare in _pieces(scaled, stream, numel, dim, of):
         torch.mul(of_theta, scaled, out=x[..., :dim])
@@ -135,7 +139,7 @@ def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tenso
 def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     batch, length = weight.shape[:-1], _length(dim)
     flat = weight.reshape(batch.numel(), numel)
-    out = torch.zeros(len(flat), dim, dtype=wide(weight.dtype), device=weight.device)
+    out = torch.zeros(len(flat), dim, dtype=at_least_float32(weight.dtype), device=weight.device)
     factors = _factors(length, out)
     for rows, kept, of_w, of_theta, x, spare in _pieces(out, stream, numel, dim, of):
         x.zero_().flatten(1)[:, kept] = flat[:, rows].to(x.dtype) * of_w

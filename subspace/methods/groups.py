@@ -47,7 +47,7 @@ def blocks(m: int) -> Groups:
     return grouping
 
 
-def spread(scores: Tensor, count: int, groups: Tensor) -> Tensor:
+def top_per_group(scores: Tensor, count: int, groups: Tensor) -> Tensor:
     """The `count` highest scores, shared evenly by the groups: (numel,) -> sorted (count,) int64.
 
     Where count is no multiple of the number of groups, the groups with the highest next score get one more.

@@ -18,11 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
+from subspace._base.preserve import preserved
 from subspace.methods import weight_gradient
-from subspace.methods.saliency import Objective, evaluate, preserved
-from subspace.methods.select import Supports
-from subspace.methods.top import infinite, top
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective, evaluate
+from subspace.methods.top import count_nonfinite, top
 from subspace.parametrization import Subspace
 from subspace.products.layers import LAYERS, Layer, as_product
 
@@ -32,7 +33,7 @@ Block = tuple[int, Tensor]  # where it starts, and the flat gradient from there 
 Read = tuple[Tensor, Tensor]  # a layer's input and the gradient to its output
 
 
-def steepest(
+def largest_gradients(
     model: nn.Module,
     spaces: Mapping[str, Subspace],
     objective: Objective | None,
@@ -81,7 +82,7 @@ def largest(blocks: Iterable[Block], kept: Tensor, count: int) -> Tensor:
     """The sorted places, outside of the sorted `kept`, of the `count` largest |gradient|: blocks -> (count,)."""
     values, places, least = torch.empty(0, device=kept.device), kept.new_empty(0), -1.0
     for start, gradient in blocks:
-        block = gradient.abs().to(wide(gradient.dtype))
+        block = gradient.abs().to(at_least_float32(gradient.dtype))
         first, last = torch.searchsorted(kept, kept.new_tensor([start, start + len(block)])).tolist()
         block[kept[first:last] - start] = -1
         above = (block > least).nonzero().squeeze(1)  # equal ones come too late
@@ -115,7 +116,7 @@ def _finite(blocks: Iterable[Block], q: str, when: str) -> Iterator[Block]:
     """The blocks; raises FloatingPointError after the last, if not all entries were finite."""
     bad = 0
     for start, block in blocks:
-        bad += infinite(block)
+        bad += count_nonfinite(block)
         yield start, block
     if bad:
         raise FloatingPointError(f"gradients must be finite, got {bad} in {q} that are not{when}")

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from subspace._base.qualified import owner_of
+from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries, exact
-from subspace.methods.saliency import Scores, valued
-from subspace.methods.select import Supports, choose, finite, warn_empty
+from subspace.methods.ranking import Supports, choose, finite, warn_empty
+from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
 from subspace.parametrization import register
-from subspace.targets import Selection, targets
 
 
 class LotteryTicket:
@@ -41,7 +42,7 @@ class LotteryTicket:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
         weights = {q: weight for q, (_, _, weight) in targets(model, include, exclude).items()}
-        valued(weights)
+        require_values(weights)
         self.supports: Supports = {q: torch.arange(w.numel(), device=w.device) for q, w in weights.items()}
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
@@ -56,7 +57,7 @@ class LotteryTicket:
         """A copy of the model at the rewinding point, with what is pruned so far gone from it."""
         model = copy.deepcopy(self.start)
         for q, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
-            module, name = _owner(model, q)
+            module, name = owner_of(model, q)
             weight = getattr(module, name)
             register(module, name, Zero(weight), Sparse(weight, index=index))
         return model
@@ -73,7 +74,7 @@ class LotteryTicket:
         model = self.ticket()
         self.train(model)
         with torch.no_grad():
-            scores: Scores = {q: getattr(*_owner(model, q)).abs() for q in self.supports}
+            scores: Scores = {q: getattr(*owner_of(model, q)).abs() for q in self.supports}
         finite(scores, f" in round {self.rounds + 1}")
         self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1
@@ -98,8 +99,3 @@ class LotteryTicket:
         """Go on from a `state_dict`."""
         self.rounds, self.supports = int(state["rounds"]), dict(state["supports"])
         self.start.load_state_dict(state["start"])
-
-
-def _owner(model: nn.Module, qualified: str) -> tuple[nn.Module, str]:
-    prefix, _, name = qualified.rpartition(".")
-    return model.get_submodule(prefix), name

@@ -10,15 +10,16 @@ import abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from subspace.embeddings import DirectSum, Embedding, Sparse
+from subspace.embeddings import Embedding
 from subspace.methods.budgets import exact
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
 
@@ -45,8 +46,13 @@ class Part:
     """A sparse embedding that can be moved, and where in its tensor's theta its entries start."""
 
     space: Subspace
-    sparse: Sparse
+    sparse: Embedding
     start: int
+
+    @property
+    def index(self) -> Tensor:
+        """The places, which `move` writes."""
+        return cast(Tensor, self.sparse.support())
 
     def entries(self, per_entry: Tensor) -> Tensor:
         """The sparse part of theta, or of anything of theta's shape: a view."""
@@ -55,7 +61,7 @@ class Part:
     @torch.no_grad()
     def move(self, index: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Make `index`, sorted, the places; what belongs to a place goes with it, a new one starts at 0."""
-        old, theta = self.sparse.index, self.space.theta
+        old, theta = self.index, self.space.theta
         source = torch.searchsorted(old, index).clamp(max=len(old) - 1)
         stays = old[source] == index
         state = optimizer.state.get(theta, {}).values()
@@ -113,7 +119,7 @@ class Mover(abc.ABC):
         for q, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
                 magnitude = part.entries(part.space.theta).abs()
-                kept[q], counts[q] = part.sparse.index[top(magnitude, part.sparse.dim - count)], count
+                kept[q], counts[q] = part.index[top(magnitude, part.sparse.dim - count)], count
         for q, grown in self.grow(kept, counts, objective).items() if kept else ():
             self.parts[q].move(torch.cat([kept[q], grown]).sort().values, self.optimizer)
 
@@ -134,13 +140,11 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, Part]]:
     spaces = list(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    for q, space in spaces:
-        embedding, start, found = space.parametrization.embedding, 0, []
-        parts = cast("list[Embedding]", list(embedding.embeddings) if isinstance(embedding, DirectSum) else [embedding])
-        for part in parts:
-            if isinstance(part, Sparse):
-                found.append(Part(space, part, start))
-            start += part.dim
+    for name, space in spaces:
+        parts = space.parametrization.embedding.parts()
+        starts = accumulate((U.dim for U in parts), initial=0)
+        found = [Part(space, U, start) for U, start in zip(parts, starts, strict=False) if U.support() is not None]
         if len(found) != 1:
-            raise TypeError(f"{q} must have a Sparse embedding, alone or in a DirectSum, got {embedding.label()}")
-        yield q, found[0]
+            label = space.parametrization.embedding.label()
+            raise TypeError(f"{name} must have a Sparse embedding, alone or in a DirectSum, got {label}")
+        yield name, found[0]

@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import nn
 
+from subspace._base.preserve import replaced
+from subspace._base.selection import Selection
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
-from subspace.methods.saliency import Objective, Saliency, Scores, gradient, replaced
-from subspace.methods.select import Supports, choose, finite, warn_empty
-from subspace.targets import Selection
+from subspace.methods.ranking import Supports, choose, finite, warn_empty
+from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
 
 def supports(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from subspace.methods.growth import steepest
+from subspace.methods.growth import largest_gradients
 from subspace.methods.moving import Mover
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 
 
 class RigL(Mover):
@@ -22,4 +22,4 @@ class RigL(Mover):
 
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
         spaces = {q: self.parts[q].space for q in kept}
-        return steepest(self.model, spaces, objective, kept, counts, when=f" in step {self.steps}")
+        return largest_gradients(self.model, spaces, objective, kept, counts, when=f" in step {self.steps}")

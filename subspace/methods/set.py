@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.methods.moving import Mover
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
-from subspace.random import Key
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 
 
 class SET(Mover):

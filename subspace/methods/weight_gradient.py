@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import LINEAR, Geometry
 
 
@@ -49,7 +49,7 @@ def _sum(
     lowest, highest = first // each, (last - 1) // each + 1  # of the groups
     total: Tensor | None = None
     for x, gy in reads:
-        part = gy[:, first:last].to(wide(gy.dtype))
+        part = gy[:, first:last].to(at_least_float32(gy.dtype))
         seen = x[:, lowest * channels : highest * channels].to(part.dtype)
         w = part.new_empty(1).expand(last - first, *shape[1:])  # of which only the shape matters
         gradient = cast(Tensor, geometry._replace(groups=highest - lowest).gradients(part, seen, w, False, True)[1])

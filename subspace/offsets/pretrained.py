@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.offsets.base import Offset
-from subspace.random import Key
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,6 +32,9 @@ class Pretrained(Offset):
 
     def forward(self) -> Tensor:
         return self.weight
+
+    def has_fast_linear(self) -> bool:
+        return True  # d is there anyway
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace.offsets.base import Offset
+from subspace.products.flops import Flops
+from subspace.products.weight import Structure
 
 
 class Zero(Offset):
@@ -20,3 +22,9 @@ class Zero(Offset):
 
     def linear(self, x: Tensor) -> Tensor:
         return x.new_zeros(()).expand(*x.shape[:-1], self.shape[0])
+
+    def structure(self) -> Structure:
+        return Structure("zero", 0.0)
+
+    def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops:
+        return Flops()

@@ -91,43 +91,46 @@ def _select(problem: Problem, name: str, threads: int) -> Route:
 
 def _flat(w: Weight, geometry: Geometry, route: str) -> tuple[Any, ...]:
     """What the operators take after x, in the order of SCHEMA; the kernel is in w's shape."""
-    return *w, *geometry[1:], route
+    return w.scale, w.values, w.index, w.signs, w.shape, w.transform, *geometry[1:], route
 
 
 def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
     """The inverse of `_flat`, for lists in the place of tuples too."""
-    scale, values, index, shape, transform, stride, padding, dilation, groups, route = flat
+    scale, values, index, signs, shape, transform, stride, padding, dilation, groups, route = flat
     shape = tuple(shape)
     geometry = Geometry(shape[2:], tuple(stride), tuple(padding), tuple(dilation), groups)
-    return Weight(scale, values, index, shape, transform), geometry, route
+    return Weight(scale, values, index, shape, transform, signs), geometry, route
 
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
     """By this route, without autograd: contiguous, or channels_last where x is."""
     check_once(w.index, len(w.values), math.prod(w.shape))
     with _without_autocast(x):
-        if geometry.kernel:
-            form = memory_format(x)
-            return route.forward(x.contiguous(memory_format=form), w, geometry).contiguous(memory_format=form)
-        y = route.forward(_rows(x), w, geometry).contiguous()
-    return y if x.ndim == 2 else y.view(*x.shape[:-1], w.shape[0])
+        y = route.forward(*_taken(x, w, geometry, route), geometry).contiguous(memory_format=memory_format(x))
+    return y if x.ndim == 2 or geometry.kernel else y.view(*x.shape[:-1], w.shape[0])
 
 
 def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
     """By this route, in the formats, shapes and dtypes of what the gradients belong to."""
     check_once(w.index, len(w.values), math.prod(w.shape))
     form = memory_format(x)
+    gy = gy.contiguous(memory_format=form) if geometry.kernel else _rows(gy)
     with _without_autocast(x):
-        if geometry.kernel:
-            gy, rows = (t.contiguous(memory_format=form) for t in (gy, x))
-        else:
-            gy, rows = _rows(gy), _rows(x)
-        gx, gscale, gvalues = route.backward(gy, rows, w, geometry, needs)
+        gx, gscale, gvalues = route.backward(gy, *_taken(x, w, geometry, route), geometry, needs)
+        if w.signs is not None and not route.takes_signs:
+            gx = None if gx is None else w.turn_input(gx)
+            gvalues = None if gvalues is None else w.turn_values(gvalues)
     if gx is not None:
         gx = gx.to(x.dtype).view(x.shape).contiguous(memory_format=form)
     if w.scale is not None and gscale is not None:
         gscale = gscale.to(w.scale.dtype).reshape(w.scale.shape)
     return Gradients(gx, gscale, None if gvalues is None else gvalues.to(w.values.dtype))
+
+
+def _taken(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> tuple[Tensor, Weight]:
+    """x and w as the route takes them: in rows, or in one of two formats; turned, if it knows no signs."""
+    x = x.contiguous(memory_format=memory_format(x)) if geometry.kernel else _rows(x)
+    return (x, w) if w.signs is None or route.takes_signs else (w.turn_input(x), w.turned())
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -139,15 +142,15 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *flat: Any) -> Tensor:
         w, geometry, name = _whole(flat)
         route = select(Problem.of(x, w, geometry), name)
-        ctx.save_for_backward(x, *w[:3])
-        ctx.constants, ctx.geometry, ctx.route = w[3:], geometry, route
+        ctx.save_for_backward(x, *w[:3], w.signs)
+        ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
         y = _forward(x, w, geometry, route)
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gy,), (x, scale, values, index) = gradients, ctx.saved_tensors
-        w, needs = Weight(scale, values, index, *ctx.constants), Needs(*ctx.needs_input_grad[:3])
+        (gy,), (x, scale, values, index, signs) = gradients, ctx.saved_tensors
+        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, signs), Needs(*ctx.needs_input_grad[:3])
         if torch.is_grad_enabled():
             found = _differentiable(gy, x, w, ctx.geometry, needs)
         else:
@@ -166,7 +169,7 @@ def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs:
 
 
 INPUTS = (
-    "Tensor x, Tensor? scale, Tensor values, Tensor index, int[] shape, str transform, "
+    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, int[] shape, str transform, "
     "int[] stride, int[] padding, int[] dilation, int groups, str route"
 )
 
@@ -207,15 +210,15 @@ def _(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor,
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.constants = inputs[4:]
+    ctx.save_for_backward(*inputs[:5])
+    ctx.constants = inputs[5:]
 
 
 def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:3])
     gradients = _backward_operator(gy, needs, *ctx.saved_tensors, *ctx.constants)
     wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
-    return *wanted, None, *(None for _ in ctx.constants)
+    return *wanted, None, None, *(None for _ in ctx.constants)
 
 
 _operator.register_autograd(_operator_gradients, setup_context=_setup_context)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from subspace.places import check
+from subspace._base.index import check
 
 GATHER_BELOW = 8  # numbers in a row of a table, below which gathering beats the bags' gradient
 
@@ -80,7 +80,7 @@ def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: objec
 def check_once(index: Tensor, k: int, size: int) -> None:
     """Raise ValueError unless the index holds k sorted, distinct places in range(size); looked at once for a version.
 
-    Every product asks, by whatever route: compiled kernels use an index as it is, and anyone can write to it.
+    Every product does, by whatever route: compiled kernels use an index as it is, and anyone can write to it.
     """
     if len(index) != k:
         raise ValueError(f"index must have a place for each of {k} values, got {len(index)}")

@@ -17,8 +17,6 @@ import functools
 import json
 import math
 import os
-import platform
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,13 +26,15 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from subspace._base.files import write_atomically
+from subspace._base.machine import cpu_name
+from subspace._base.version import VERSION
 from subspace.products.choice.router import Constants
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.native import load
 from subspace.products.problem import Problem
 from subspace.products.routes.base import Route
 from subspace.products.weight import Needs, Weight
-from subspace.version import VERSION
 
 Routes = tuple[Route, ...]
 Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
@@ -95,7 +95,7 @@ def machine(device: str, threads: int) -> str:
     versions = f"torch {torch.__version__}, subspace {VERSION}, counts {COUNTS}"
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {versions}"
-    return f"{device}: {_processor()}, {threads} threads, {versions}, kernels {load.status()}"
+    return f"{device}: {cpu_name()}, {threads} threads, {versions}, kernels {load.status()}"
 
 
 def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
@@ -199,22 +199,7 @@ def _are_constants(value: Any) -> bool:
 
 
 def _write(path: Path | None, table: Table) -> None:
-    if path is None:
-        return
-    temporary = path.with_name(f".costs-{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(table, indent=1))
-        os.replace(temporary, path)
-    except (OSError, ValueError):  # a read-only home, or a full disk: measured again in the next process
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return ", ".join(names) or platform.machine()
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError):  # a read-only home, or a full disk: measured again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(table, indent=1).encode())

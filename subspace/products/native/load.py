@@ -64,7 +64,7 @@ def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
 
 
 def check(failed: Any) -> None:
-    """Raise ValueError if a kernel returned 2, MemoryError if something else but 0."""
+    """Raise what a kernel's return value other than 0 stands for."""
     if failed == 2:
         raise ValueError("index must be sorted and in the range of the weight, got one that is not")
     if failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import Geometry
 from subspace.products.parts import sparse
 from subspace.products.weight import Gradients, Needs, Weight
@@ -25,5 +25,5 @@ def combine(product: Tensor | None, gy: Tensor, x: Tensor, w: Weight, geometry: 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of tensors of one shape, summed in float32 at least."""
-    dtype = wide(a.dtype)
+    dtype = at_least_float32(a.dtype)
     return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))

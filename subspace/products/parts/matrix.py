@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Size, Tensor
 
-from subspace.fixed import wide
-from subspace.patches import fans, from_matrix
+from subspace._base.dtypes import at_least_float32
+from subspace._base.layout import STANDARD
+from subspace._base.matrices import parity_signs
 from subspace.products.weight import Weight
 
 SMALL = 1 << 16  # entries of a T worth keeping
@@ -21,7 +22,7 @@ SMALL = 1 << 16  # entries of a T worth keeping
 
 def build(w: Weight, like: Tensor) -> Tensor:
     """w, new, contiguous, with the dtype and device of `like`; not differentiable."""
-    dtype = wide(like.dtype)
+    dtype = at_least_float32(like.dtype)
     if w.scale is None:
         dense = torch.zeros(w.shape, dtype=dtype, device=like.device)
     else:
@@ -31,8 +32,8 @@ def build(w: Weight, like: Tensor) -> Tensor:
 
 
 def build_transform(shape: tuple[int, ...], transform: str, like: Tensor, scale: Tensor | None = None) -> Tensor:
-    """scale T (T for None), new, in `wide(like.dtype)` on like's device."""
-    arguments = shape, transform, wide(like.dtype), like.device
+    """scale T (T for None), new, in `at_least_float32(like.dtype)` on like's device."""
+    arguments = shape, transform, at_least_float32(like.dtype), like.device
     if math.prod(shape) <= SMALL:
         t = _small(*arguments)
         return t.clone() if scale is None else t * scale.to(t)
@@ -47,7 +48,7 @@ def outer(coarse: Tensor, fine: Tensor, shape: tuple[int, ...], transform: str, 
     for a, b in zip(coarse[1:], fine[1:], strict=True):
         product.addcmul_(a[:, :, None], b[:, None])
     matrix = product.flatten(1)[:, : math.prod(shape[1:])]
-    t = from_matrix(matrix, Size(shape)) if transform == "hadamard" else matrix.reshape(shape)
+    t = STANDARD.from_matrix(matrix, Size(shape)) if transform == "hadamard" else matrix.reshape(shape)
     return t.contiguous()
 
 
@@ -68,7 +69,7 @@ _small = functools.lru_cache(maxsize=256)(torch.inference_mode(False)(_whole))
 
 
 def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    n_out, n_in = fans(Size(shape))
+    n_out, n_in = STANDARD.fans(Size(shape))
     channels, taps = shape[1], math.prod(shape[2:])
     q, width = max(n_out, n_in), _block(channels)
     turn = torch.arange(4 * q, dtype=torch.float64, device=device) * (math.pi / (2 * q))
@@ -83,22 +84,15 @@ def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tu
 
 
 def _hadamard(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    n_out, n_in = fans(Size(shape))
+    n_out, n_in = STANDARD.fans(Size(shape))
     width = 1 << (n_in.bit_length() // 2)
     rows = torch.arange(n_out, device=device)[:, None]
     starts = width * torch.arange(-(-n_in // width), device=device)
-    coarse = _signs(rows & starts).to(dtype) / math.sqrt(max(n_out, n_in))
-    return coarse[None], _signs(rows & torch.arange(width, device=device)).to(dtype)[None]
+    coarse = parity_signs(rows & starts).to(dtype) / math.sqrt(max(n_out, n_in))
+    return coarse[None], parity_signs(rows & torch.arange(width, device=device)).to(dtype)[None]
 
 
 def _block(channels: int) -> int:
     """A divisor near the square root, so that nothing needs to be cut off; else the square root."""
     root = math.isqrt(channels)
     return next((width for width in range(root, root // 2, -1) if channels % width == 0), root)
-
-
-def _signs(common: Tensor) -> Tensor:
-    """(-1)^(number of bits set)."""
-    for shift in (32, 16, 8, 4, 2, 1):
-        common = common ^ (common >> shift)
-    return 1 - 2 * (common & 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import Geometry
 from subspace.products.parts import sparse_conv, sparse_matrix
 from subspace.products.weight import Weight
@@ -24,7 +24,7 @@ def backward(
     gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, gx: Tensor | None, needs_values: bool
 ) -> Tensor | None:
     """gx += S^T gy in place where given; returns gvalues, or None if not needed."""
-    gvalues = w.values.new_zeros(len(w.values), dtype=wide(x.dtype)) if needs_values else None
+    gvalues = w.values.new_zeros(len(w.values), dtype=at_least_float32(x.dtype)) if needs_values else None
     if len(w.values) == 0:
         return gvalues
     if geometry.kernel:

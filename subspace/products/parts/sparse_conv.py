@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import Geometry, Window, memory_format
 from subspace.products.native import conv as native
 from subspace.products.native import load
@@ -66,7 +66,7 @@ def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     if _large(x, y):
         sparse_conv_loop.forward(x, w, geometry, y)
         return
-    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(wide(x.dtype))
+    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(at_least_float32(x.dtype))
     for samples, parts in _parts(y, taps):
         planes = _planes(x[samples], taps.channels)
         for part in parts:
@@ -84,7 +84,7 @@ def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, gx: Tensor | 
     if _large(x, gy):
         sparse_conv_loop.backward(gy, x, w, geometry, gx, gvalues)
         return
-    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(wide(x.dtype))
+    taps, weights = cached_per_index(w.index, _taps, w.shape, geometry.groups), w.values.to(at_least_float32(x.dtype))
     for samples, parts in _parts(gy, taps):
         planes = _planes(x[samples], taps.channels)
         gplanes = torch.zeros_like(planes)
@@ -107,7 +107,7 @@ def _native(x: Tensor, y: Tensor, geometry: Geometry) -> bool:
 
 def _large(x: Tensor, y: Tensor) -> bool:
     """Whether one nonzero moves so many numbers that calling torch for it alone costs nothing."""
-    return x.device.type == "cpu" and x.dtype == wide(x.dtype) and len(y) * math.prod(y.shape[2:]) >= LARGE
+    return x.device.type == "cpu" and x.dtype == at_least_float32(x.dtype) and len(y) * math.prod(y.shape[2:]) >= LARGE
 
 
 def _parts(y: Tensor, taps: Taps) -> Iterator[tuple[slice, list[Window]]]:
@@ -124,10 +124,12 @@ def _planes(x: Tensor, channels: Tensor) -> Tensor:
     """(C, *spatial, N), of these channels: with the batch last a shift moves long pieces, whatever the image's size."""
     if memory_format(x) != torch.contiguous_format:
         rows = x.movedim(1, -1)
-        planes = rows.flatten(1).to(wide(x.dtype)).t().contiguous().view(*rows.shape[1:], len(x)).movedim(-2, 0)
-        return planes.index_select(0, channels)
-    chosen = x if len(channels) == x.shape[1] else x.index_select(1, channels)
-    return chosen.flatten(1).to(wide(x.dtype)).t().contiguous().view(*chosen.shape[1:], len(x))
+        return _batch_last(rows).movedim(-2, 0).index_select(0, channels)
+    return _batch_last(x if len(channels) == x.shape[1] else x.index_select(1, channels))
+
+
+def _batch_last(x: Tensor) -> Tensor:
+    return x.flatten(1).to(at_least_float32(x.dtype)).t().contiguous().view(*x.shape[1:], len(x))
 
 
 def _samples(planes: Tensor) -> Tensor:

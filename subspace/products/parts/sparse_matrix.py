@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.sparse_index import of_matrix
 from subspace.products.weight import Weight
 
@@ -21,14 +21,14 @@ MAX_ROW = 1 << 13  # numbers in a row of it; the bags are made for rows that sta
 
 def forward(x: Tensor, w: Weight, y: Tensor) -> None:
     """y += x S^T in place: (rows, n_in) -> (rows, n_out)."""
-    bags, weights = of_matrix(w.index, *w.fans), w.values.to(wide(x.dtype))
+    bags, weights = of_matrix(w.index, *w.fans), w.values.to(at_least_float32(x.dtype))
     for part in _pieces_of(x, w):
         y[part] += bags.forward(_table(x[part]), weights).t().contiguous()
 
 
 def backward(gy: Tensor, x: Tensor, w: Weight, gx: Tensor | None, gvalues: Tensor | None) -> None:
     """gx += gy S and gvalues += S's dot products, in place where given."""
-    bags, weights = of_matrix(w.index, *w.fans), w.values.to(wide(x.dtype))
+    bags, weights = of_matrix(w.index, *w.fans), w.values.to(at_least_float32(x.dtype))
     for part in _pieces_of(x, w):
         table = _table(gy[part])
         if gvalues is not None:
@@ -42,7 +42,7 @@ def _pieces_of(x: Tensor, w: Weight) -> Iterator[slice]:
 
 
 def _table(rows: Tensor) -> Tensor:
-    return rows.to(wide(rows.dtype)).t().contiguous()
+    return rows.to(at_least_float32(rows.dtype)).t().contiguous()
 
 
 def pieces(n: int, step: int) -> Iterator[slice]:

@@ -23,6 +23,7 @@ class Route(ABC):
     name: ClassVar[str]
     layers: ClassVar[str]
     how: ClassVar[str]
+    takes_signs: ClassVar[bool] = False  # of a weight; others are given x and w turned, as if there were none
 
     @abstractmethod
     def supports(self, problem: Problem) -> bool:

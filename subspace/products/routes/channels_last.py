@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.problem import Problem
 from subspace.products.routes.dense import Dense
@@ -20,7 +20,7 @@ class ChannelsLast(Dense):
 
     def supports(self, problem: Problem) -> bool:
         # In half precision torch 2.13 leaves gradients of some strided layers unwritten, and crashes on others.
-        narrow = problem.device == "cpu" and problem.dtype != wide(problem.dtype)
+        narrow = problem.device == "cpu" and problem.dtype != at_least_float32(problem.dtype)
         return len(problem.geometry.kernel) > 1 and not narrow
 
     def forward(self, x: Tensor, w: Weight, geometry: Geometry) -> Tensor:

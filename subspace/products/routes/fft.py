@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subspace.fixed import wide
+from subspace._base.dtypes import at_least_float32
+from subspace._base.transforms import _dct, _idct
 from subspace.products.geometry import Geometry
 from subspace.products.parts import matrix, pointwise, sparse
 from subspace.products.parts.combine import combine, dot
 from subspace.products.problem import Problem
 from subspace.products.routes.base import Route
 from subspace.products.weight import Gradients, Needs, Weight
-from subspace.transforms import _dct, _idct
 
 CHUNK = 1 << 18  # numbers at a time: beyond, every temporary costs page faults
 
@@ -71,8 +71,8 @@ def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs
     if w.scale is None or not (needs.x or needs.scale):
         return combine(None, gy, x, w, geometry, needs)
     n_out, n_in = w.fans
-    gx, gscale = torch.empty_like(x, memory_format=torch.contiguous_format), w.scale.new_zeros((), dtype=wide(x.dtype))
-    q = max(n_out, n_in)
+    gx, q = torch.empty_like(x, memory_format=torch.contiguous_format), max(n_out, n_in)
+    gscale = w.scale.new_zeros((), dtype=at_least_float32(x.dtype))
     for part in _chunks(gy, q):
         product = _apply(gy[part], q, w.transform, True).narrow(1, 0, n_in)
         if needs.scale:
@@ -89,7 +89,7 @@ def _chunks(x: Tensor, q: int) -> Iterator[slice]:
 
 
 def _apply(x: Tensor, q: int, transform: str, inverse: bool) -> Tensor:
-    x = x.to(wide(x.dtype))
+    x = x.to(at_least_float32(x.dtype))
     if transform == "dct" and x.device.type == "cpu" and torch.get_num_threads() <= 2:
         function = scipy.fft.idct if inverse else scipy.fft.dct
         return torch.from_numpy(function(x.numpy(), n=q, axis=1, norm="ortho"))

@@ -11,18 +11,15 @@ from torch import Tensor
 class Orders(NamedTuple):
     """All int32, and none of a size that depends on where the nonzeros are: a captured graph can read them again.
 
-    column: (k,), of each nonzero. row_starts: (n_out + 1,), where in it each output begins. row_order: (n_out,), the
-    outputs by falling number of nonzeros. by_column, row_by_column: (k,), of the nonzeros by input: places, and
-    outputs. column_starts, column_order: as of the outputs.
+    columns: (k,), of each nonzero. row_starts: (n_out + 1,), where in it each output begins. by_column, row_by_column:
+    (k,), of the nonzeros by input: their places, and outputs. column_starts: (n_in + 1,), where each input begins.
     """
 
-    column: Tensor
+    columns: Tensor
     row_starts: Tensor
-    row_order: Tensor
     by_column: Tensor
     row_by_column: Tensor
     column_starts: Tensor
-    column_order: Tensor
 
 
 def orders(index: Tensor, n_out: int, n_in: int) -> Orders:
@@ -30,10 +27,7 @@ def orders(index: Tensor, n_out: int, n_in: int) -> Orders:
     row = index // n_in
     column = index - row * n_in
     by_column = torch.argsort(column, stable=True)
-    row_starts, column_starts = _starts(row, n_out), _starts(column[by_column], n_in)
-    order = (torch.argsort(starts.diff(), descending=True, stable=True) for starts in (row_starts, column_starts))
-    row_order, column_order = order
-    parts = column, row_starts, row_order, by_column, row[by_column], column_starts, column_order
+    parts = column, _starts(row, n_out), by_column, row[by_column], _starts(column[by_column], n_in)
     return Orders(*(part.int() for part in parts))
 
 

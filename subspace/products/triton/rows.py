@@ -1,22 +1,18 @@
-"""y = x w^T for w = scale T diag(signs) + S, and its gradients, each in one kernel that never leaves the chip between.
-
-Every program takes tiles of rows in turn: the transform of a few rows at a time in registers, then S on the whole tile,
-through a scratch that stays in the caches. Read and written of the device's memory are x and y alone, once.
-"""
+"""y = x w^T for w = scale T diag(signs) + S, and its gradients: T's part in one kernel, S's in another that adds to it."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from subspace.products.triton import sparse, transforms
 from subspace.products.sparse_index import cached_per_index
+from subspace.products.triton import sparse, transforms
 from subspace.products.triton.order import orders
 from subspace.products.triton.settings import Settings, settings
 from subspace.products.triton.tables import split, tables
@@ -30,8 +26,58 @@ class Weight(NamedTuple):  # until the products have one
     transform: str
     signs: Tensor | None = None
 
-ZERO, DCT, HADAMARD = (tl.constexpr(number) for number in range(3))
-TRANSFORMS = {"zero": 0, "dct": 1, "hadamard": 2}
+
+@triton.jit
+def _transform(
+    x, y, scale, signs, columns, rows, twiddles, turn, count, n_in, n_out,
+    HADAMARD: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr,
+    PART: tl.constexpr, PART2: tl.constexpr, SIGNED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """y = scale T (signs x)."""
+    alpha = tl.load(scale).to(tl.float32)
+    if HADAMARD:
+        alpha *= tl.rsqrt(tl.maximum(n_in, n_out).to(tl.float32))
+    for part in range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0)):
+        here, x_part, y_part = count - part * ROWS, x + _offset(part, ROWS * n_in), y + _offset(part, ROWS * n_out)
+        if HADAMARD:
+            transforms.hadamard(
+                x_part, y_part, signs, signs, alpha, columns, rows, here, n_in, n_out, x,
+                Q1, Q2, ROWS, PART, PART2, SIGNED, False, PRECISION, True, False,
+            )  # fmt: skip
+        else:
+            transforms.dct(
+                x_part, y_part, signs, alpha, columns, rows, twiddles, turn, here, n_in, n_out,
+                Q1, Q2, ROWS, PART, PART2, SIGNED, PRECISION,
+            )  # fmt: skip
+
+
+@triton.jit
+def _transform_back(
+    gy, x, gx, gscale, scale, signs, columns, rows, twiddles, turn, count, n_in, n_out,
+    HADAMARD: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr,
+    PART: tl.constexpr, PART2: tl.constexpr, SIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    NEED_X: tl.constexpr, NEED_SCALE: tl.constexpr,
+):  # fmt: skip
+    """gx = scale signs T^T gy, if NEED_X; gscale, a sum for each program, <x, signs T^T gy>, if NEED_SCALE."""
+    alpha, norm = tl.load(scale).to(tl.float32), 1.0
+    if HADAMARD:
+        norm = tl.rsqrt(tl.maximum(n_in, n_out).to(tl.float32))
+    total = 0.0
+    for part in range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0)):
+        here, gy_part = count - part * ROWS, gy + _offset(part, ROWS * n_out)
+        x_part, gx_part = x + _offset(part, ROWS * n_in), gx + _offset(part, ROWS * n_in)
+        if HADAMARD:
+            total += transforms.hadamard(
+                gy_part, gx_part, signs, signs, alpha * norm, columns, rows, here, n_out, n_in, x_part,
+                Q1, Q2, ROWS, PART, PART2, False, SIGNED, PRECISION, NEED_X, NEED_SCALE,
+            )  # fmt: skip
+        else:
+            total += transforms.idct(
+                gy_part, gx_part, signs, alpha, columns, rows, twiddles, turn, here, n_out, n_in, x_part,
+                Q1, Q2, ROWS, PART2, SIGNED, PRECISION, NEED_X, NEED_SCALE,
+            )  # fmt: skip
+    if NEED_SCALE:
+        tl.store(gscale + tl.program_id(0), total * norm)
 
 
 @triton.jit
@@ -40,146 +86,76 @@ def _offset(number, size):
     return (tl.full((), 0, tl.int64) + number) * size
 
 
-@triton.jit
-def _forward(
-    x, y, scale, signs, columns, rows, twiddles, turn,
-    values, column, row_starts, row_order, scratch, count, n_in, n_out,
-    TRANSFORM: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, COPY: tl.constexpr,
-    SIGNED: tl.constexpr, SPARSE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    x_across = scratch + _offset(tl.program_id(0), (n_in + n_out) * TILE)
-    y_across = x_across + n_in * TILE
-    for tile in range(tl.program_id(0), tl.cdiv(count, TILE), tl.num_programs(0)):
-        x_tile, y_tile = x + _offset(tile, TILE * n_in), y + _offset(tile, TILE * n_out)
-        here = tl.minimum(TILE, count - tile * TILE)
-        if TRANSFORM != ZERO:
-            alpha = tl.load(scale).to(tl.float32)
-            norm = tl.rsqrt(tl.maximum(n_in, n_out).to(tl.float32))
-            for r in range(0, TILE, ROWS):
-                if TRANSFORM == DCT:
-                    transforms.dct(
-                        x_tile + r * n_in, y_tile + r * n_out, signs, alpha, columns, rows, twiddles, turn,
-                        here - r, n_in, n_out, Q1, Q2, ROWS, PART, PART2, SIGNED, PRECISION,
-                    )  # fmt: skip
-                else:
-                    transforms.hadamard(
-                        x_tile + r * n_in, y_tile + r * n_out, signs, signs, alpha * norm, columns, rows,
-                        here - r, n_in, n_out, x, Q1, Q2, ROWS, PART, PART2, SIGNED, False, PRECISION, True, False,
-                    )  # fmt: skip
-        if SPARSE:
-            sparse.transpose(x_tile, x_across, here, n_in, TILE, COPY)
-            tl.debug_barrier()
-            sparse.multiply(x_across, y_across, values, column, row_starts, row_order, n_out, TILE, BLOCK)
-            tl.debug_barrier()
-            sparse.add_transposed(y_across, y_tile, here, n_out, TILE, COPY, TRANSFORM != ZERO)
-            tl.debug_barrier()  # before the scratch is written again
-
-
-@triton.jit
-def _backward(
-    gy, x, gx, gscale, gvalues, scale, signs, columns, rows, twiddles, turn,
-    values, by_column, row_by_column, column_starts, column_order, scratch, count, n_in, n_out, k,
-    TRANSFORM: tl.constexpr, Q1: tl.constexpr, Q2: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    PART: tl.constexpr, PART2: tl.constexpr, BLOCK: tl.constexpr, COPY: tl.constexpr,
-    SIGNED: tl.constexpr, SPARSE: tl.constexpr, PRECISION: tl.constexpr,
-    NEED_X: tl.constexpr, NEED_SCALE: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0)
-    x_across = scratch + _offset(program, (n_in + n_out) * TILE)
-    y_across = x_across + n_in * TILE
-    if not ATOMIC:
-        gvalues += _offset(program, k)
-    total = 0.0
-    for tile in range(program, tl.cdiv(count, TILE), tl.num_programs(0)):
-        x_tile, gx_tile = x + _offset(tile, TILE * n_in), gx + _offset(tile, TILE * n_in)
-        gy_tile = gy + _offset(tile, TILE * n_out)
-        here = tl.minimum(TILE, count - tile * TILE)
-        if TRANSFORM != ZERO and (NEED_X or NEED_SCALE):
-            alpha = tl.load(scale).to(tl.float32)
-            norm = tl.rsqrt(tl.maximum(n_in, n_out).to(tl.float32))
-            for r in range(0, TILE, ROWS):
-                if TRANSFORM == DCT:
-                    total += transforms.idct(
-                        gy_tile + r * n_out, gx_tile + r * n_in, signs, alpha, columns, rows, twiddles, turn, here - r,
-                        n_out, n_in, x_tile + r * n_in, Q1, Q2, ROWS, PART2, SIGNED, PRECISION, NEED_X, NEED_SCALE,
-                    )  # fmt: skip
-                else:
-                    total += norm * transforms.hadamard(
-                        gy_tile + r * n_out, gx_tile + r * n_in, signs, signs, alpha * norm, columns, rows, here - r,
-                        n_out, n_in, x_tile + r * n_in, Q1, Q2, ROWS, PART, PART2, False, SIGNED, PRECISION,
-                        NEED_X, NEED_SCALE,
-                    )  # fmt: skip
-        if SPARSE and (NEED_X or NEED_VALUES):
-            if NEED_VALUES:
-                sparse.transpose(x_tile, x_across, here, n_in, TILE, COPY)
-            sparse.transpose(gy_tile, y_across, here, n_out, TILE, COPY)
-            tl.debug_barrier()
-            sparse.multiply_back(
-                y_across, x_across, values, gvalues, by_column, row_by_column, column_starts, column_order, n_in,
-                TILE, BLOCK, NEED_X, NEED_VALUES, ATOMIC,
-            )  # fmt: skip
-            tl.debug_barrier()
-            if NEED_X:
-                sparse.add_transposed(x_across, gx_tile, here, n_in, TILE, COPY, TRANSFORM != ZERO)
-            tl.debug_barrier()
-    if NEED_SCALE:
-        tl.store(gscale + program, total)
-
-
-
-
 def forward(x: Tensor, w: Weight, s: Settings | None = None) -> Tensor:
     """x w^T: (rows, n_in) -> (rows, n_out)."""
     n_out, n_in = fans(w)
-    x, y = x.contiguous(), x.new_empty(len(x), n_out)
-    if x.numel() == 0 or n_out == 0:
-        return y
-    if w.scale is None and len(w.values) == 0:
+    q, x = max(n_out, n_in), x.contiguous()
+    s = s or settings(q, w.transform, x.dtype.itemsize, False)
+    y = x.new_empty(len(x), n_out)
+    if w.scale is not None:
+        programs = _programs(x, s)
+        _transform[(programs,)](x, y, *_dense(x, w, q), len(x), n_in, n_out, **_constants(x, w, q, s))
+    elif len(w.values) == 0:
         return y.zero_()
-    q = max(n_out, n_in)
-    s = s or settings(q, w.transform, x.element_size(), False)
-    programs = _programs(x, s)
-    order = cached_per_index(w.index, orders, n_out, n_in)
-    _forward[(programs,)](
-        x, y, *_dense(x, w, q), w.values, *order[:3], _scratch(x, w, s, programs, n_in + n_out), len(x), n_in, n_out,
-        **_constants(x, w, q, s), num_warps=s.warps, num_stages=1,
-    )  # fmt: skip
+    if len(w.values):
+        columns, starts, *_ = cached_per_index(w.index, orders, n_out, n_in)
+        across, tiles = _across(x, s)
+        sparse.multiply[(-(-n_out // s.block), tiles)](
+            across, y, w.values, columns, starts, len(x), n_out, across.shape[1],
+            TILE=s.tile, BLOCK=s.block, DEPTH=s.depth, ADD=w.scale is not None, num_warps=4,
+        )  # fmt: skip
     return y
 
 
-def backward(gy: Tensor, x: Tensor, w: Weight, needs: tuple[bool, bool, bool], s: Settings | None = None):
+def backward(gy: Tensor, x: Tensor, w: Weight, needs: Any, s: Settings | None = None) -> Any:
     """(gx, gscale of one element, gvalues), float32 but for gx, None where not needed."""
     n_out, n_in = fans(w)
-    gy, x = gy.contiguous(), x.contiguous()
-    gx = torch.empty_like(x) if needs[0] else None
-    q = max(n_out, n_in)
-    s = s or settings(q, w.transform, x.element_size(), True)
-    programs, k = _programs(x, s), len(w.values)
-    atomic = not torch.are_deterministic_algorithms_enabled()
-    gscale = x.new_zeros(programs, dtype=torch.float32)
-    gvalues = x.new_zeros(1 if atomic else programs, k, dtype=torch.float32)
-    if w.scale is None and k == 0:
-        return gx.zero_() if needs[0] else None, None, gvalues[0] if needs[2] else None
-    order = cached_per_index(w.index, orders, n_out, n_in)
-    _backward[(programs,)](
-        gy, x, x if gx is None else gx, gscale, gvalues, *_dense(x, w, q), w.values, *order[3:],
-        _scratch(x, w, s, programs, n_in + n_out), len(x), n_in, n_out, k,
-        **_constants(x, w, q, s),
-        NEED_X=needs[0], NEED_SCALE=needs[1] and w.scale is not None, NEED_VALUES=needs[2], ATOMIC=atomic,
-        num_warps=s.warps, num_stages=1,
-    )  # fmt: skip
-    found = torch.empty_like(gvalues[0])
-    found[order.by_column.long()] = gvalues.sum(0)
-    return gx, gscale.sum(0, keepdim=True) if needs[1] and w.scale is not None else None, found if needs[2] else None
+    need_x, need_scale, need_values = needs[0], needs[1] and w.scale is not None, needs[2]
+    q, k, gy, x = max(n_out, n_in), len(w.values), gy.contiguous(), x.contiguous()
+    s = s or settings(q, w.transform, x.dtype.itemsize, True)
+    gx, gscale, gvalues = torch.empty_like(x) if need_x else None, None, None
+    if w.scale is not None and (need_x or need_scale):
+        programs = _programs(x, s)
+        gscale = x.new_empty(programs, dtype=torch.float32)
+        _transform_back[(programs,)](
+            gy, x, x if gx is None else gx, gscale, *_dense(x, w, q), len(x), n_in, n_out, **_constants(x, w, q, s),
+            NEED_X=need_x, NEED_SCALE=need_scale,
+        )  # fmt: skip
+    if k and (need_x or need_values):
+        *_, by_column, row_by_column, starts = cached_per_index(w.index, orders, n_out, n_in)
+        across, tiles = _across(gy, s)
+        atomic = not torch.are_deterministic_algorithms_enabled()
+        sums = x.new_zeros(1 if atomic else tiles, k, dtype=torch.float32)
+        sparse.multiply_back[(-(-n_in // s.block), tiles)](
+            across, x, x if gx is None else gx, w.values, sums, by_column, row_by_column, starts,
+            len(x), n_in, across.shape[1], k, TILE=s.tile, BLOCK=s.block, DEPTH=s.depth, ADD=w.scale is not None,
+            NEED_X=need_x, NEED_VALUES=need_values, ATOMIC=atomic, num_warps=4,
+        )  # fmt: skip
+        if need_values:
+            gvalues = torch.empty_like(sums[0]).index_copy_(0, by_column.long(), sums.sum(0))
+    elif need_values:
+        gvalues = x.new_zeros(k, dtype=torch.float32)
+    if gx is not None and w.scale is None and k == 0:
+        gx.zero_()
+    return gx, gscale.sum(0, keepdim=True) if need_scale else None, gvalues
 
 
 def fans(w: Weight) -> tuple[int, int]:
     return w.shape[0], math.prod(w.shape[1:])
 
 
+def _across(x: Tensor, s: Settings) -> tuple[Tensor, int]:
+    """x across, (n, rows) with the rows filled up to whole tiles, and the number of these."""
+    tiles, n = -(-len(x) // s.tile), x.shape[1]
+    across = x.new_empty(n, tiles * s.tile)
+    sparse.lay_across[(tiles, -(-n // s.copy))](
+        x, across, len(x), n, across.shape[1], TILE=s.tile, BLOCK=s.copy, num_warps=4
+    )
+    return across, tiles
+
+
 def _programs(x: Tensor, s: Settings) -> int:
-    return min(-(-len(x) // s.tile), processors(x.device) * s.programs)
+    return min(-(-len(x) // s.rows), processors(x.device) * s.programs)
 
 
 @functools.cache
@@ -188,31 +164,23 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def _dense(x: Tensor, w: Weight, q: int):
-    """scale, signs and the tables; x in the place of what there is not."""
-    if w.scale is None:
-        return (x,) * 6
-    signs = x
-    if w.signs is not None:
-        signs = _signs(w.signs, q, w.transform)
+def _dense(x: Tensor, w: Weight, q: int) -> tuple[Tensor, ...]:
+    """scale, signs and the tables; scale in the place of signs where there are none."""
+    signs = w.scale if w.signs is None else _in_order(w.signs, q, w.transform)
     return (w.scale, signs, *tables(w.transform, q, x.dtype, x.device))
 
 
-def _signs(signs: Tensor, q: int, transform: str) -> Tensor:
+def _in_order(signs: Tensor, q: int, transform: str) -> Tensor:
     """One for each place of a transform, in the order in which it takes them."""
     padded = torch.ones(q, dtype=torch.int8, device=signs.device)
     padded[: len(signs)] = signs
     return torch.cat([padded[::2], padded[1::2].flip(0)]) if transform == "dct" else padded
 
 
-def _scratch(x: Tensor, w: Weight, s: Settings, programs: int, n: int) -> Tensor:
-    return x.new_empty(programs * n * s.tile if len(w.values) else 1)
-
-
-def _constants(x: Tensor, w: Weight, q: int, s: Settings):
-    q1, q2 = split(q) if w.scale is not None else (16, 16)
+def _constants(x: Tensor, w: Weight, q: int, s: Settings) -> dict[str, Any]:
+    q1, q2 = split(q)
     return {
-        "TRANSFORM": TRANSFORMS[w.transform], "Q1": q1, "Q2": q2, "TILE": s.tile, "ROWS": s.rows, "PART": s.part,
-        "PART2": s.part2, "BLOCK": s.block, "COPY": s.copy, "SIGNED": w.signs is not None,
-        "SPARSE": len(w.values) > 0, "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
+        "HADAMARD": w.transform == "hadamard", "Q1": q1, "Q2": q2, "ROWS": s.rows, "PART": s.part, "PART2": s.part2,
+        "SIGNED": w.signs is not None, "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
+        "num_warps": s.warps, "num_stages": 1,
     }  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
-
 from subspace.products.triton.tables import split
 
 SCRATCH = 1 << 25  # bytes of all programs together: what a cache of 50 MB keeps beside everything else
@@ -14,7 +12,7 @@ SCRATCH = 1 << 25  # bytes of all programs together: what a cache of 50 MB keeps
 
 class Settings(NamedTuple):
     """tile: rows that S is applied to at a time. rows: of them, those that are transformed at a time. part, part2:
-    frequencies of the columns and rows of a transform at a time. block: outputs of S at a time. copy: places of a row
+    frequencies of the columns and rows of a transform at a time. block, depth: outputs of S, and nonzeros of each, at a time. copy: places of a row
     that are laid across at a time. warps: of a program. programs: of a multiprocessor.
     """
 
@@ -23,6 +21,7 @@ class Settings(NamedTuple):
     part: int
     part2: int
     block: int
+    depth: int
     copy: int
     warps: int
     programs: int
@@ -37,4 +36,4 @@ def settings(q: int, transform: str, itemsize: int, backward: bool) -> Settings:
     if itemsize == 4:
         rows = max(1, rows // 2)
     part = min(q1 // half, max(16, 128 // rows // (1 if backward else 1)))
-    return Settings(16, rows, part, min(q2, 64), 512, 64, 8, 1)
+    return Settings(16, rows, part, min(q2, 32), 128, 4, 128, 4, 2)

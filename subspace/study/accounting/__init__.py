@@ -7,9 +7,10 @@ meter     torch's own count, of what is computed as it is
 sizes     numbers, bytes and files
 """
 
+from subspace.products.flops import Flops
+from subspace.products.flops import dct_flops as transform
 from subspace.study.accounting.meter import Meter, computed, computed_forward
 from subspace.study.accounting.passes import Read, flops, reads
-from subspace.study.accounting.products import Flops, transform
 from subspace.study.accounting.sizes import file_bytes, file_bytes_dense, stored, tensors
 
 __all__ = [

@@ -16,8 +16,9 @@ from torch import Size, Tensor, cat, nn
 from torch.nn.utils import parametrize
 
 from subspace import SubspaceParametrization, subspaces
+from subspace.products.flops import Flops
 from subspace.study.accounting.meter import Meter, undisturbed
-from subspace.study.accounting.products import Flops, layer
+from subspace.study.accounting.products import layer
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

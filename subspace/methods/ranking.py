@@ -1,0 +1,102 @@
+"""From scores to index sets: exact counts, ties broken by order, the same on every machine."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from subspace._base.key import Key
+from subspace.methods.budgets import Budget, entries
+from subspace.methods.groups import Groups, top_per_group
+from subspace.methods.saliencies.base import Scores
+from subspace.methods.top import count_nonfinite, top
+
+Supports = dict[str, Tensor]  # by qualified name, the sorted flat int64 index of what is kept
+
+
+def select(
+    scores: Scores,
+    density: float | None = None,
+    *,
+    dim: int | None = None,
+    budget: Budget | None = None,
+    groups: Groups | None = None,
+    among: Supports | None = None,
+) -> Supports:
+    """The dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
+
+    Without a budget all tensors compete (global); with one, the highest of every tensor are kept, in the number it
+    gives. `groups` spreads a tensor's number evenly inside it, as `rows` or `blocks(4)`. `among`: the only entries that
+    can be kept. A warning names the tensors left without any.
+
+    Raises FloatingPointError naming a tensor whose scores are not finite, TypeError and ValueError as `entries`.
+    """
+    finite(scores)
+    kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
+    warn_empty({q: len(index) for q, index in kept.items()})
+    return kept
+
+
+def choose(
+    scores: Scores, total: int, budget: Budget | None, groups: Groups | None, among: Supports | None
+) -> Supports:
+    """`select` without its checks."""
+    flat = {q: s.reshape(-1) if among is None else _only(s.reshape(-1), among[q]) for q, s in scores.items()}
+    sizes = [s.numel() for s in flat.values()]
+    if budget is not None:
+        counts = budget([s.shape for s in scores.values()], total)
+    elif groups is None:
+        return _split(top(torch.cat(list(flat.values())), total), dict(zip(flat, sizes, strict=True)))
+    else:
+        counts = [len(kept) for kept in choose(scores, total, None, None, among).values()]
+    return {
+        q: top(s, count) if groups is None else top_per_group(s, count, groups(scores[q].shape).to(s.device))
+        for (q, s), count in zip(flat.items(), counts, strict=True)
+    }
+
+
+def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Supports:
+    """As many entries in every tensor, at places drawn from the key: the control of Frankle et al. (2021).
+
+    like: tensors of the weights' shapes, such as scores, by name.
+    """
+    return {
+        q: torch.from_numpy(key.fold(q).distinct(like[q].numel(), len(index))).sort().values.to(index.device)
+        for q, index in supports.items()
+    }
+
+
+def finite(scores: Scores, when: str = "") -> None:
+    """Raise FloatingPointError naming the first tensor with a score that is not finite."""
+    for q, s in scores.items():
+        if bad := count_nonfinite(s):
+            raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {q} that are not{when}")
+
+
+def warn_empty(counts: Mapping[str, int], stacklevel: int = 3) -> None:
+    """Warn where tensors are left without any entry, as at extreme densities they are."""
+    if empty := [q for q, count in counts.items() if count == 0]:
+        total = sum(counts.values())
+        fewer = f": fewer entries than the {len(counts)} tensors" if total < len(counts) else ""
+        warnings.warn(f"the budget of {total} leaves no entry to {', '.join(empty)}{fewer}", stacklevel=stacklevel)
+
+
+def _numel(scores: Scores) -> int:
+    return sum(s.numel() for s in scores.values())
+
+
+def _only(flat: Tensor, index: Tensor) -> Tensor:
+    return torch.full_like(flat, -math.inf).scatter(0, index, flat[index])
+
+
+def _split(index: Tensor, sizes: Mapping[str, int]) -> Supports:
+    """A sorted index into the concatenation of tensors of these sizes, as one for each."""
+    starts = [0, *accumulate(sizes.values())]
+    bounds = torch.searchsorted(index, index.new_tensor(starts)).tolist()
+    cuts = zip(sizes, starts, bounds, bounds[1:], strict=False)
+    return {q: index[first:last] - start for q, start, first, last in cuts}

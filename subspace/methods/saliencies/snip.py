@@ -1,0 +1,17 @@
+"""SNIP (Lee et al., "Single-shot network pruning based on connection sensitivity", ICLR 2019)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
+
+
+@saliency
+def snip(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
+    """|g w|, g the gradient of the objective; without the paper's normalisation, which changes no order.
+
+    The objective is a loss such as cross-entropy. (FORCE's public code, and what was made from it, uses `nll_loss` on
+    raw logits, which is not a likelihood.) In rounds it is Iterative SNIP: `supports(model, snip, ..., steps=60)`.
+    """
+    return {q: (g * weights[q]).abs() for q, g in gradients(model, objective, weights).items()}
