@@ -4,7 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
-#include "../subspace/products/native/cpp/parallel.h"
+#include "../../subspace/products/native/cpp/parallel.h"
 
 static int allowed;
 
