@@ -47,8 +47,8 @@ def test_public_names_are_documented():
     for package in (subspace, subspace.methods, subspace.offsets, subspace.embeddings, subspace.products):
         for name in package.__all__:
             public = getattr(package, name)
-            if callable(public) or inspect.ismodule(public):
-                assert vars(public).get("__doc__") or inspect.getdoc(public), name
+            if inspect.ismodule(public) or inspect.isfunction(public) or isinstance(public, type):
+                assert vars(public)["__doc__"] if isinstance(public, type) else public.__doc__, name
 
 
 def test_the_study_is_not_imported_with_the_package():
