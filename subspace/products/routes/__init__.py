@@ -7,9 +7,10 @@ from subspace.products.routes.dense import Dense
 from subspace.products.routes.fft import Fft
 from subspace.products.routes.native import Native
 from subspace.products.routes.remat import Remat
+from subspace.products.routes.triton import Triton
 
 DENSE = Dense()
-ROUTES: tuple[Route, ...] = (DENSE, ChannelsLast(), Remat(), Fft(), Bottleneck(), Native())
+ROUTES: tuple[Route, ...] = (DENSE, ChannelsLast(), Remat(), Fft(), Bottleneck(), Native(), Triton())
 NAMES = ("auto", *(route.name for route in ROUTES))
 
 

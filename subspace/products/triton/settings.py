@@ -1,39 +1,42 @@
-"""How much of a product each program of a kernel works on at a time."""
+"""How much of a transform each program of a kernel works on at a time: what was fastest on an H200, of some tried.
+
+More at a time has more of the arithmetic in one matrix product, and fewer registers and less shared memory for others.
+"""
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
-from subspace.products.triton.tables import split
-
-SCRATCH = 1 << 25  # bytes of all programs together: what a cache of 50 MB keeps beside everything else
+from subspace.products.triton.lengths import split
 
 
 class Settings(NamedTuple):
-    """tile: rows that S is applied to at a time. rows: of them, those that are transformed at a time. part, part2:
-    frequencies of the columns and rows of a transform at a time. block, depth: outputs of S, and nonzeros of each, at a time. copy: places of a row
-    that are laid across at a time. warps: of a program. programs: of a multiprocessor.
+    """rows: of x, at a time. part, part2: of them, frequencies of the columns and of the rows of a transform at a time.
+
+    warps: of a program. programs: of a multiprocessor.
     """
 
-    tile: int
     rows: int
     part: int
     part2: int
-    block: int
-    depth: int
-    copy: int
-    warps: int
-    programs: int
+    warps: int = 4
+    programs: int = 2
 
 
-@functools.lru_cache(maxsize=256)
+FORWARD = {256: 8, 512: 8, 1024: 4, 2048: 4, 4096: 2}  # rows by length; 1 of longer ones
+BACKWARD = {256: 16, 512: 8, 1024: 8, 2048: 4, 4096: 4}
+HADAMARD = {256: 16, 512: 16, 1024: 8, 2048: 4, 4096: 2}
+SINGLE = {256: 8, 512: 4, 1024: 4, 2048: 2}  # in float32
+
+
 def settings(q: int, transform: str, itemsize: int, backward: bool) -> Settings:
-    """Those that were fastest on an H100 for rows of length q."""
-    q1, q2 = split(q) if transform != "zero" else (16, 16)
-    half = 1 if transform == "hadamard" else 2
-    rows = max(1, min(16, 4096 * 4 // q))
+    """Of transforms of length q, of numbers of so many bytes."""
+    q1, q2 = split(q)
+    half = q1 // 2
+    if transform == "hadamard":
+        return Settings(HADAMARD.get(q, 1), min(q1, 128 if itemsize == 2 else 32), min(q2, 64 if itemsize == 2 else 16))
     if itemsize == 4:
-        rows = max(1, rows // 2)
-    part = min(q1 // half, max(16, 128 // rows // (1 if backward else 1)))
-    return Settings(16, rows, part, min(q2, 32), 128, 4, 128, 4, 2)
+        return Settings(SINGLE.get(q, 1), min(half, 32 if q < 8192 else 16), min(q2, 32 if q < 2048 else 16))
+    if backward:
+        return Settings(BACKWARD.get(q, 1), half, min(q2, 32))
+    return Settings(FORWARD.get(q, 1), min(half, 64 if q < 32768 else 32), min(q2, 64 if q == 16384 else 32))

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LENGTHS = tuple(1 << bits for bits in range(8, 16))  # 256 ... 32768
-
+from subspace.products.triton.lengths import split
 
 class Tables(NamedTuple):
     """The constants of one length.
@@ -33,12 +32,6 @@ class Tables(NamedTuple):
     rows: Tensor
     twiddles: Tensor
     turn: Tensor
-
-
-def split(q: int) -> tuple[int, int]:
-    """(q1, q2), powers of two with q1 q2 = q, q1 the larger: the split that costs least."""
-    bits = q.bit_length() - 1
-    return 1 << (bits + 1) // 2, 1 << bits // 2
 
 
 @functools.lru_cache(maxsize=64)
