@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "-q", "-n", "2"])
+EVERYTHING = ["pytest", "-q", "-n", "2", "-m", "slow or not slow"]
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"], EVERYTHING)
 
 
 def set_up() -> None:
@@ -39,7 +40,7 @@ def main(command: str = "", *options: str) -> int:
     set_up()
     if command == "study":
         return subprocess.call([PYTHON, "-m", "subspace.study.cli", "study", *options])
-    checks = [[PYTHON, "-m", *check, *(options if "pytest" in check else [])] for check in CHECKS]
+    checks = [[PYTHON.with_name(check[0]), *check[1:], *(options if "pytest" in check else [])] for check in CHECKS]
     return int(any(subprocess.call(check, cwd=ROOT) for check in checks))  # a list: all of them, whatever fails
 
 

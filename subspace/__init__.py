@@ -1,7 +1,5 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
 from subspace._base.layout import Layout
@@ -9,6 +7,7 @@ from subspace._base.preserve import preserved
 from subspace._base.qualified import owner_of
 from subspace._base.selection import is_default_target, targets
 from subspace._base.transforms import dct, fwht, idct
+from subspace._base.version import VERSION
 from subspace._initialize import initialize
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
@@ -24,10 +23,7 @@ from subspace.parametrization import (
     subspaces,
 )
 
-try:
-    __version__ = version("torch-subspace")
-except PackageNotFoundError:  # a checkout on the path, not installed
-    __version__ = "unknown"
+__version__ = VERSION
 
 __all__ = [
     "Key",

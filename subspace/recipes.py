@@ -112,7 +112,7 @@ def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
     return Zero(weight), DirectSum([Direction(d), U]), theta
 
 
-def prune(
+def prune(  # noqa: PLR0913
     model: nn.Module,
     saliency: Saliency,
     objective: Objective | None,

@@ -45,10 +45,15 @@ class PlugIn(nn.Module):
         self.like = like.detach().new_empty(0)  # carries dtype and device
 
     def describe(self) -> dict[str, Any]:
-        """The class's name and what its constructor takes besides `like`: enough to build it again."""
+        """The class's name and what its constructor takes besides `like`: enough to build it again.
+
+        Raises ValueError where an argument was not kept.
+        """
         known = {"like", "layout"} if self.layout == STANDARD else {"like"}
-        arguments = [name for name in inspect.signature(type(self)).parameters if name not in known]
-        return {"class": type(self).__name__} | {name: getattr(self, name) for name in arguments}
+        names = [name for name in inspect.signature(type(self)).parameters if name not in known]
+        if missing := [name for name in names if not hasattr(self, name)]:
+            raise ValueError(f"{type(self).__name__} must keep its argument {missing[0]} as an attribute of that name")
+        return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
 
     def label(self) -> str:
         """A short name, as "Direction(DCT)"."""
@@ -72,7 +77,11 @@ class PlugIn(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        shown = {name: value for name, value in self.describe().items() if isinstance(value, bool | int | float | str)}
+        try:
+            described = self.describe()
+        except ValueError:
+            described = {}
+        shown = {name: value for name, value in described.items() if isinstance(value, bool | int | float | str)}
         return ", ".join([f"shape={tuple(self.shape)}", *(f"{k}={v}" for k, v in shown.items() if k != "class")])
 
 

@@ -1,6 +1,7 @@
 """Layers that never build their weight: the products with d and U theta themselves, in place of w's.
 
-It changes nothing but time and memory: parameters, checkpoints, hooks and gradients are the same (to rounding).
+It changes nothing but time and memory: parameters, checkpoints, hooks and gradients are the same (to rounding, which is
+the route's: set SUBSPACE_COSTS=typical for the same routes in every run and on every machine).
 """
 
 from __future__ import annotations

@@ -30,9 +30,10 @@ class Probe(NamedTuple):
 
 def probe(x: Tensor, r: str = "r") -> Probe:
     """<r, x> for the fixed numbers of the name `r`, in float64."""
-    flat = x.detach().flatten().cpu().double()
+    x = x.detach().resolve_conj()
+    flat = (torch.view_as_real(x) if x.is_complex() else x).flatten().cpu().double()
     relative = 1e-2 if x.dtype in NARROW else 1e-4
-    return Probe(float(flat @ _numbers(r, x.numel())), relative * float(flat.norm()))
+    return Probe(float(flat @ _numbers(r, len(flat))), relative * float(flat.norm()))
 
 
 def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:

@@ -9,58 +9,48 @@ Nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
-from importlib.metadata import version
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from subspace._base.files import write_atomically
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import owner_of
+from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
 from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
+from subspace.checkpoint.sealed import check_readable, check_writable, read, write
 from subspace.parametrization import Registration, Subspace, prepare, share_theta, subspaces
-
-FORMAT = 2
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the model's checkpoint; the file appears whole or not at all.
 
-    Raises ValueError if the model has no subspace, OSError if the file cannot be written.
+    Raises ValueError if the model has no subspace or something that `load` would not give back equal, such as an extra
+    state, a tensor that is sparse, or an argument of a plug-in that is a dict; OSError if the file cannot be written.
     """
     spaces = dict(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
+    if own := [name for name, m in model.named_modules() if type(m).get_extra_state is not nn.Module.get_extra_state]:
+        raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
     ours = {id(t) for space in spaces.values() for t in (space.theta, *space.parametrization.buffers())}
     frozen = {}
     for name, tensor in _state(model, ours):
         if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
-            frozen[name] = probe(tensor).value
+            check_readable(name, tensor)
+            frozen[name] = _finite(f"the frozen {name}", probe(tensor))
         else:
-            held.add(tensor, f"state:{name}")
-    about = {
-        "format": FORMAT,
-        "version": version("torch-subspace"),
-        "spaces": described,
-        "frozen": frozen,
-        "digest": _digest(held),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
-    write_atomically(path, to_safetensors(tensors, {"subspace": json.dumps(about)}))
+            check_writable(name, tensor)
+            held[f"state:{name}"] = tensor
+    write(Path(path), {"spaces": described, "frozen": frozen}, held)
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
@@ -76,20 +66,40 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")
-    about, held = _read(path)
-    with materialized_from_meta(model, about["spaces"], about["frozen"]):
-        return _load(model, about, held, plugins)
+    with _in_one_sentence():
+        about, held = read(path)
+        schema.check(about, held)
+        with materialized_from_meta(model, about["spaces"], about["frozen"]):
+            return _load(model, about, held, plugins)
+
+
+@contextlib.contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Whatever a file or a plug-in has to say, without line breaks and of less than 400 characters."""
+    try:
+        yield
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(text if len(text) < 400 else f"{text[:390]} ...") from error
 
 
 def _load(
     model: nn.Module, about: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[PlugIn]]
 ) -> nn.Module:
     plan = {name: _plan(model, name, entry, held, plugins) for name, entry in about["spaces"].items()}
-    weights = {id(registration.weight) for registration in plan.values()}
+    weights = {id(registration.weight): name for name, registration in plan.items()}
+    if tied := plan.keys() - weights.values():
+        raise ValueError(
+            f"{min(tied)} must not be tied to another tensor that the checkpoint registers, got one that is"
+        )
     state = dict(_state(model, weights))
     _check_state(state, about, held)
+    devices = {(about["spaces"][name]["theta"], registration.weight.device) for name, registration in plan.items()}
+    for theta, count in Counter(theta for theta, _ in devices).items():
+        if count > 1:
+            raise ValueError(f"the tensors of {theta} must be on one device, got {count}")
 
-    shared = defaultdict(list)
+    shared: dict[str, list[Subspace]] = defaultdict(list)
     for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
         shared[theta].append(registration.commit(held[theta]))
@@ -107,10 +117,23 @@ def _describe(name: str, space: Subspace, held: TensorTable) -> dict[str, Any]:
     built = space.parametrization
     return {
         "theta": held.add(space.theta, f"theta:{name}"),
-        "offset": encode(built.offset, held),
-        "embedding": encode(built.embedding, held),
-        "fingerprint": {part: probe.value for part, probe in fingerprint(built).items()},
+        "offset": _encoded(name, built.offset, held),
+        "embedding": _encoded(name, built.embedding, held),
+        "fingerprint": {part: _finite(f"{part} of {name}", value) for part, value in fingerprint(built).items()},
     }
+
+
+def _encoded(name: str, part: PlugIn, held: TensorTable) -> Any:
+    try:
+        return encode(part, held)
+    except ValueError as error:
+        raise ValueError(f"{name} must have a d and U that can be saved, got {part.label()}: {error}") from error
+
+
+def _finite(what: str, probe: Probe) -> float:
+    if not math.isfinite(probe.value):
+        raise ValueError(f"{what} must be finite to be recognised at loading, got entries that are not")
+    return probe.value
 
 
 def _plan(
@@ -130,12 +153,15 @@ def _plan(
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
         registration = prepare(module, tensor_name, offset, embedding)
-    for part, now in fingerprint(registration.parametrization).items():
+        if theta.shape != (embedding.dim,):
+            raise ValueError(f"a theta of {len(theta)} for a dim of {embedding.dim}")
+        found = fingerprint(registration.parametrization)
+    for part, now in found.items():
         _compare(f"{part} of {name}", entry["fingerprint"][part], now)
     return registration
 
 
-def _state(model: nn.Module, without: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _state(model: nn.Module, without: Container[int]) -> Iterator[tuple[str, Tensor]]:
     """Every Parameter and persistent buffer but those with an id in `without`."""
     persistent = model.state_dict(keep_vars=True).keys()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -149,8 +175,10 @@ def _check_state(state: Mapping[str, Tensor], about: Mapping[str, Any], held: Ma
         raise ValueError(f"the model must have the checkpoint's tensors, got a difference in {', '.join(different)}")
     for name, tensor in state.items():
         if name in about["frozen"]:
+            check_readable(name, tensor)
             _compare(f"the frozen {name}", about["frozen"][name], probe(tensor))
             continue
+        check_writable(name, tensor)
         other = held[f"state:{name}"]
         if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
             raise ValueError(
@@ -168,45 +196,5 @@ def _compare(what: str, saved: float, now: Probe) -> None:
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{name} must fit the checkpoint's d and U, got: {error}") from error
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        numbers = torch.cat([tensors[name].detach().cpu().flatten()])  # a copy: the stride of a single one may be 0
-        digest.update(numbers.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    expected = f"{os.fspath(path)} must be a checkpoint written by subspace.save, got"
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{expected} no such file")
-    content = Path(path).read_bytes()  # once, into memory of our own: the file may change at any moment
-    try:
-        tensors = from_safetensors(content)
-        metadata = _metadata(content)
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{expected} a damaged or foreign file ({error})") from error
-    if "subspace" not in metadata:
-        raise ValueError(f"{expected} another safetensors file")
-    try:
-        about = json.loads(metadata["subspace"])
-        form, maker, digest = about["format"], about["version"], about["digest"]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{expected} damaged metadata") from None
-    if form != FORMAT:
-        raise ValueError(f"{expected} format {form}, of version {maker}; this one reads {FORMAT}")
-    if digest != _digest(tensors):
-        raise ValueError(f"{expected} tensors that differ from its digest")
-    return about, tensors
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, which its `load` leaves out."""
-    size = int.from_bytes(content[:8], "little")
-    metadata: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    return metadata
+    except Exception as error:  # whatever a constructor says of arguments that it cannot take
+        raise ValueError(f"{name} must fit the checkpoint's d and U, got: {error or type(error).__name__}") from error

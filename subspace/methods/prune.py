@@ -16,7 +16,7 @@ from subspace.methods.ranking import Supports, choose, finite, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
 
-def supports(
+def supports(  # noqa: PLR0913
     model: nn.Module,
     saliency: Saliency,
     objective: Objective | None,
@@ -35,10 +35,11 @@ def supports(
 
     Raises FloatingPointError naming tensor and round where a score is not finite, and as `select`.
     """
-    return _rounds(model, partial(saliency, model, objective), density, dim, steps, budget, groups)
+    size = partial(entries, density=density, dim=dim)
+    return _rounds(model, partial(saliency, model, objective), size, steps, budget, groups)
 
 
-def force(
+def force(  # noqa: PLR0913
     model: nn.Module,
     objective: Objective,
     density: float | None = None,
@@ -62,19 +63,20 @@ def force(
         slopes = gradient(model, objective, include=include, exclude=exclude)
         return {q: slope * dense[q].abs() for q, slope in slopes.items()}
 
-    return _rounds(model, score, density, dim, steps, budget, groups, returning=True)
+    size = partial(entries, density=density, dim=dim)
+    return _rounds(model, score, size, steps, budget, groups, returning=True)
 
 
 def _rounds(
     model: nn.Module,
     score: Callable[[], Scores],
-    density: float | None,
-    dim: int | None,
+    size: Callable[[int], int],
     steps: int,
     budget: Budget | None,
     groups: Groups | None,
     returning: bool = False,
 ) -> Supports:
+    """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     weights = dict(model.named_parameters())
@@ -87,7 +89,7 @@ def _rounds(
             scores = score()
         finite(scores, f" in round {step} of {steps}")
         numel = sum(s.numel() for s in scores.values())
-        total = entries(numel, density, dim)
+        total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
         kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
     warn_empty({q: len(index) for q, index in kept.items()}, stacklevel=4)

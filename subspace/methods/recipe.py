@@ -35,7 +35,7 @@ class SparseRecipe:
         self.start, self.saliency = start, saliency
         self.__name__, self.__qualname__, self.__doc__ = start.__name__, start.__name__, start.__doc__
 
-    def __call__(
+    def __call__(  # noqa: PLR0913
         self,
         model: nn.Module,
         *,

@@ -15,6 +15,7 @@ from torch import nn
 
 import subspace
 from subspace import Key, SubspaceParametrization, load, materialize, recipes, register, save, share, subspaces
+from subspace.checkpoint import sealed
 from subspace.checkpoint.fingerprint import fingerprint
 from subspace.embeddings import Gaussian, Sparse
 from subspace.offsets import DCT, Offset, Pretrained, Zero
@@ -221,17 +222,18 @@ def rewritten(path, change) -> None:
     header = json.loads(content[8 : 8 + length])
     about = json.loads(header["__metadata__"]["subspace"])
     change(about)
-    header["__metadata__"]["subspace"] = json.dumps(about)
+    text = header["__metadata__"]["subspace"] = json.dumps(about)
+    header["__metadata__"]["digest"] = sealed.digest(text, load_file(path))
     new = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + length :])
 
 
 def other_key(about):
-    about["spaces"]["5.weight"]["embedding"]["key"]["key"][0] += 1
+    about["spaces"]["5.weight"]["embedding"]["arguments"]["key"]["key"][0] += 1
 
 
 def other_gain(about):
-    about["spaces"]["5.weight"]["offset"]["gain"] = 1.01
+    about["spaces"]["5.weight"]["offset"]["arguments"]["gain"] = 1.01
 
 
 def newer(about):
@@ -241,7 +243,7 @@ def newer(about):
 TAMPERED = {
     "U of 5.weight must be as it was saved, with fingerprint": other_key,
     "d of 5.weight must be as it was saved, with fingerprint": other_gain,
-    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 2": newer,
+    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 3": newer,
 }
 
 
@@ -275,17 +277,15 @@ def test_one_misplaced_entry_is_noticed(tmp_path):
         moved = index.clone()
         moved[place] = next(i for i in range(480) if i not in index.tolist())
         save(model, tmp_path / "c")
-        rewritten(
-            tmp_path / "c",
-            lambda about, moved=moved: about["spaces"]["5.weight"].update(
-                embedding={"kind": "embedding", "class": "Sparse", "index": {"tensor": "x"}}
-            ),
-        )
-        held = load_file(tmp_path / "c")
+        held = load_file(tmp_path / "c") | {"x": moved.sort().values}
         about = json.loads(metadata(tmp_path / "c"))
-        held["x"] = moved.sort().values
-        about["digest"] = subspace.checkpoint.format._digest(held)
-        save_file(held, tmp_path / "c", {"subspace": json.dumps(about)})
+        about["spaces"]["5.weight"]["embedding"] = {
+            "kind": "embedding",
+            "class": "Sparse",
+            "arguments": {"index": {"tensor": "x"}},
+        }
+        text = json.dumps(about)
+        save_file(held, tmp_path / "c", {"subspace": text, "digest": sealed.digest(text, held)})
         refuses(net(), tmp_path / "c", "U of 5.weight must be as it was saved")
 
 
@@ -310,7 +310,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
-    refuses(net(), path, "got tensors that differ from its digest")
+    refuses(net(), path, "got content that differs from its digest")
 
 
 def test_foreign_files_are_refused_and_nothing_is_unpickled(tmp_path):

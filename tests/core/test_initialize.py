@@ -114,8 +114,9 @@ def test_the_seed_and_the_names_decide_and_the_global_generator_does_not(recipe)
     assert torch.equal(whole["head"][1].bias, one["head.1.bias"])
 
 
-def test_what_is_not_theta_is_set_by_its_module():
-    model = initialize(recipes.dctps(on_meta(), density=0.2))
+@pytest.mark.parametrize("include", [None, ["conv"]])
+def test_what_is_not_theta_is_set_by_its_module(include):
+    model = initialize(recipes.dctps(on_meta(), density=0.2, include=include))
     state = model.state_dict()
     for name in ("norm.weight", "head.0.weight", "norm.running_var", "still.running_var"):
         assert (state[name] == 1).all(), name

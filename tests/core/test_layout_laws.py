@@ -96,7 +96,7 @@ def test_the_fans_of_an_initialisation_are_the_layouts():
         assert Gaussian(like.transpose(0, 1), key=Key(0), fan=fan, layout=TRANSPOSED).std == std
 
 
-@pytest.mark.parametrize("offset, alike", itertools.product([DCT, SignedDCT], [True, False]))
+@pytest.mark.parametrize("offset, alike", list(itertools.product([DCT, SignedDCT], [True, False])))
 def test_a_checkpoint_knows_the_layout(offset, alike, tmp_path):
     def make(layout):
         module = nn.Linear(6, 4)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subspace import Key, products, recipes, structured, subspaces
+from subspace import Key, recipes, structured, subspaces
 from subspace._base.index import fault
-from subspace.products import LINEAR, Geometry, Weight
+from subspace.products import ROUTES, Geometry, Weight, linear
 from subspace.products.native import conv, load
-from subspace.products.routes import NAMES
+from subspace.products.problem import Problem
+from subspace.products.product import multiply
 from subspace.products.weight import Needs
-from tests.support.strategies import multiply, routes
 
 HUGE = torch.iinfo(torch.int64).max
 # (shape of w, shape of x, stride, padding, dilation, groups), the last four of convolutions
@@ -53,12 +53,18 @@ def _with(index: Tensor, place: int, value: int) -> Tensor:
     return changed
 
 
-def weight(shape, values, index, transform):
-    return Weight(None if transform == "zero" else torch.ones_like(values[:1]), values, index, shape, transform)
+def weight(shape, values, index, transform) -> Weight:
+    scale = None if transform == "zero" else torch.ones(1, dtype=values.dtype)
+    return Weight(scale, values, index, shape, transform)
 
 
-def whole(shape, geometry):
-    return Geometry(shape[2:], *geometry) if geometry else LINEAR
+def routes(shape, x, geometry, transform):
+    problem = Problem.of(x, weight(shape, x, torch.empty(0), transform), Geometry(shape[2:], *geometry))
+    return [route.name for route in ROUTES if route.supports(problem)]
+
+
+def product(shape, x, geometry, values, index, transform, route):
+    return multiply(x, weight(shape, values, index, transform), Geometry(shape[2:], *geometry), route)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -67,13 +73,13 @@ def test_a_product_refuses_an_index_that_cannot_be_right(case, dtype):
     shape, size, *geometry = case
     x, numel = torch.ones(size, dtype=dtype, requires_grad=True), torch.Size(shape).numel()
     for transform, (kind, spoil) in itertools.product(["dct", "zero"], HOSTILE.items()):
-        values = torch.ones(len(range(0, numel, 7)), dtype=dtype, requires_grad=True)
-        for route in routes(x, weight(shape, values, torch.arange(0, numel, 7), transform), whole(shape, geometry)):
-            w = weight(shape, values, torch.arange(0, numel, 7), transform)
-            multiply(x, w, whole(shape, geometry), route).sum().backward()
-            w.index.copy_(spoil(w.index, numel))
+        for route in routes(shape, x, geometry, transform):
+            index = torch.arange(0, numel, 7)
+            values = torch.ones(len(index), dtype=dtype, requires_grad=True)
+            product(shape, x, geometry, values, index, transform, route).sum().backward()
+            index.copy_(spoil(index, numel))
             with pytest.raises(ValueError, match=r"index must be .* in \[0, \d+\), got ") as raised:
-                multiply(x, w, whole(shape, geometry), route)
+                product(shape, x, geometry, values, index, transform, route)
             assert "\n" not in str(raised.value), (kind, route)
 
 
@@ -83,16 +89,17 @@ def test_a_product_follows_its_index_however_it_is_written(case, way):
     shape, size, *geometry = case
     x, numel = torch.linspace(-1, 1, torch.Size(size).numel()).reshape(size), torch.Size(shape).numel()
     first, then = torch.arange(0, numel, 9), torch.arange(3, 3 + len(range(0, numel, 9)))
-    geometry, fixed = whole(shape, geometry), weight(shape, torch.linspace(1, 2, len(first)), first, "dct")
-    for route in routes(x, fixed, geometry):
-        w = fixed._replace(index=first.clone())
-        multiply(x, w, geometry, route)
-        WAYS[way](w.index, then)
-        wanted = multiply(x, w._replace(index=w.index.clone()), geometry, "dense")
-        torch.testing.assert_close(multiply(x, w, geometry, route), wanted, atol=1e-4, rtol=1e-4)
-        WAYS[way](w.index, HOSTILE["huge"](w.index, numel))
+    values = torch.linspace(1, 2, len(first))
+    for route in routes(shape, x, geometry, "dct"):
+        index = first.clone()
+        product(shape, x, geometry, values, index, "dct", route)
+        WAYS[way](index, then)
+        wanted = product(shape, x, geometry, values, index.clone(), "dct", "dense")
+        got = product(shape, x, geometry, values, index, "dct", route)
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+        WAYS[way](index, HOSTILE["huge"](index, numel))
         with pytest.raises(ValueError, match="index must be"):
-            multiply(x, w, geometry, route)
+            product(shape, x, geometry, values, index, "dct", route)
 
 
 def test_the_index_and_the_values_must_be_as_many():
@@ -100,23 +107,25 @@ def test_the_index_and_the_values_must_be_as_many():
     for route, index in itertools.product(["dense", "fft", "native"], [torch.arange(3), torch.arange(5)]):
         if route != "native" or load.is_available():
             with pytest.raises(ValueError, match=r"index must have a place for each of 4 values, got [35]"):
-                products.linear(x, Weight(None, torch.ones(4), index, (12, 30), "zero"), route)
+                linear(x, Weight(None, torch.ones(4), index, (12, 30), "zero"), route)
 
 
 @pytest.mark.skipif(not load.is_available(), reason=load.status())
-@pytest.mark.parametrize("kind", ["huge", "far", "numel", "negative", "minus one", "unsorted"])
+@pytest.mark.parametrize("kind", ["huge", "far", "numel", "negative", "minus one", "unsorted", "int32", "too few"])
 def test_a_compiled_convolution_is_safe_on_its_own(kind):
-    shape, x = (8, 3, 3, 3), torch.ones(2, 3, 5, 5)
-    index = HOSTILE[kind](torch.arange(0, 216, 5), 216)
-    w, geometry = weight(shape, torch.ones(len(index)), index, "dct"), Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-    with pytest.raises(ValueError, match="index must be"):
-        conv.forward(x, w, geometry)
-    with pytest.raises(ValueError, match="index must be"):
-        conv.backward(torch.ones(2, 8, 5, 5), x, w, geometry, Needs(True, True, True))
-    with pytest.raises(ValueError, match="index must be"):
-        conv.add_sparse(x, w, geometry, torch.ones(2, 8, 5, 5))
-    with pytest.raises(ValueError, match="index must be"):
-        conv.forward(x, w._replace(index=index.int()), geometry)
+    x, gy, geometry = torch.ones(2, 3, 5, 5), torch.ones(2, 8, 5, 5), Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    index = torch.arange(0, 216, 5)
+    values = torch.ones(len(index))
+    others = {"int32": lambda index, _: index.int(), "too few": lambda index, _: index[1:]}
+    w = Weight(torch.ones(1), values, (HOSTILE | others)[kind](index, 216), (8, 3, 3, 3), "dct")
+    for call in (
+        lambda: conv.forward(x, w, geometry),
+        lambda: conv.backward(gy, x, w, geometry, Needs(True, True, True)),
+        lambda: conv.add_sparse(x, w, geometry, gy),
+        lambda: conv.add_sparse_gradients(gy, x, w, geometry, x, values),
+    ):
+        with pytest.raises(ValueError, match="index must be"):
+            call()
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -147,15 +156,15 @@ def test_no_state_dict_brings_an_index_of_another_dtype(dtype):
         net().load_state_dict(state)
 
 
-@pytest.mark.parametrize("route", NAMES)
+@pytest.mark.parametrize("route", ["auto", *(route.name for route in ROUTES)])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_structured_model_refuses_until_its_index_is_right_again(kind, route):
     x, model = torch.linspace(-1, 1, 150).reshape(2, 3, 5, 5), structured(net())
     wanted = model(x)
     for name, space in subspaces(model):
-        if route not in ("auto", "dense", "remat", "native", "fft" if "2" in name else "bottleneck"):
-            continue
         if route == "native" and not load.is_available():
+            continue
+        if route in (("bottleneck", "channels_last") if "2" in name else ("fft",)):
             continue
         structured(model, {name: route})
         embedding = space.parametrization.embedding.embeddings[1]

@@ -49,7 +49,9 @@ def transform_matrix(transform: str, n_out: int, n_in: int) -> np.ndarray:
     st.sampled_from([0.0, 0.05, 0.5]),
     st.integers(0, 2**32),
 )
-def test_every_instruction_set_is_the_dense_product(name, n_out, n_in, transform, batch, pixels, density, seed):
+def test_every_instruction_set_is_the_dense_product(  # noqa: PLR0913
+    name, n_out, n_in, transform, batch, pixels, density, seed
+):
     g = np.random.default_rng(seed)
     T = transform_matrix(transform, n_out, n_in)
     k = round(density * T.size)

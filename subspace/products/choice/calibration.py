@@ -1,8 +1,13 @@
 """The constants of the cost model, measured once per machine, in about a second for a family of problems.
 
-They are kept in the user's cache folder, by processor, threads, torch's version and the compiled kernels. The
-environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for constants that ship with the
-package: choices are then the same everywhere. (`python -m subspace.products` prints this machine's.)
+They are kept in the user's cache folder, by processor, threads, torch's and this package's version and the compiled
+kernels. Nothing depends on that file: what is not there, or not as it was written, is measured again, and where it
+cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to read and write, or
+"typical" for constants that ship with the package.
+
+Measured constants differ a little from one measurement to the next, and with them the routes and so the last bits of
+results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run. (`python -m
+subspace.products` prints this machine's.)
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +28,7 @@ from scipy.optimize import nnls
 
 from subspace._base.files import write_atomically
 from subspace._base.machine import cpu_name
+from subspace._base.version import VERSION
 from subspace.products.choice.router import Constants
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.native import load
@@ -30,6 +37,8 @@ from subspace.products.routes.base import Route
 from subspace.products.weight import Needs, Weight
 
 Routes = tuple[Route, ...]
+Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
+COUNTS = 1  # raised with every change of what any `Route.counts` counts
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 3
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
@@ -66,8 +75,7 @@ def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, thr
         known: Constants = json.loads(path.read_text())["typical"][family]
         return known
     name = f"{machine(device, threads)}, {str(dtype).removeprefix('torch.')}"
-    table = _read(path)
-    found = table.get(name, {}).get(family, {})
+    found = _read(path).get(name, {}).get(family, {})
     if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
         found = measure(routes, family, dtype, device)
         table = _read(path)  # which others may have written meanwhile
@@ -84,9 +92,10 @@ def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict
 
 def machine(device: str, threads: int) -> str:
     """What the constants depend on."""
+    versions = f"torch {torch.__version__}, subspace {VERSION}, counts {COUNTS}"
     if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{device}: {cpu_name()}, {threads} threads, torch {torch.__version__}, kernels {load.status()}"
+        return f"{torch.cuda.get_device_name()}, {versions}"
+    return f"{device}: {cpu_name()}, {threads} threads, {versions}, kernels {load.status()}"
 
 
 def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
@@ -151,23 +160,46 @@ def _now(x: torch.Tensor) -> float:
     return time.perf_counter()
 
 
-def _path() -> Path:
-    chosen = os.environ.get("SUBSPACE_COSTS")
-    if chosen:
+def _path() -> Path | None:
+    """The file of the cache; None where the user has no folder for it."""
+    if chosen := os.environ.get("SUBSPACE_COSTS"):
         return TYPICAL if chosen == "typical" else Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "subspace" / "costs.json"
-
-
-def _read(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "subspace" / "costs.json"
     try:
-        table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(path.read_text())
-    except (OSError, ValueError):  # missing, or damaged: it is only a cache
+        return Path.home() / ".cache" / "subspace" / "costs.json"
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
+
+
+def _read(path: Path | None) -> Table:
+    """What of the cache is as it was written."""
+    try:
+        table = json.loads(path.read_bytes()) if path else {}
+    except (OSError, ValueError, RecursionError):  # missing, or damaged: it is only a cache
         return {}
-    return table
+    names = _dictionaries(table)
+    return {
+        name: {
+            family: found
+            for family, found in _dictionaries(families).items()
+            if all(map(_are_constants, found.values()))
+        }
+        for name, families in names.items()
+    }
 
 
-def _write(path: Path, table: dict[str, dict[str, dict[str, list[float]]]]) -> None:
-    with contextlib.suppress(OSError):  # a read-only home: measured again in the next process
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(table, indent=1).encode())
+def _dictionaries(value: Any) -> dict[str, Any]:
+    """What of a dictionary is one itself."""
+    return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
+
+
+def _are_constants(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, float) and 0 <= each < math.inf for each in value)
+
+
+def _write(path: Path | None, table: Table) -> None:
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError):  # a read-only home, or a full disk: measured again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(table, indent=1).encode())

@@ -24,6 +24,8 @@ def forward(product: Callable[[Tensor, Weight, Geometry], Tensor], x: Tensor, w:
         return product(x, w, geometry)
     seen, lands = _windows(x, geometry)
     z, last = x[seen], memory_format(x) != torch.contiguous_format
+    if not z.numel():
+        return x.new_zeros(len(x), w.shape[0], *geometry.sizes(tuple(x.shape[2:])))
     y = _restored(product(_flat(z, last), *_flat_weight(w, last)), (len(z), w.shape[0], *z.shape[2:]), last)
     if not any(geometry.padding):
         return y
@@ -44,6 +46,8 @@ def backward(
         return gradients(gy, x, w, geometry)
     seen, lands = _windows(x, geometry)
     z, last = x[seen], memory_format(x) != torch.contiguous_format
+    if not z.numel():
+        return Gradients(*(None if t is None else torch.zeros_like(t) for t in (x, w.scale, w.values)))
     found = gradients(_flat(gy[lands], last), _flat(z, last), *_flat_weight(w, last))
     if found.x is None:
         return found
