@@ -70,10 +70,10 @@ def _multiply(
     """y[r, o] = sum of values[j] across[columns[j], r] over the nonzeros j of o, or with ADD += ."""
     first, row = tl.program_id(0) * BLOCK, tl.program_id(1) * TILE + tl.arange(0, TILE)
     o = first + tl.arange(0, BLOCK)
-    start, end = _ends(starts, first, n_out, BLOCK, DEPTH)
+    start, end = ends(starts, first, n_out, BLOCK, DEPTH)
     total = tl.zeros((BLOCK, TILE), tl.float32)
     for j in range(0, tl.max(end - start), DEPTH):
-        at = _nonzeros(start, j, BLOCK, DEPTH)
+        at = nonzeros(start, j, BLOCK, DEPTH)
         column = tl.load(columns + at, mask=at < end, other=-1)
         value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
         product = value[:, None] * _gather(across, column, row, wide)
@@ -97,10 +97,10 @@ def _multiply_back(
         inputs = tl.trans(_read(x, i, row, count, n_in)).to(tl.float32)[None, :, :]
         if not ATOMIC:
             gvalues += tl.program_id(1).to(tl.int64) * k
-    start, end = _ends(starts, first, n_in, BLOCK, DEPTH)
+    start, end = ends(starts, first, n_in, BLOCK, DEPTH)
     total = tl.zeros((BLOCK, TILE), tl.float32)
     for j in range(0, tl.max(end - start), DEPTH):
-        at = _nonzeros(start, j, BLOCK, DEPTH)
+        at = nonzeros(start, j, BLOCK, DEPTH)
         output = tl.load(outputs + at, mask=at < end, other=-1)
         if NEED_X:
             place = tl.load(places + at, mask=at < end, other=0)
@@ -120,14 +120,14 @@ def _multiply_back(
 
 
 @triton.jit
-def _ends(starts, first, n, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
-    """Where the nonzeros of each of a block begin and end, DEPTH times over in a line, as `_nonzeros` are."""
+def ends(starts, first, n, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+    """Where the nonzeros of each of a block begin and end, DEPTH times over in a line, as `nonzeros` are."""
     o = first + tl.arange(0, DEPTH * BLOCK) % BLOCK
     return tl.load(starts + o, mask=o < n, other=0), tl.load(starts + o + 1, mask=o < n, other=0)
 
 
 @triton.jit
-def _nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+def nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
     """The nonzeros j ... j + DEPTH of each of a block, the first of all, then the second, ...: in a line, read at once.
 
     (Of tensors of several axes without neighbours in memory, the compiler takes any axis for the fastest.)

@@ -46,7 +46,9 @@ def dct(
     n2 = tl.arange(0, ROWS * Q2) % Q2
     for k in range(0, HALF, PART):
         k1 = k + tl.arange(0, PART)
-        both = tl.dot(v, _square(columns, tl.arange(0, Q1), 2 * k + tl.arange(0, 2 * PART), Q1), input_precision=PRECISION)
+        both = tl.dot(
+            v, _square(columns, tl.arange(0, Q1), 2 * k + tl.arange(0, 2 * PART), Q1), input_precision=PRECISION
+        )
         real, imaginary = tl.split(both.reshape(ROWS * Q2, PART, 2))
         where = n2[:, None] * HALF + k1[None, :]
         cos, sin = tl.load(twiddles + where), tl.load(twiddles + Q2 * HALF + where)
@@ -92,9 +94,7 @@ def _ascending(k, k2, Q1: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, 
 
 
 @triton.jit
-def _descending(
-    k, k2, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr
-):
+def _descending(k, k2, Q1: tl.constexpr, Q2: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, PART2: tl.constexpr):
     """The same of im, in a line; and which of it is of the packed row."""
     place = tl.arange(0, ROWS * PART2 * PART)
     k1, k2 = k + place % PART, k2 + place // PART % PART2
@@ -185,7 +185,9 @@ def hadamard(
             u = tl.dot(z, _square(rows, tl.arange(0, Q2), to, Q2), input_precision=PRECISION) * Q1**0.5
             line = tl.arange(0, ROWS * PART)[:, None]
             at = (k + line % PART) * Q2 + to[None, :]
-            total += _place_back(u, at, line // PART, at, y, signs_out, scale, count, n_out, other, SIGNED_OUT, WRITE, DOT)
+            total += _place_back(
+                u, at, line // PART, at, y, signs_out, scale, count, n_out, other, SIGNED_OUT, WRITE, DOT
+            )
     return total
 
 
