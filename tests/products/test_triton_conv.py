@@ -77,7 +77,7 @@ def check(
     assert is_close(gvalues, gs[1].flatten()[w.index.cpu()], torch.float32)
 
 
-STRIDES, PADDINGS, DILATIONS = [(1, 1), (3, 2)], [(0, 0), (1, 1), (2, 3)], [(1, 1), (2, 1)]
+STRIDES, PADDINGS, DILATIONS = [(1, 1), (1, 2)], [(0, 0), (1, 1), (2, 3)], [(1, 1), (2, 1)]
 KERNELS = [(1, 1), (3, 3), (2, 3)]
 
 

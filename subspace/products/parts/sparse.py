@@ -1,4 +1,4 @@
-"""The sparse part S of any product, forward and both gradients: on GPUs by kernels of Triton, where they can take it."""
+"""The sparse part S of any product, forward and both gradients: on GPUs by Triton where its kernels can take it."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from subspace.products.geometry import Geometry
 from subspace.products.sparse_index import cached_per_index
 from subspace.products.triton.orders import ConvOrders, conv_orders
-from subspace.products.triton.sparse import ends, nonzeros
+from subspace.products.triton.sparse import ends, nonzeros, share
 from subspace.products.weight import Weight
 
 TILE, BLOCK, DEPTH = 64, 32, 4  # cells, channels, and nonzeros of each at a time: as in `sparse`
 
 
 class Image(NamedTuple):
-    """Images (N, C, height, width) in cells: that at (h, w) of a phase (a, b) is pixel (h, w) * stride + (a, b) - pad."""
+    """Images (N, C, height, width) in cells: cell (h, w) of phase (a, b) is pixel (h, w) * stride + (a, b) - pad."""
 
     images: int
     height: int
@@ -46,17 +46,17 @@ class Image(NamedTuple):
     @property
     def tiles(self) -> int:
         """Of cells of one channel of one phase."""
-        return triton.cdiv(self.images * self.high * self.wide, TILE)
+        return -(-self.images * self.high * self.wide // TILE)
 
     @property
     def block(self) -> int:
         """Channels at a time."""
-        return min(BLOCK, triton.next_power_of_2(self.channels))
+        return min(BLOCK, 1 << (self.channels - 1).bit_length())
 
     @property
     def programs(self) -> int:
         """One for each tile of each block of each phase."""
-        return self.tiles * self.phases * triton.cdiv(self.channels, self.block)
+        return self.tiles * self.phases * -(-self.channels // self.block)
 
 
 def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
@@ -106,8 +106,8 @@ def _images(x: Tensor, y: Tensor, geometry: Geometry) -> tuple[Image, Image, int
         reach = (kernel - 1) * dilation // stride
         cells.append(max(out, -(-(size + padding) // stride), out + reach - padding // stride))
         reaches.append(reach)
-    seen = Image(len(x), *x.shape[2:], x.shape[1], *geometry.stride, *geometry.padding, *cells)
-    made = Image(len(y), *y.shape[2:], y.shape[1], 1, 1, 0, 0, *cells)
+    seen = Image._make([len(x), *x.shape[2:], x.shape[1], *geometry.stride, *geometry.padding, *cells])
+    made = Image._make([len(y), *y.shape[2:], y.shape[1], 1, 1, 0, 0, *cells])
     return seen, made, triton.cdiv(reaches[0] * cells[1] + reaches[1], TILE) * TILE
 
 
@@ -128,7 +128,7 @@ def _copy_across(
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """across[phase, c, before + cell] = the pixel of the cell in x, zero if there is none."""
-    tile, phase, first = _share(channels, stride_h * stride_w, BLOCK)
+    tile, phase, first = share(channels, stride_h * stride_w, BLOCK)
     place, c = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     at, inside = _pixels(
         x, place - before, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
@@ -144,7 +144,7 @@ def _multiply(
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """y[o, cell] += sum of values[j] across[columns[j], cell + steps[j]] over the nonzeros j of o."""
-    tile, phase, first = _share(channels, 1, BLOCK)
+    tile, phase, first = share(channels, 1, BLOCK)
     cell, o = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     start, end = ends(starts, first, channels, BLOCK, DEPTH)
     total = tl.zeros((BLOCK, TILE), tl.float32)
@@ -173,7 +173,7 @@ def _multiply_back(
     And, if NEED_VALUES, gvalues[j] += <x[c], across[outputs[j]]> so shifted; if not ATOMIC, each tile's to a row of its
     own. All of it for one phase.
     """
-    tile, phase, first = _share(channels, stride_h * stride_w, BLOCK)
+    tile, phase, first = share(channels, stride_h * stride_w, BLOCK)
     cell, c = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     if NEED_VALUES:
         at_x, seen = _pixels(
@@ -206,13 +206,6 @@ def _multiply_back(
             gx, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
         )
         _add(to, inside, tl.trans(total))
-
-
-@triton.jit
-def _share(channels, phases, BLOCK: tl.constexpr):
-    """The tile, the phase and the first channel that this program is for; the programs of a tile run at the same time."""
-    program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
-    return program // (blocks * phases), program // blocks % phases, program % blocks * BLOCK
 
 
 @triton.jit
