@@ -82,7 +82,9 @@ def test_every_route_equals_the_plain_product_in_float64_on_the_cpu(number, tran
     for last, signed in itertools.product([False, True] if len(x_shape) == 4 else [False], [False, transform == "dct"]):
         layout = torch.channels_last if last else torch.contiguous_format
         w, x = product_weight(shape, 60, transform, signed), torch.randn(x_shape).to(dtype)
-        exact = w._replace(**{n: t.double() for n, t in w._asdict().items() if n in ("scale", "values", "signs") and t is not None})
+        exact = w._replace(
+            **{n: t.double() for n, t in w._asdict().items() if n in ("scale", "values", "signs") and t is not None}
+        )
         multiply = linear if not geometry.kernel else lambda x, w, route, g=geometry: conv(x, w, g, route)
         wanted = gradients(multiply, x.double(), exact, "dense")
         there = x.cuda().contiguous(memory_format=layout)
@@ -123,7 +125,9 @@ def test_every_length_on_more_rows_than_programs(q, transform, dtype):
     again = Triton().forward(x.cuda(), there, LINEAR)
     assert torch.equal(y, again)
     xs = turned.requires_grad_()
-    gx, gvalues = torch.autograd.grad(linear(xs, exact._replace(values=exact.values.requires_grad_()), "fft"), [xs, exact.values], xs.detach())
+    gx, gvalues = torch.autograd.grad(
+        linear(xs, exact._replace(values=exact.values.requires_grad_()), "fft"), [xs, exact.values], xs.detach()
+    )
     assert error(found.x, gx) < TOLERANCE[dtype]
     assert error(found.values, gvalues) < 1e-5
 
