@@ -75,7 +75,7 @@ def laws(bench: Bench) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", str(folder)]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(min(12, os.cpu_count() or 1))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=75)
     lines = done.stdout.strip().splitlines()
     print("\n".join(line[:200] for line in lines[-60:] if done.returncode or line == lines[-1]), flush=True)
     bench.misses += done.returncode != 0
