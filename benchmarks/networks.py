@@ -127,6 +127,11 @@ def label(module: nn.Module, shape: tuple[int, ...]) -> str:
     return f"{k}x{k} {module.in_channels}->{module.out_channels} @{shape[-1]}{''.join(marks)}"
 
 
+def mlp(width: int, depth: int) -> nn.Sequential:
+    """Linear layers of one width with ReLUs behind them."""
+    return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a linear layer each for queries, keys, values and the output."""
 
