@@ -77,11 +77,8 @@ def backward(
     Its sums over the pixels are added up as they come, or, where torch is told to be deterministic, in order.
     """
     found, (seen, made, margin) = _orders(w, geometry), _images(x, gy, geometry)
-    across, k, atomic = (
-        _lay_across(gy, made, margin, 0),
-        len(w.values),
-        not torch.are_deterministic_algorithms_enabled(),
-    )
+    across, k = _lay_across(gy, made, margin, 0), len(w.values)
+    atomic = not torch.are_deterministic_algorithms_enabled()
     sums = x.new_zeros(1 if atomic else seen.tiles, k, dtype=torch.float32)
     _multiply_back[(seen.programs,)](
         across, x, x if gx is None else gx, w.values, sums, found.by_column, found.row_by_column, found.steps_by_column,
