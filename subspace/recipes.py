@@ -204,13 +204,18 @@ def random_subspace(
     density: float | None = None,
     dim: int | None = None,
     seed: int = 0,
+    offset: Callable[[Tensor, Key], Offset] | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> nn.Module:
-    """Random subspace training (Li et al. 2018): one theta for all tensors, d a seeded Kaiming initialisation.
+    """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
-    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1; theta starts at 0. U
-    is stored if it has at most 2^29 entries altogether, and drawn again at every pass if not.
+    d is offset(weight, key), as `lambda weight, key: Pretrained(weight)` to start from the present weights; by default
+    a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or norm), which has no
+    fan. (Li et al. train biases too: with include=lambda name, tensor: True, D is their 199,210 and 62,006.)
+
+    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has
+    at most 2^29 entries altogether, and drawn again at every pass if not.
     """
     weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
     n = sum(w.numel() for w in weights.values())
@@ -225,8 +230,13 @@ def random_subspace(
     scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
     starts: dict[str, Start] = {}
     for q, w in weights.items():
-        starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), zeros(w, k)
+        d = (offset or _kaiming)(w, key.fold(q).fold("d"))
+        starts[q] = d, Scaled(parts[q], scale), zeros(w, k)
     register_all(model, starts)
     spaces = [space for q, space in subspaces(model) if q in weights]
     share_theta(spaces, spaces[0].theta)
     return model
+
+
+def _kaiming(weight: Tensor, key: Key) -> Offset:
+    return Gaussian(weight, key=key, keep=True) if weight.ndim > 1 else Pretrained(weight)

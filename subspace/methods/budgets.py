@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from numbers import Rational
 
 from torch import Size
 
@@ -44,8 +46,8 @@ def epl_to_last(shapes: Sequence[Size], total: int) -> list[int]:
     >>> epl_to_last([Size([10]), Size([100]), Size([40])], 90), epl_to_last([Size([10]), Size([100]), Size([40])], 129)
     ([10, 30, 40], [10, 43, 40])
     """
-    counts = [min(shape.numel(), total / len(shapes)) for shape in shapes]
-    counts[-1] = min(counts[-1] + total - sum(counts), shapes[-1].numel())
+    counts = [min(Fraction(shape.numel()), Fraction(total, len(shapes))) for shape in shapes]
+    counts[-1] = min(counts[-1] + total - sum(counts), Fraction(shapes[-1].numel()))
     return [round(count) for count in counts]
 
 
@@ -109,13 +111,22 @@ def apportion(counts: Callable[[int], list[int]], top: int, total: int) -> list[
     return base
 
 
+def exact(number: float) -> Fraction:
+    """The number as it is written: 0.1 is one tenth here, so that 0.9 of 10 leaves 1 and not a little less.
+
+    >>> int((1 - exact(0.9)) * 10), int((1 - 0.9) * 10)
+    (1, 0)
+    """
+    return Fraction(number) if isinstance(number, Rational) else Fraction(str(float(number)))
+
+
 def entries(numel: int, density: float | None, dim: int | None) -> int:
     """How many of `numel` weights exactly one of density and dim asks for; ValueError outside (0, 1] and [1, numel]."""
     if (density is None) == (dim is None):
         raise TypeError(f"exactly one of density and dim must be given, got density={density} and dim={dim}")
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")
-    count = round(density * numel) if density is not None else dim
+    count = round(exact(density) * numel) if density is not None else dim
     if count is None or not 1 <= count <= numel:
         asked = f"dim={dim}" if density is None else f"density={density}, which is {count} entries"
         raise ValueError(f"dim must be in [1, {numel}], got {asked}")

@@ -12,7 +12,7 @@ from torch import nn
 from subspace._base.qualified import owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
-from subspace.methods.budgets import entries
+from subspace.methods.budgets import entries, exact
 from subspace.methods.ranking import Supports, choose, finite, warn_empty
 from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
@@ -68,7 +68,7 @@ class LotteryTicket:
         Raises ValueError if dim is more than remains, FloatingPointError naming tensor and round where a trained
         weight is not finite; the rounds so far are then as they were.
         """
-        dim = int((1 - self.fraction) * self.dim) if dim is None else dim
+        dim = self._left() if dim is None else dim
         if not 1 <= dim <= self.dim:
             raise ValueError(f"dim must be in [1, {self.dim}], got {dim}")
         model = self.ticket()
@@ -83,9 +83,13 @@ class LotteryTicket:
         """Rounds until dim = round(density N) weights remain, the last one as small as it takes; then the ticket."""
         total = entries(self.numel, density, dim)
         while self.dim > total:
-            self.prune(max(total, int((1 - self.fraction) * self.dim)))
+            self.prune(max(total, self._left()))
         warn_empty({q: len(index) for q, index in self.supports.items()})
         return self.ticket()
+
+    def _left(self) -> int:
+        """What remains after a round."""
+        return int((1 - exact(self.fraction)) * self.dim)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rounds so far have come to, the rewinding point included: tensors and numbers."""

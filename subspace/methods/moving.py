@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace.embeddings import Embedding
+from subspace.methods.budgets import exact
 from subspace.methods.ranking import Supports
 from subspace.methods.saliencies.base import Objective
 from subspace.methods.top import top
@@ -113,7 +114,7 @@ class Mover(abc.ABC):
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
-        dropped = self.fraction * self.decay(self.steps / self.t_end)
+        dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         kept, counts = {}, {}
         for q, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):

@@ -47,6 +47,7 @@ class DCT(Offset):
         q, device = max(n_out, n_in), self.like.device
         angle = torch.arange(4 * q, dtype=torch.float64, device=device) * (math.pi / (2 * q))
         waves = (self.gain * math.sqrt(2 / q) * angle.cos()).to(self.like.dtype)
+        waves[q :: 2 * q] = 0  # where a rounded pi / 2 has a cosine of 6e-17
         odd = 2 * torch.arange(n_in, device=device) + 1
         matrix = by_rows(n_out, n_in, self.like, lambda i: waves[i * odd % (4 * q)])  # whole turns dropped exactly
         matrix[0] = self.gain / math.sqrt(q)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Pretrained(Offset):
     """d = a copy of `like`. It is in no checkpoint and no state_dict: load the pretrained weights, then register.
 
+    It keeps its values whatever becomes of the module's: on the meta device, and through `to_empty`.
+
     Raises ValueError if a value is not finite, or there are none, on the meta device.
     """
 
@@ -35,5 +37,7 @@ class Pretrained(Offset):
         return True  # d is there anyway
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self.weight = fn(self.weight)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if not self.like.is_meta:  # which has no values to give back
+            self.weight = self.weight.to(self.like)  # not fn, as that of `to_empty` gives none either
+        return self

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from subspace.products.triton.lengths import split
 
+
 class Tables(NamedTuple):
     """The constants of one length.
 
