@@ -20,20 +20,25 @@ from subspace.products.routes import NAMES, table_of_routes
 
 
 def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.Module:
-    """Rebind the forward of every linear layer and convolution that can do without its weight; return the model.
+    """Rebind the forward of every linear layer and convolution that can do without its weight.
 
     Those are the instances of nn.Linear, Conv1d, Conv2d and Conv3d with a registered `weight` that is a sum of a DCT or
     Hadamard part, fixed or scaled by theta, and a sparse one (`products`); and linear layers whose offset and embedding
     have a fast `linear` each, as RankOne and FourierFT do. `summary` says of every tensor which, and `routes` what it
     costs.
 
-    route: one for all, or by the weight's qualified name ("auto" where not named):
-
     {routes}
 
-    A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route that a layer
-    cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError here for an unknown
-    route or name, and for a model without a subspace.
+    Args:
+        model: With registered subspaces. Its parameters, checkpoints, hooks and gradients stay the same.
+        route: One of these for all layers, or by the weight's qualified name ("auto" where not named).
+
+    Returns:
+        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route that a
+        layer cannot take is a ValueError of its forward pass, naming those that it can.
+
+    Raises:
+        ValueError: For an unknown route or name, and for a model without a subspace.
 
     >>> import torch
     >>> from subspace import recipes
@@ -61,7 +66,14 @@ structured.__doc__ = (structured.__doc__ or "").replace("{routes}", table_of_rou
 
 
 def unstructured(model: nn.Module) -> nn.Module:
-    """Undo `structured`: every layer builds its weight again; return the model."""
+    """Undo `structured`: every layer builds its weight again.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The model.
+    """
     for module in model.modules():
         if _bound(module) is not None:
             del module.forward

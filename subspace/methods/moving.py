@@ -103,11 +103,11 @@ class Mover(abc.ABC):
         self.parts = dict(_parts(model))
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if thetas.count(id(part.space.theta)) > 1:
-                raise ValueError(f"theta must belong to one tensor to be moved, got that of {q}, which is shared")
+                raise ValueError(f"theta must belong to one tensor to be moved, got that of {name}, which is shared")
             if part.space.theta.requires_grad and id(part.space.theta) not in trained:
-                raise ValueError(f"optimizer must train every theta, got one without that of {q}")
+                raise ValueError(f"optimizer must train every theta, got one without that of {name}")
 
     def step(self, objective: Objective | None = None) -> None:
         """Count one step and, if it is due, move U; objective: as for the saliencies, where growing needs one."""
@@ -116,12 +116,12 @@ class Mover(abc.ABC):
             return
         dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         kept, counts = {}, {}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
                 magnitude = part.entries(part.space.theta).abs()
-                kept[q], counts[q] = part.index[top(magnitude, part.sparse.dim - count)], count
-        for q, grown in self.grow(kept, counts, objective).items() if kept else ():
-            self.parts[q].move(torch.cat([kept[q], grown]).sort().values, self.optimizer)
+                kept[name], counts[name] = part.index[top(magnitude, part.sparse.dim - count)], count
+        for name, grown in self.grow(kept, counts, objective).items() if kept else ():
+            self.parts[name].move(torch.cat([kept[name], grown]).sort().values, self.optimizer)
 
     @abc.abstractmethod
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:

@@ -57,11 +57,11 @@ def force(  # noqa: PLR0913
     DCTpS code calls FORCE is Iterative SNIP with 10 rounds: there pruned weights never return.) Raises as `supports`.
     """
     weights = dict(model.named_parameters())
-    dense = {q: w.detach() for q, w in weights.items()}
+    dense = {name: w.detach() for name, w in weights.items()}
 
     def score() -> Scores:
         slopes = gradient(model, objective, include=include, exclude=exclude)
-        return {q: slope * dense[q].abs() for q, slope in slopes.items()}
+        return {name: slope * dense[name].abs() for name, slope in slopes.items()}
 
     size = partial(entries, density=density, dim=dim)
     return _rounds(model, score, size, steps, budget, groups, returning=True)
@@ -82,15 +82,15 @@ def _rounds(
     weights = dict(model.named_parameters())
     kept: Supports = {}
     for step in range(1, steps + 1):
-        pruned = {q: torch.zeros_like(weights[q]).flatten() for q in kept}
-        for q, index in kept.items():
-            pruned[q][index] = weights[q].detach().flatten()[index]
-        with replaced(weights, {q: w.reshape(weights[q].shape) for q, w in pruned.items()}):
+        pruned = {name: torch.zeros_like(weights[name]).flatten() for name in kept}
+        for name, index in kept.items():
+            pruned[name][index] = weights[name].detach().flatten()[index]
+        with replaced(weights, {name: w.reshape(weights[name].shape) for name, w in pruned.items()}):
             scores = score()
         finite(scores, f" in round {step} of {steps}")
         numel = sum(s.numel() for s in scores.values())
         total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
         kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
-    warn_empty({q: len(index) for q, index in kept.items()}, stacklevel=4)
+    warn_empty({name: len(index) for name, index in kept.items()}, stacklevel=4)
     return kept

@@ -38,7 +38,7 @@ def select(
     """
     finite(scores)
     kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
-    warn_empty({q: len(index) for q, index in kept.items()})
+    warn_empty({name: len(index) for name, index in kept.items()})
     return kept
 
 
@@ -46,7 +46,7 @@ def choose(
     scores: Scores, total: int, budget: Budget | None, groups: Groups | None, among: Supports | None
 ) -> Supports:
     """`select` without its checks."""
-    flat = {q: s.reshape(-1) if among is None else _only(s.reshape(-1), among[q]) for q, s in scores.items()}
+    flat = {name: s.reshape(-1) if among is None else _only(s.reshape(-1), among[name]) for name, s in scores.items()}
     sizes = [s.numel() for s in flat.values()]
     if budget is not None:
         counts = budget([s.shape for s in scores.values()], total)
@@ -55,8 +55,8 @@ def choose(
     else:
         counts = [len(kept) for kept in choose(scores, total, None, None, among).values()]
     return {
-        q: top(s, count) if groups is None else top_per_group(s, count, groups(scores[q].shape).to(s.device))
-        for (q, s), count in zip(flat.items(), counts, strict=True)
+        name: top(s, count) if groups is None else top_per_group(s, count, groups(scores[name].shape).to(s.device))
+        for (name, s), count in zip(flat.items(), counts, strict=True)
     }
 
 
@@ -66,21 +66,21 @@ def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Support
     like: tensors of the weights' shapes, such as scores, by name.
     """
     return {
-        q: torch.from_numpy(key.fold(q).distinct(like[q].numel(), len(index))).sort().values.to(index.device)
-        for q, index in supports.items()
+        name: torch.from_numpy(key.fold(name).distinct(like[name].numel(), len(index))).sort().values.to(index.device)
+        for name, index in supports.items()
     }
 
 
 def finite(scores: Scores, when: str = "") -> None:
     """Raise FloatingPointError naming the first tensor with a score that is not finite."""
-    for q, s in scores.items():
+    for name, s in scores.items():
         if bad := count_nonfinite(s):
-            raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {q} that are not{when}")
+            raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {name} that are not{when}")
 
 
 def warn_empty(counts: Mapping[str, int], stacklevel: int = 3) -> None:
     """Warn where tensors are left without any entry, as at extreme densities they are."""
-    if empty := [q for q, count in counts.items() if count == 0]:
+    if empty := [name for name, count in counts.items() if count == 0]:
         total = sum(counts.values())
         fewer = f": fewer entries than the {len(counts)} tensors" if total < len(counts) else ""
         warnings.warn(f"the budget of {total} leaves no entry to {', '.join(empty)}{fewer}", stacklevel=stacklevel)
@@ -99,4 +99,4 @@ def _split(index: Tensor, sizes: Mapping[str, int]) -> Supports:
     starts = [0, *accumulate(sizes.values())]
     bounds = torch.searchsorted(index, index.new_tensor(starts)).tolist()
     cuts = zip(sizes, starts, bounds, bounds[1:], strict=False)
-    return {q: index[first:last] - start for q, start, first, last in cuts}
+    return {name: index[first:last] - start for name, start, first, last in cuts}

@@ -22,4 +22,4 @@ def grasp(model: nn.Module, objective: Objective | None, weights: Weights) -> Sc
         slopes = gradients(model, objective, weights, create_graph=True)
         norm = sum((g * g.detach()).sum() for g in slopes.values())
         curved = torch.autograd.grad(norm, list(weights.values()), materialize_grads=True)  # type: ignore[arg-type]
-    return {q: w.to(at_least_float32(w.dtype)) * hg for (q, w), hg in zip(weights.items(), curved, strict=True)}
+    return {name: w.to(at_least_float32(w.dtype)) * hg for (name, w), hg in zip(weights.items(), curved, strict=True)}

@@ -14,4 +14,4 @@ def snip(model: nn.Module, objective: Objective | None, weights: Weights) -> Sco
     The objective is a loss such as cross-entropy. (FORCE's public code, and what was made from it, uses `nll_loss` on
     raw logits, which is not a likelihood.) In rounds it is Iterative SNIP: `supports(model, snip, ..., steps=60)`.
     """
-    return {q: (g * weights[q]).abs() for q, g in gradients(model, objective, weights).items()}
+    return {name: (g * weights[name]).abs() for name, g in gradients(model, objective, weights).items()}

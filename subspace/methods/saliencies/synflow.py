@@ -40,7 +40,7 @@ def synflow(model: nn.Module, objective: Objective | None, weights: Weights) -> 
             module._buffers[name] = None if buffer is None else _positive(buffer)
     handle = model.register_forward_pre_hook(_double, with_kwargs=True)
     try:
-        return {q: (g * weights[q]).abs() for q, g in gradients(model, objective, weights).items()}
+        return {name: (g * weights[name]).abs() for name, g in gradients(model, objective, weights).items()}
     finally:
         handle.remove()
 
