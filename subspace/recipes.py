@@ -96,8 +96,8 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
 def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
     """Make the recipe w = alpha d + S for any d: DCTpS with another offset in place of its DCT.
 
-    With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full S
-    has no alpha.
+    With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full
+    S has no alpha.
 
     Args:
         offset: (weight, key) -> d.
@@ -121,10 +121,10 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 
 @sparse_recipe(methods.gradient)
 def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
-    """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S, alpha trained from 1, S sparse at random and trained from 0.
+    """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
-    With an objective, S is where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. Arguments: those of
-    every sparse recipe (see `SparseRecipe.__call__`).
+    alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
+    largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
     return _plus_sparse(weight, DCT(weight), U, True)
 
@@ -168,8 +168,8 @@ def prune(  # noqa: PLR0913
         The model.
 
     Raises:
-        FloatingPointError: If a score is not finite; TypeError and ValueError as `methods.supports`. The model is then as
-            it was.
+        FloatingPointError: If a score is not finite; TypeError and ValueError as `methods.supports`. The model is then
+            as it was.
     """
     chosen = restrict(saliency, include, exclude)
     kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
@@ -192,7 +192,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
-    """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: those of `methods.force`."""
+    """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
     return register_supports(model, methods.force(model, objective, **options))
 
 
@@ -220,7 +220,7 @@ def imp(
     dim: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The lottery ticket found by iterative magnitude pruning (Frankle and Carbin 2019), rewound to the present weights.
+    """The lottery ticket of iterative magnitude pruning (Frankle and Carbin 2019), rewound to the present weights.
 
     Args:
         model: Its tensors are registered in place.
@@ -273,8 +273,8 @@ def random_subspace(
 ) -> nn.Module:
     """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
-    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has at
-    most 2^29 entries altogether, and drawn again at every pass if not.
+    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has
+    at most 2^29 entries altogether, and drawn again at every pass if not.
 
     Args:
         model: Its tensors are registered in place.
@@ -282,10 +282,10 @@ def random_subspace(
         dim: The length of theta.
         seed: Of U and d, folded with each tensor's qualified name.
         offset: (weight, key) -> d, as `lambda weight, key: Pretrained(weight)` to start from the present weights. By
-            default a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or norm),
-            which has no fan.
-        include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D is
-            their 199,210 and 62,006.)
+            default a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or
+            norm), which has no fan.
+        include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D
+            is their 199,210 and 62,006.)
         exclude: Which tensors not, as of `targets`.
 
     Returns:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def preserved(model: nn.Module) -> Iterator[None]:
     """Undo, at the end of the block, all that was done to a model.
 
-    That is: any change of data, gradients, requires_grad, buffers, modes and torch's random state. A compiled model runs
-    eagerly inside: it would be compiled again for gradients that it never needs otherwise.
+    That is: any change of data, gradients, requires_grad, buffers, modes and torch's random state. A compiled model
+    runs eagerly inside: it would be compiled again for gradients that it never needs otherwise.
 
     Args:
         model: Any module.

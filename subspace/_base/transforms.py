@@ -17,7 +17,9 @@ from subspace._base.linear_map import LinearMap
 
 
 def dct(x: Tensor) -> Tensor:
-    """Orthonormal DCT-II along the last axis: y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n), c_0 = (1/n)^1/2, else (2/n)^1/2.
+    """Orthonormal DCT-II along the last axis.
+
+    y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n), with c_0 = (1/n)^1/2, else c_k = (2/n)^1/2.
 
     Args:
         x: (..., n), real floating-point.

@@ -34,8 +34,8 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
         route: One of these for all layers, or by the weight's qualified name ("auto" where not named).
 
     Returns:
-        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route that a
-        layer cannot take is a ValueError of its forward pass, naming those that it can.
+        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route
+        that a layer cannot take is a ValueError of its forward pass, naming those that it can.
 
     Raises:
         ValueError: For an unknown route or name, and for a model without a subspace.

@@ -38,8 +38,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: Of the file.
 
     Raises:
-        ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra state,
-            a tensor that is sparse, or an argument of a plug-in that is a dict.
+        ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
+            state, a tensor that is sparse, or an argument of a plug-in that is a dict.
         OSError: If the file cannot be written; what was there is then as it was.
     """
     spaces = dict(subspaces(model))
@@ -64,8 +64,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
     """Register on a plain model the subspaces of a checkpoint, with everything that was trained.
 
-    The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it, to
-    the CPU, without a dense weight ever being there.
+    The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
+    to the CPU, without a dense weight ever being there.
 
     Args:
         model: Built as before `register`, with any pretrained or frozen weights loaded.
@@ -77,8 +77,8 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight
-            does not come out as it was saved; the model is then as it was.
+        ValueError: If it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen
+            weight does not come out as it was saved; the model is then as it was.
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")
