@@ -32,7 +32,7 @@ class NormalForm:
                 transform = along.structure() or NO_TRANSFORM
                 term = part if transform.gain == 1 else transform.gain * part
                 scale = term if scale is None else scale + term
-        if scale is None and transform.transform != "zero":
+        if scale is None and not transform.is_zero:
             scale = theta.new_zeros(1)  # the offset's gain is 0
         if index is None:
             index = torch.empty(0, dtype=torch.int64, device=theta.device)
@@ -48,7 +48,7 @@ def obstacle(parametrization: SubspaceParametrization) -> str | None:
     structures = [d.structure() for d in along]
     if None in structures:
         return f"{along[structures.index(None)].label()} has no fast product"
-    transforms = [s for s in structures if s is not None and s.transform != "zero"]
+    transforms = [s for s in structures if s is not None and not s.is_zero]
     if not all(s.has_transform_of(transforms[0]) for s in transforms):
         return "more than one transform"
     return "more than one sparse part" if sum(U.support() is not None for U in parts) > 1 else None

@@ -24,10 +24,17 @@ class LotteryTicket:
 
     The rewinding point is the model as it is given: at initialization, or after some steps of training (Frankle et al.
     2020). Every round trains a fresh copy of it, biases and norms included, with w = U theta, so the model itself is
-    never touched. train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+    never touched.
 
-    fraction: pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %. include, exclude: as
-    `targets`. Raises ValueError if fraction is not in (0, 1), and as `targets`.
+    Args:
+        model: At the rewinding point.
+        train: train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+        fraction: Pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Raises:
+        ValueError: If fraction is not in (0, 1), and as `targets`.
     """
 
     def __init__(

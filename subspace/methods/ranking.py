@@ -28,13 +28,23 @@ def select(
     groups: Groups | None = None,
     among: Supports | None = None,
 ) -> Supports:
-    """The dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
+    """Keep the dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
 
-    Without a budget all tensors compete (global); with one, the highest of every tensor are kept, in the number it
-    gives. `groups` spreads a tensor's number evenly inside it, as `rows` or `blocks(4)`. `among`: the only entries that
-    can be kept. A warning names the tensors left without any.
+    Args:
+        scores: Of each tensor, by qualified name, shaped like the weight.
+        density: The fraction in (0, 1] of all scored entries that is kept; or give dim.
+        dim: How many entries are kept.
+        budget: How many of each tensor are kept; by default all tensors compete.
+        groups: How a tensor's number is spread inside it, as `rows` or `blocks(4)`.
+        among: The only places that can be kept, of each tensor.
 
-    Raises FloatingPointError naming a tensor whose scores are not finite, TypeError and ValueError as `entries`.
+    Returns:
+        The sorted flat places kept of each tensor, by qualified name. A warning names the tensors left without any.
+
+    Raises:
+        FloatingPointError: If a score is not finite; it names the tensor.
+        TypeError: If not exactly one of density and dim is given.
+        ValueError: If one of them is out of range.
     """
     finite(scores)
     kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
@@ -61,9 +71,15 @@ def choose(
 
 
 def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Supports:
-    """As many entries in every tensor, at places drawn from the key: the control of Frankle et al. (2021).
+    """Draw as many entries in every tensor at random: the control of Frankle et al. (2021).
 
-    like: tensors of the weights' shapes, such as scores, by name.
+    Args:
+        supports: The places kept of each tensor, by qualified name.
+        like: Tensors of the weights' shapes, such as scores, by name.
+        key: Where the places come from, folded with each name.
+
+    Returns:
+        Other sorted places, as many of each tensor.
     """
     return {
         name: torch.from_numpy(key.fold(name).distinct(like[name].numel(), len(index))).sort().values.to(index.device)

@@ -96,5 +96,15 @@ def gradients(
 
 @saliency
 def gradient(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
-    """|g|, g the gradient: the saliency of the entries of S in w = d + S, at S = 0, where SNIP's |g s| vanishes."""
+    """|g|, g the gradient: the saliency of the entries of S in w = d + S, at S = 0, where SNIP's |g s| vanishes.
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns one number, as a loss.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        A score for every entry of every weight, by qualified name.
+    """
     return {name: g.abs() for name, g in gradients(model, objective, weights).items()}

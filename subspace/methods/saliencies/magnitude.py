@@ -16,7 +16,11 @@ def magnitude(model: nn.Module, objective: Objective | None, weights: Weights) -
 
 
 def random(key: Key) -> TargetSaliency:
-    """The saliency that draws every score uniformly from the key, folded with the weight's name."""
+    """Make the saliency that draws every score uniformly.
+
+    Args:
+        key: Where the scores come from, folded with each weight's name.
+    """
 
     @saliency
     def uniform(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
