@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subspace._base.linear_map import LinearMap
+from subspace._base.waves import waves
 
 
 def dct(x: Tensor) -> Tensor:
@@ -77,8 +78,8 @@ def _check(x: Tensor) -> None:
 
 def _twiddles(n: int, radius: float, turn: int, like: Tensor) -> Tensor:
     """radius * exp(turn * i pi k / 2n), k = 0 ... n div 2; a lazy `conj()` instead is lost in compiled graphs."""
-    angle = torch.arange(n // 2 + 1, dtype=torch.float64, device=like.device) * (turn * math.pi / (2 * n))
-    return torch.polar(torch.full_like(angle, radius), angle).to(like.dtype.to_complex())
+    cos, sin = waves(4 * n, n // 2 + 1, radius, like.dtype, like.device)
+    return torch.complex(cos, turn * sin)
 
 
 def _dct(x: Tensor) -> Tensor:

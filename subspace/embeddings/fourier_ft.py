@@ -32,11 +32,11 @@ class FourierFT(Embedding):
 
     Args:
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
-        dim: The length of theta, at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number of
-            those that are their own negatives. Those for a smaller dim are among those for a larger one.
+        dim: The length of theta, at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number
+            of those that are their own negatives. Those for a smaller dim are among those for a larger one.
         key: Where the frequencies come from.
-        scale: By default each column has the one that gives it length 1, so that U^T U = I; a number is peft's `scaling`
-            (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
+        scale: By default each column has the one that gives it length 1, so that U^T U = I; a number is peft's
+            `scaling` (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
 
     Raises:
         ValueError: If dim is more than the number of frequencies, or scale not positive and finite.

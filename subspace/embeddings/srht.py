@@ -33,12 +33,12 @@ BLOCK = 1 << 18  # entries transformed at a time, so that they stay in cache
 class SRHT(Embedding):
     """U of entries +-of^-1/2, so that every column has length (numel / of)^1/2: 1 unless `of` is given.
 
-    The columns are exactly orthogonal where numel is a multiple of P, the next power of two from dim; elsewhere the squares
-    of the singular values are within P / numel of 1, as long as numel >= P. U is injective for every dim up to numel: all
-    leading minors of H differ from 0.
+    The columns are exactly orthogonal where numel is a multiple of P, the next power of two from dim; elsewhere the
+    squares of the singular values are within P / numel of 1, as long as numel >= P. U is injective for every dim up to
+    numel: all leading minors of H differ from 0.
 
-    With `of`, these are the rows of one tensor in a U of that many rows for several tensors, injective with a probability
-    that falls short of 1 only for a dim close to `of`.
+    With `of`, these are the rows of one tensor in a U of that many rows for several tensors, injective with a
+    probability that falls short of 1 only for a dim close to `of`.
 
     Args:
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.

@@ -22,6 +22,7 @@ from subspace.methods.ranking import Supports
 from subspace.methods.saliencies.base import Objective
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
+from subspace.products.sparse_index import renew
 
 Decay = Callable[[float], float]  # t / t_end in [0, 1) -> the factor of the fraction to drop
 
@@ -69,6 +70,7 @@ class Part:
         for per_entry in map(self.entries, of_theta):
             per_entry.copy_(torch.where(stays, per_entry[source], 0))
         old.copy_(index)
+        renew(old)
 
 
 class Mover(abc.ABC):

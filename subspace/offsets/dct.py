@@ -21,6 +21,7 @@ from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.matrices import by_rows
 from subspace._base.transforms import dct
+from subspace._base.waves import waves
 from subspace.offsets.base import Offset
 from subspace.products.flops import Flops, dct_flops
 from subspace.products.weight import Structure
@@ -51,11 +52,9 @@ class DCT(Offset):
         """d as a matrix: (n_out, n_in)."""
         n_out, n_in = self.fans
         q, device = max(n_out, n_in), self.like.device
-        angle = torch.arange(4 * q, dtype=torch.float64, device=device) * (math.pi / (2 * q))
-        waves = (self.gain * math.sqrt(2 / q) * angle.cos()).to(self.like.dtype)
-        waves[q :: 2 * q] = 0  # where a rounded pi / 2 has a cosine of 6e-17
+        cosines = waves(4 * q, 4 * q, self.gain * math.sqrt(2 / q), self.like.dtype, device)[0]
         odd = 2 * torch.arange(n_in, device=device) + 1
-        matrix = by_rows(n_out, n_in, self.like, lambda i: waves[i * odd % (4 * q)])  # whole turns dropped exactly
+        matrix = by_rows(n_out, n_in, self.like, lambda i: cosines[i * odd % (4 * q)])  # whole turns dropped exactly
         matrix[0] = self.gain / math.sqrt(q)
         return matrix
 

@@ -6,7 +6,7 @@ The products are torch's embedding bags: weighted sums of the rows of a table, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,16 +65,38 @@ def in_order(row: Tensor, column: Tensor, n_rows: int, n_columns: int) -> Bags:
 
 
 def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
-    """make(index, *arguments), kept until the index is written to or gone."""
+    """make(index, *arguments), kept until the index is gone, and made anew once it is written to.
+
+    Anew in place, where it is tensors of the same shapes: a captured CUDA graph goes on to read what it has read.
+    """
     if index.is_inference():  # which counts no versions
         return make(index, *arguments)
     wanted = (*_version(index), make, *arguments)
     found = _made.get(index)  # type: ignore[no-untyped-call]
     if found is None or found[0] != wanted:
         with torch.inference_mode(False):
-            found = wanted, make(index, *arguments)
-        _made[index] = found
+            made = make(index, *arguments)
+        if found is not None and found[0][3:] == wanted[3:]:
+            made = _in_place(found[1], made)
+        _made[index] = found = wanted, made
     return found[1]  # type: ignore[no-any-return]
+
+
+def renew(index: Tensor) -> None:
+    """Make what is kept for an index anew, right after it was written to, for graphs that no longer ask."""
+    if (found := _made.get(index)) is not None:  # type: ignore[no-untyped-call]
+        cached_per_index(index, *found[0][3:])
+
+
+def _in_place(old: Any, new: Any) -> Any:
+    """The old tuple of tensors with the values of the new one; the new one, where it is not such or of other shapes."""
+    if not (isinstance(new, tuple) and all(isinstance(t, Tensor) for t in new)):
+        return new
+    if [t.shape for t in old] != [t.shape for t in new]:
+        return new
+    for t, value in zip(old, new, strict=True):
+        t.copy_(value)
+    return old
 
 
 def check_once(index: Tensor, k: int, size: int) -> None:

@@ -157,7 +157,7 @@ def test_no_state_dict_brings_an_index_of_another_dtype(dtype):
         net().load_state_dict(state)
 
 
-@pytest.mark.parametrize("route", ["auto", *(route.name for route in ROUTES)])
+@pytest.mark.parametrize("route", ["auto", *(route.name for route in ROUTES if route.name != "triton")])  # a GPU's
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_structured_model_refuses_until_its_index_is_right_again(kind, route):
     x, model = torch.linspace(-1, 1, 150).reshape(2, 3, 5, 5), structured(net())

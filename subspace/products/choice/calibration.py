@@ -42,6 +42,15 @@ COUNTS = 1  # raised with every change of what any `Route.counts` counts
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 3
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
+LINEAR_ON_GPU = [
+    (256, 256, 4096),
+    (1024, 1024, 1024),
+    (1024, 1024, 8192),
+    (4096, 4096, 256),
+    (4096, 4096, 8192),
+    (2048, 8192, 4096),
+]
+BATCHES_ON_GPU = 8  # times as many images, or a GPU would have nothing to do
 CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
     "pointwise": [
         (8, 32, 32, 16),
@@ -120,9 +129,10 @@ def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
 def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
     """Small problems of a family, of two densities each."""
     kind, _, layout = family.partition(", ")
+    gpu = device == "cuda"
     for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
         if kind == "linear":
-            n_out, n_in, rows = LINEAR[n]
+            n_out, n_in, rows = (LINEAR_ON_GPU if gpu else LINEAR)[n]
             yield Problem((n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
             continue
         batch, channels, n_out, size = CONV[kind][n]
@@ -131,6 +141,7 @@ def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
         shape = (channels if groups > 1 else n_out, channels // groups, *kernel)
         geometry = Geometry(kernel, (1, 1), tuple((t - 1) // 2 for t in kernel), (1, 1), groups)
         k = max(1, round(density * math.prod(shape)))
+        batch *= BATCHES_ON_GPU if gpu else 1
         yield Problem(shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), geometry)
 
 
@@ -147,17 +158,34 @@ def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEAT
         best = {route.name: math.inf for route in routes}
         for _ in range(1 + repeats):  # the first warms up
             for route in routes:
-                start = _now(x)
-                y = route.forward(x, w, problem.geometry)
-                route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
-                best[route.name] = min(best[route.name], _now(x) - start)
+                with _Clock(x) as clock:
+                    y = route.forward(x, w, problem.geometry)
+                    route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
+                best[route.name] = min(best[route.name], clock.seconds)
     return best
 
 
-def _now(x: torch.Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()
+class _Clock:
+    """Seconds of what is within; on a GPU, its own, from event to event."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.on_gpu, self.seconds = x.is_cuda, 0.0
+
+    def __enter__(self) -> _Clock:
+        if self.on_gpu:
+            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.first.record()
+        else:
+            self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.on_gpu:
+            self.last.record()
+            self.last.synchronize()
+            self.seconds = self.first.elapsed_time(self.last) / 1000
+        else:
+            self.seconds = time.perf_counter() - self.start
 
 
 def _path() -> Path | None:

@@ -15,6 +15,7 @@ from torch import Size, Tensor
 from subspace._base.dtypes import at_least_float32
 from subspace._base.layout import STANDARD
 from subspace._base.matrices import parity_signs
+from subspace._base.waves import waves
 from subspace.products.weight import Weight
 
 SMALL = 1 << 16  # entries of a T worth keeping
@@ -72,15 +73,14 @@ def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tu
     n_out, n_in = STANDARD.fans(Size(shape))
     channels, taps = shape[1], math.prod(shape[2:])
     q, width = max(n_out, n_in), _block(channels)
-    turn = torch.arange(4 * q, dtype=torch.float64, device=device) * (math.pi / (2 * q))
     rows = torch.arange(n_out, device=device)[:, None]
     starts = 2 * width * torch.arange(-(-channels // width), device=device)
     within = torch.arange(width, device=device)[:, None] + channels * torch.arange(taps, device=device)
     a, b = rows * starts % (4 * q), rows * (2 * within.flatten() + 1) % (4 * q)  # whole turns dropped exactly
-    norm = torch.full_like(rows, math.sqrt(2 / q), dtype=torch.float64)
-    norm[0] = math.sqrt(1 / q)
-    cos, sin = turn.cos(), turn.sin()
-    return torch.stack([norm * cos[a], norm * sin[a]]).to(dtype), torch.stack([cos[b], -sin[b]]).to(dtype)
+    (cos, sin), scaled = (waves(4 * q, 4 * q, scale, dtype, device) for scale in (1.0, math.sqrt(2 / q)))
+    coarse = scaled[:, a]
+    coarse[0, 0] = math.sqrt(1 / q)  # of the first row, where the sines are 0
+    return coarse, torch.stack([cos[b], -sin[b]])
 
 
 def _hadamard(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

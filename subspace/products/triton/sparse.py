@@ -22,7 +22,7 @@ def forward(x: Tensor, w: Weight, y: Tensor, add: bool) -> None:
     """y = x S^T, or if told to add += : (rows, n_in) -> (rows, n_out), contiguous."""
     n_out, n_in = w.fans
     found, across = cached_per_index(w.index, orders, n_out, n_in), _lay_across(x)
-    _multiply[(triton.cdiv(n_out, BLOCK), triton.cdiv(len(x), TILE))](
+    _multiply[(triton.cdiv(n_out, BLOCK) * triton.cdiv(len(x), TILE),)](
         across, y, w.values, found.columns, found.row_starts, len(x), n_out, across.shape[1],
         TILE=TILE, BLOCK=BLOCK, DEPTH=DEPTH, ADD=add,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def backward(gy: Tensor, x: Tensor, w: Weight, gx: Tensor | None, add: bool, nee
     found, across = cached_per_index(w.index, orders, n_out, n_in), _lay_across(gy)
     tiles, k, atomic = triton.cdiv(len(x), TILE), len(w.values), not torch.are_deterministic_algorithms_enabled()
     sums = x.new_zeros(1 if atomic else tiles, k, dtype=torch.float32)
-    _multiply_back[(triton.cdiv(n_in, BLOCK), tiles)](
+    _multiply_back[(triton.cdiv(n_in, BLOCK) * tiles,)](
         across, x, x if gx is None else gx, w.values, sums, found.by_column, found.row_by_column, found.column_starts,
         len(x), n_in, across.shape[1], k, TILE=TILE, BLOCK=BLOCK, DEPTH=DEPTH, ADD=add,
         NEED_X=gx is not None, NEED_VALUES=needs_values, ATOMIC=atomic,
@@ -68,12 +68,12 @@ def _multiply(
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """y[r, o] = sum of values[j] across[columns[j], r] over the nonzeros j of o, or with ADD += ."""
-    first, row = tl.program_id(0) * BLOCK, tl.program_id(1) * TILE + tl.arange(0, TILE)
-    o = first + tl.arange(0, BLOCK)
-    start, end = _ends(starts, first, n_out, BLOCK, DEPTH)
+    tile, _, first = share(n_out, 1, BLOCK)
+    row, o = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
+    start, end = ends(starts, first, n_out, BLOCK, DEPTH)
     total = tl.zeros((BLOCK, TILE), tl.float32)
     for j in range(0, tl.max(end - start), DEPTH):
-        at = _nonzeros(start, j, BLOCK, DEPTH)
+        at = nonzeros(start, j, BLOCK, DEPTH)
         column = tl.load(columns + at, mask=at < end, other=-1)
         value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
         product = value[:, None] * _gather(across, column, row, wide)
@@ -91,16 +91,16 @@ def _multiply_back(
 
     And, if NEED_VALUES, gvalues[j] += <x[:, i], across[outputs[j]]>; if not ATOMIC, each tile's to a row of its own.
     """
-    first, row = tl.program_id(0) * BLOCK, tl.program_id(1) * TILE + tl.arange(0, TILE)
-    i = first + tl.arange(0, BLOCK)
+    tile, _, first = share(n_in, 1, BLOCK)
+    row, i = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     if NEED_VALUES:
         inputs = tl.trans(_read(x, i, row, count, n_in)).to(tl.float32)[None, :, :]
         if not ATOMIC:
-            gvalues += tl.program_id(1).to(tl.int64) * k
-    start, end = _ends(starts, first, n_in, BLOCK, DEPTH)
+            gvalues += tile.to(tl.int64) * k
+    start, end = ends(starts, first, n_in, BLOCK, DEPTH)
     total = tl.zeros((BLOCK, TILE), tl.float32)
     for j in range(0, tl.max(end - start), DEPTH):
-        at = _nonzeros(start, j, BLOCK, DEPTH)
+        at = nonzeros(start, j, BLOCK, DEPTH)
         output = tl.load(outputs + at, mask=at < end, other=-1)
         if NEED_X:
             place = tl.load(places + at, mask=at < end, other=0)
@@ -120,14 +120,24 @@ def _multiply_back(
 
 
 @triton.jit
-def _ends(starts, first, n, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
-    """Where the nonzeros of each of a block begin and end, DEPTH times over in a line, as `_nonzeros` are."""
+def share(n, phases, BLOCK: tl.constexpr):
+    """The tile, the phase, and the first of n that this program is for; the programs of a tile run at the same time.
+
+    (Of one axis, as a GPU takes but 65535 programs on any other.)
+    """
+    program, blocks = tl.program_id(0), tl.cdiv(n, BLOCK)
+    return program // (blocks * phases), program // blocks % phases, program % blocks * BLOCK
+
+
+@triton.jit
+def ends(starts, first, n, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+    """Where the nonzeros of each of a block begin and end, DEPTH times over in a line, as `nonzeros` are."""
     o = first + tl.arange(0, DEPTH * BLOCK) % BLOCK
     return tl.load(starts + o, mask=o < n, other=0), tl.load(starts + o + 1, mask=o < n, other=0)
 
 
 @triton.jit
-def _nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+def nonzeros(start, j, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
     """The nonzeros j ... j + DEPTH of each of a block, the first of all, then the second, ...: in a line, read at once.
 
     (Of tensors of several axes without neighbours in memory, the compiler takes any axis for the fastest.)

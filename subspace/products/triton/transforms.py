@@ -1,8 +1,8 @@
 """The transforms of a few rows, as parts of a kernel: read, two matrix products on the chip, written.
 
 x and y point to the first of the rows, of which there are `count`; rows behind it are neither read nor written. The
-places of a row from n_in (n_out) to q are zero (dropped). Q = Q1 Q2; ROWS rows are worked on at a time, PART of the Q1 / 2
-frequencies of the columns, and PART2 of the Q2 of the rows. See `tables` for the algorithm and the names.
+places of a row from n_in (n_out) to q are zero (dropped). Q = Q1 Q2; ROWS rows are worked on at a time, PART of the
+Q1 / 2 frequencies of the columns, and PART2 of the Q2 of the rows. See `tables` for the algorithm and the names.
 """
 
 from __future__ import annotations
