@@ -75,7 +75,7 @@ def unstructured(model: nn.Module) -> nn.Module:
         The model.
     """
     for module in model.modules():
-        if _bound(module) is not None:
+        if isinstance(vars(module).get("forward"), StructuredForward):
             del module.forward
     return model
 
@@ -109,19 +109,13 @@ class StructuredForward:
 
 def structured_forward(module: nn.Module) -> StructuredForward | None:
     """The forward of a layer that goes without its weight; None for any other module."""
-    forward = _bound(module)
-    return forward if forward is not None and _is_alone(forward.space) else None
+    forward = vars(module).get("forward")
+    return forward if isinstance(forward, StructuredForward) and _is_alone(forward.space) else None
 
 
 def is_structured(module: nn.Module) -> bool:
     """Whether the module is a layer that goes without its weight."""
     return structured_forward(module) is not None
-
-
-def _bound(module: nn.Module) -> StructuredForward | None:
-    """The forward that `structured` bound to a module, if it did."""
-    forward = vars(module).get("forward")
-    return forward if isinstance(forward, StructuredForward) else None
 
 
 def _is_alone(space: Subspace) -> bool:
