@@ -1,4 +1,4 @@
-"""What a model trains and stores: per tensor, in total, and beside theta."""
+"""What a model trains and stores: per tensor, in total, and besides theta."""
 
 from __future__ import annotations
 

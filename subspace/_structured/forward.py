@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from subspace._structured.normal_form import NormalForm, obstacle
+from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, subspaces
 from subspace.products import conv, linear
 from subspace.products.layers import LAYERS, as_product
@@ -85,7 +85,7 @@ class StructuredForward:
 
     def __init__(self, space: Subspace, route: str) -> None:
         self.space, self.route = space, route
-        self.form = None if obstacle(space.parametrization) else NormalForm(space.parametrization)
+        self.form = None if why_no_normal_form(space.parametrization) else NormalForm(space.parametrization)
 
     def __call__(self, x: Tensor) -> Tensor:
         module, space = self.space.module, self.space
@@ -135,4 +135,4 @@ def unstructured_reason(space: Subspace) -> str | None:
         return "parametrized again"
     if layer is nn.Linear and built.offset.has_fast_linear() and built.embedding.has_fast_linear():
         return None
-    return obstacle(built)
+    return why_no_normal_form(built)

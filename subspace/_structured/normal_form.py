@@ -13,7 +13,7 @@ NO_TRANSFORM = Structure("zero", 0.0)
 
 
 class NormalForm:
-    """theta -> the `Weight` d + U theta of one parametrization, differentiable. There must be no `obstacle`."""
+    """theta -> the `Weight` d + U theta of one parametrization, differentiable; if it has a normal form."""
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
         self.offset, self.parts = parametrization.offset, parametrization.embedding.parts()
@@ -39,7 +39,7 @@ class NormalForm:
         return Weight(scale, values, index, tuple(self.offset.shape), transform.transform, transform.signs)
 
 
-def obstacle(parametrization: SubspaceParametrization) -> str | None:
+def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:
     """Why a parametrization has no normal form, in a few words; None if it has one."""
     parts = parametrization.embedding.parts()
     if other := [U for U in parts if U.direction() is None and U.support() is None]:

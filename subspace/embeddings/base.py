@@ -106,12 +106,12 @@ class Embedding(PlugIn, abc.ABC):
         return self.support() is not None
 
     def flops(self, groups: int = 1) -> Flops | None:
-        """Those of a product with U theta at each row or pixel; None if U theta has to be built.
+        """The FLOPs of a product with U theta at each row or pixel; None if U theta has to be built.
 
         groups: of the convolution.
         """
         return None
 
     def build_flops(self) -> float:
-        """Those of U theta, built once."""
+        """The FLOPs of building U theta once."""
         return 2.0 * self.shape.numel() * self.dim

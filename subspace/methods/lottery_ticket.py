@@ -13,7 +13,7 @@ from subspace._base.qualified import owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries, exact
-from subspace.methods.ranking import Supports, choose, finite, warn_empty
+from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
 from subspace.parametrization import register
@@ -82,7 +82,7 @@ class LotteryTicket:
         self.train(model)
         with torch.no_grad():
             scores: Scores = {name: getattr(*owner_of(model, name)).abs() for name in self.supports}
-        finite(scores, f" in round {self.rounds + 1}")
+        require_finite(scores, f" in round {self.rounds + 1}")
         self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1
 

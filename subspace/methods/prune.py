@@ -12,7 +12,7 @@ from subspace._base.preserve import replaced
 from subspace._base.selection import Selection
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
-from subspace.methods.ranking import Supports, choose, finite, warn_empty
+from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
 
@@ -121,7 +121,7 @@ def _rounds(
             pruned[name][index] = weights[name].detach().flatten()[index]
         with replaced(weights, {name: w.reshape(weights[name].shape) for name, w in pruned.items()}):
             scores = score()
-        finite(scores, f" in round {step} of {steps}")
+        require_finite(scores, f" in round {step} of {steps}")
         numel = sum(s.numel() for s in scores.values())
         total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))

@@ -46,7 +46,7 @@ def select(
         TypeError: If not exactly one of density and dim is given.
         ValueError: If one of them is out of range.
     """
-    finite(scores)
+    require_finite(scores)
     kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
     warn_empty({name: len(index) for name, index in kept.items()})
     return kept
@@ -87,7 +87,7 @@ def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Support
     }
 
 
-def finite(scores: Scores, when: str = "") -> None:
+def require_finite(scores: Scores, when: str = "") -> None:
     """Raise FloatingPointError naming the first tensor with a score that is not finite."""
     for name, s in scores.items():
         if bad := count_nonfinite(s):
