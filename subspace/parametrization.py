@@ -224,7 +224,25 @@ def share_theta(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
                 f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
             )
     for space in spaces:
-        _original(space.module, space.name).original = theta
+        stack = _original(space.module, space.name)
+        stack.original = theta
+        if len(spaces) > 1:
+            stack.__class__, stack.is_tensor, stack.ntensors = _Sharing, False, 1
+
+
+class _Sharing(parametrize.ParametrizationList):
+    """That of a tensor whose theta is also another's.
+
+    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
+    """
+
+    @property
+    def original0(self) -> Tensor:
+        return self.original
+
+    def right_inverse(self, value: Tensor) -> None:
+        with torch.no_grad():
+            self.original.copy_(cast(SubspaceParametrization, self[0]).right_inverse(value))
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -241,7 +259,8 @@ def materialize(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
         vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
-        _original(space.module, space.name).original = weight  # in place of theta, which may be shared
+        stack = _original(space.module, space.name)
+        stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
     return dense
 
@@ -251,7 +270,7 @@ def _original(module: nn.Module, name: str) -> Any:
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a parametrized module, with a class of its own.
+    """Copy a parametrized module, with its own class.
 
     torch injects a class per module, whose properties remember that module; a plain deepcopy shares it, so that
     removing the copy's parametrizations would destroy the original's, and `cached()` would give one the other's

@@ -29,10 +29,18 @@ from subspace.parametrization import Registration, Subspace, prepare, share_thet
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the model's checkpoint; the file appears whole or not at all.
+    """Write the checkpoint of a model; the file appears whole or not at all.
 
-    Raises ValueError if the model has no subspace or something that `load` would not give back equal, such as an extra
-    state, a tensor that is sparse, or an argument of a plug-in that is a dict; OSError if the file cannot be written.
+    It holds theta, the other trained tensors and the buffers, and of each (d, U) only how to build it.
+
+    Args:
+        model: With registered subspaces.
+        path: Of the file.
+
+    Raises:
+        ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
+            state, a tensor that is sparse, or an argument of a plug-in that is a dict.
+        OSError: If the file cannot be written; what was there is then as it was.
     """
     spaces = dict(subspaces(model))
     if not spaces:
@@ -54,15 +62,23 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
-    """Register on a plain model the subspaces of a checkpoint, with everything that was trained; return the model.
-
-    model: built as before `register`, with any pretrained or frozen weights loaded. plugins: classes of your own
-    offsets and embeddings that the checkpoint names. Raises OSError if there is no such file, and ValueError if it is
-    damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight does not come out as
-    it was saved; the model is then as it was.
+    """Register on a plain model the subspaces of a checkpoint, with everything that was trained.
 
     The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
     to the CPU, without a dense weight ever being there.
+
+    Args:
+        model: Built as before `register`, with any pretrained or frozen weights loaded.
+        path: Of a file that `save` wrote.
+        plugins: Classes of your own offsets and embeddings that the checkpoint names.
+
+    Returns:
+        The model.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen
+            weight does not come out as it was saved; the model is then as it was.
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")

@@ -1,6 +1,6 @@
 """One file of tensors and of a description in JSON, sealed by a digest of both, and whole or not there at all.
 
-A safetensors file, whose metadata holds the JSON text and the digest. It is read once, into memory of its own.
+A safetensors file, whose metadata holds the JSON text and the digest. It is read once, into private memory.
 """
 
 from __future__ import annotations

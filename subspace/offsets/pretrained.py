@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Pretrained(Offset):
     """d = a copy of `like`. It is in no checkpoint and no state_dict: load the pretrained weights, then register.
 
-    Raises ValueError if a value is not finite, or there are none, on the meta device.
+    It keeps its values whatever becomes of the module's: on the meta device, and through `to_empty`.
+
+    Args:
+        like: The weight.
+        key: Not used.
+
+    Raises:
+        ValueError: If a value is not finite, or there are none, on the meta device.
     """
 
     def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
@@ -35,5 +42,7 @@ class Pretrained(Offset):
         return True  # d is there anyway
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self.weight = fn(self.weight)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if not self.like.is_meta:  # which has no values to give back
+            self.weight = self.weight.to(self.like)  # not fn, as that of `to_empty` gives none either
+        return self

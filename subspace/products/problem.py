@@ -29,7 +29,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, w: Weight, geometry: Geometry) -> Problem:
-        """That of w and x: (..., n_in), or (N, C, *spatial)."""
+        """The problem of multiplying x by w; x: (..., n_in), or (N, C, *spatial)."""
         linear = not geometry.kernel
         x_shape = (math.prod(x.shape[:-1]), w.shape[1]) if linear else tuple(x.shape)
         last = not linear and memory_format(x) != torch.contiguous_format
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
     @property
     def family(self) -> str:
-        """Problems that the same constants describe."""
+        """The name that this problem shares with all those that the same constants describe."""
         if self.kind == "linear":
             return self.kind
         kind = "grouped" if self.geometry.groups > 1 else "conv" if self.taps > 1 else "pointwise"
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """Of the kernel."""
+        """The taps of the kernel; 1 for a linear map."""
         return math.prod(self.geometry.kernel)
 
     @property
@@ -60,10 +60,10 @@ class Problem(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """Of w."""
+        """The entries of w."""
         return math.prod(self.shape)
 
     @property
     def moved(self) -> int:
-        """Numbers of x and y."""
+        """The numbers of x and y together."""
         return math.prod(self.x_shape) + self.rows * self.shape[0]

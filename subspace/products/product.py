@@ -29,9 +29,18 @@ from subspace.products.weight import Gradients, Needs, Weight
 
 
 def linear(x: Tensor, w: Weight, route: str = "auto") -> Tensor:
-    """x w^T: (..., n_in) -> (..., n_out), in the dtype of x, or autocast's.
+    """Multiply x by the transpose of w, without building w where a route can do without.
 
-    Raises ValueError for an x of another width, and for a route that cannot do this.
+    Args:
+        x: (..., n_in).
+        w: Of shape (n_out, n_in).
+        route: The name of one of `ROUTES`, or "auto" for the fastest by the cost model.
+
+    Returns:
+        y: (..., n_out), in the dtype of x, or autocast's.
+
+    Raises:
+        ValueError: For an x of another width, an index that cannot be right, and a route that cannot do this.
     """
     if x.ndim == 0 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"x must have a last axis of {w.shape[1]}, got shape {tuple(x.shape)}")
@@ -39,10 +48,19 @@ def linear(x: Tensor, w: Weight, route: str = "auto") -> Tensor:
 
 
 def conv(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
-    """The convolution of x with w, zero-padded: (N, C, *spatial) -> (N, C_out, *spatial'), 1 to 3 spatial axes.
+    """Convolve x with w, zero-padded, without building w where a route can do without.
 
-    In the dtype of x, or autocast's, and channels_last where x is. Raises ValueError for an x of another shape, and for
-    a route that cannot do this.
+    Args:
+        x: (N, C, *spatial), with 1 to 3 spatial axes.
+        w: Of shape (C_out, C / groups, *kernel).
+        geometry: Kernel, stride, padding, dilation and groups.
+        route: The name of one of `ROUTES`, or "auto" for the fastest by the cost model.
+
+    Returns:
+        y: (N, C_out, *spatial'), in the dtype of x, or autocast's, and channels_last where x is.
+
+    Raises:
+        ValueError: For an x of another shape, an index that cannot be right, and a route that cannot do this.
     """
     axes, channels = len(w.shape), w.shape[1] * geometry.groups
     if x.ndim != axes or x.shape[1] != channels:

@@ -24,7 +24,8 @@ def expected(numel: int, dim: int, of: int) -> torch.Tensor:
     stacked = (hadamard(length)[:, :dim] * signs).reshape(blocks * length, dim)
     whole, few = numel // length * length, numel % length
     last = np.arange(few) if of == numel else Key(3).fold("rows").distinct(length, few)
-    return torch.from_numpy(stacked[np.concatenate([np.arange(whole), whole + last])] / of**0.5)
+    rows = Key(3).fold("w").signs(numel)[:, None] * stacked[np.concatenate([np.arange(whole), whole + last])]
+    return torch.from_numpy(rows / of**0.5)
 
 
 @pytest.mark.parametrize("numel, dim", SIZES)
@@ -52,6 +53,7 @@ def test_long_transforms_equal_scipys(length, dtype):
     dim, numel = (3 * length + 3) // 4, length + 1  # the next power of two from dim is length
     theta, signs = numbers(1, dim), Key(3).signs(2 * dim).reshape(2, dim)
     exact = np.concatenate([hadamard(length)[:, :dim] @ (sign * theta.numpy()) for sign in signs])[:numel] / numel**0.5
+    exact *= Key(3).fold("w").signs(numel)
     error = SRHT(numbers(0, numel).to(dtype), dim, key=Key(3))(theta.to(dtype)).double().numpy() - exact
     assert np.linalg.norm(error) <= 8 * torch.finfo(dtype).eps * np.linalg.norm(exact)
 

@@ -13,7 +13,7 @@ from subspace.products import ROUTES
 from subspace.products.choice import calibration
 
 LINEAR = (ROUTES, "linear", torch.float32, "cpu")
-GOOD = {route.name: [1e-9] * 4 for route in ROUTES}
+SIZES = calibration._sizes(*LINEAR)  # of what is measured
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ DAMAGE = {
     "a machine that is a list": lambda: {name(): []},
     "a family that is null": lambda: {name(): {"linear": None}},
     "a family without routes": lambda: {name(): {"linear": {}}},
-    "a route too few": lambda: {name(): {"linear": {"dense": [1e-9] * 4}}},
-    "routes that are numbers": lambda: {name(): {"linear": dict.fromkeys(GOOD, 1.0)}},
-    "too short": lambda: {name(): {"linear": {route: each[:2] for route, each in GOOD.items()}}},
-    "too long": lambda: {name(): {"linear": {route: each * 3 for route, each in GOOD.items()}}},
-    "strings": lambda: {name(): {"linear": {route: ["1"] * 4 for route in GOOD}}},
-    "not a number": lambda: {name(): {"linear": {route: [float("nan")] * 4 for route in GOOD}}},
-    "infinite": lambda: {name(): {"linear": {route: [float("inf")] * 4 for route in GOOD}}},
-    "negative": lambda: {name(): {"linear": {route: [-1e-9] * 4 for route in GOOD}}},
+    "a route too few": lambda: {name(): {"linear": {"dense": [1e-9] * SIZES["dense"]}}},
+    "routes that are numbers": lambda: {name(): {"linear": dict.fromkeys(SIZES, 1.0)}},
+    "too short": lambda: {name(): {"linear": {route: [1e-9] * 2 for route in SIZES}}},
+    "too long": lambda: {name(): {"linear": {route: [1e-9] * 9 for route in SIZES}}},
+    "strings": lambda: {name(): {"linear": {route: ["1"] * n for route, n in SIZES.items()}}},
+    "not a number": lambda: {name(): {"linear": {route: [float("nan")] * n for route, n in SIZES.items()}}},
+    "infinite": lambda: {name(): {"linear": {route: [float("inf")] * n for route, n in SIZES.items()}}},
+    "negative": lambda: {name(): {"linear": {route: [-1e-9] * n for route, n in SIZES.items()}}},
 }
 
 

@@ -51,7 +51,8 @@ class Case:
             return {"dense", "remat", "fft"} | compiled
         stride, *_, groups = self.geometry
         one = set(self.shape[2:]) == {1}
-        found = {"dense", "remat"} | ({"channels_last"} if len(self.x) > 3 else set())
+        wide = dtype in (torch.float64, torch.float32)
+        found = {"dense", "remat"} | ({"channels_last"} if len(self.x) > 3 and wide else set())
         if one:
             return found | ({"fft"} | compiled if groups == 1 else set())
         if transform != "hadamard":

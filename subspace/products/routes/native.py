@@ -22,7 +22,7 @@ class Native(Route):
 
     name = "native"
     layers = "all"
-    how = "compiled kernels, on a CPU; of several taps for stride 1 and no groups"
+    how = "compiled kernels, on a CPU; of several taps for contiguous float32, stride 1 and no groups"
 
     def supports(self, problem: Problem) -> bool:
         if problem.device != "cpu" or problem.dtype == torch.float64 or not load.is_available():

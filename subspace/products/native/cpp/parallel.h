@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <new>
 #include <thread>
 #include <vector>
@@ -50,7 +51,10 @@ void parallel(int threads, int64_t tasks, const Body& body) {
     gomp()(&Team::run, &team, unsigned(team.parts), 0);
   else {
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < team.parts; i++) others.emplace_back(&Team::run, &team);
+    try {
+      for (int64_t i = 1; i < team.parts; i++) others.emplace_back(&Team::run, &team);
+    } catch (const std::exception&) {  // no more threads to be had: those there take the parts
+    }
     Team::run(&team);
     for (auto& other : others) other.join();
   }

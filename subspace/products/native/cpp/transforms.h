@@ -144,7 +144,7 @@ inline void walsh4(Complex<R>* a) {
 template <int R, int RADIX, bool TWIDDLED, bool WALSH, class From>
 inline void pass(float* tile, const Plan::Stage& stage, const From& from) {
   const int radix = RADIX ? RADIX : stage.radix, step = stage.length / radix;
-  const float* w = stage.twiddle.data();
+  [[maybe_unused]] const float* w = stage.twiddle.data();
   for (int j = 0; j < step; j++) {
     Complex<R> a[RADIX ? RADIX : kLargestPrime]{};
     for (int t = 0; t < radix; t++) a[t] = from(j + t * step);
@@ -161,9 +161,9 @@ inline void pass(float* tile, const Plan::Stage& stage, const From& from) {
     else
       butterfly<R>(a, radix, stage.root.data());
     a[0].to(tile, j);
-    for (int s = 1; s < radix; s++, w += 2)
+    for (int s = 1; s < radix; s++)
       if constexpr (TWIDDLED)
-        a[s].times(w[0], w[1]).to(tile, j + s * step);
+        a[s].times(w[0], w[1]).to(tile, j + s * step), w += 2;
       else
         a[s].to(tile, j + s * step);
   }
