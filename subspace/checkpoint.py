@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ from subspace.parametrization import Subspace, SubspaceParametrization, check, r
 FORMAT = 2
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the model's checkpoint; the file appears whole or not at all.
+def save(model: nn.Module, path: str | os.PathLike[str] | BinaryIO) -> None:
+    """Write the model's checkpoint; the file appears whole or not at all. path: or an open file, as an io.BytesIO.
 
     Raises ValueError if the model has no subspace, OSError if the file cannot be written.
     """
@@ -58,16 +59,20 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "digest": _digest(held),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
-    _write(Path(path), to_safetensors(tensors, {"subspace": json.dumps(about)}))
+    content = to_safetensors(tensors, {"subspace": json.dumps(about)})
+    if isinstance(path, str | os.PathLike):
+        _write(Path(path), content)
+    else:
+        path.write(content)
 
 
-def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[Fixed]] = ()) -> nn.Module:
+def load(model: nn.Module, path: str | os.PathLike[str] | BinaryIO, plugins: Sequence[type[Fixed]] = ()) -> nn.Module:
     """Register on a plain model the subspaces of a checkpoint, with everything that was trained; return the model.
 
-    model: built as before `register`, with any pretrained or frozen weights loaded. plugins: classes of your own
-    offsets and embeddings that the checkpoint names. Raises OSError if there is no such file, and ValueError if it is
-    damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight does not come out as
-    it was saved; the model is then as it was.
+    model: built as before `register`, with any pretrained or frozen weights loaded. path: or an open file. plugins:
+    classes of your own offsets and embeddings that the checkpoint names. Raises OSError if there is no such file, and
+    ValueError if it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight
+    does not come out as it was saved; the model is then as it was.
 
     A model on the meta device comes off it, to the CPU, without a dense weight ever being there.
     """
@@ -178,16 +183,21 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    expected = f"{os.fspath(path)} must be a checkpoint written by subspace.save, got"
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{expected} no such file")
+def _read(path: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    named = os.fspath(path) if isinstance(path, str | os.PathLike) else "the file"
+    expected = f"{named} must be a checkpoint written by subspace.save, got"
+    if isinstance(path, str | os.PathLike):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{expected} no such file")
+        content = Path(path).read_bytes()
+    else:
+        content = path.read()
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = from_safetensors(content)
     except SafetensorError as error:
         raise ValueError(f"{expected} a damaged or foreign file ({error})") from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # checked by safetensors, just now
+    metadata = header.get("__metadata__") or {}
     if "subspace" not in metadata:
         raise ValueError(f"{expected} another safetensors file")
     try:

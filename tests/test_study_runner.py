@@ -1,5 +1,6 @@
 """Laws of the runner: each run once, whatever fails or is killed on the way."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -168,6 +169,23 @@ def test_a_real_disk_error_in_a_worker_stops_the_study_in_one_sentence(store):
     (store.directory(run) / "state.pt").mkdir()  # nothing can be renamed to it
     with pytest.raises(StorageError, match=r"state\.pt must be writable, got: Is a directory"):
         carry_out([run], store, Pool(store.folder, 1, task), Told())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_full_disk_is_no_failure_of_a_run_whichever_file_was_written(store, number):
+    """A file of torch's or of one's own model, that is; any other trouble with one is the run's."""
+    (run,) = grid(0)
+
+    def task(run, keeper):
+        raise OSError(number, "as the system says it", "/tmp/of-torch")
+
+    if number == errno.EACCES:
+        execute(run, store.folder, task)
+        assert store.read(run)["error"].startswith("PermissionError")
+    else:
+        with pytest.raises(StorageError, match="a disk must have room, got: .*as the system says it: '/tmp/of-torch'"):
+            execute(run, store.folder, task)
+        assert store.read(run) is None
 
 
 def test_every_epoch_is_told_once_and_in_order(store):

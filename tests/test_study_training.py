@@ -1,5 +1,6 @@
 """Laws of one run: pure, portable, fair, and loud when it diverges."""
 
+import errno
 import random
 from dataclasses import replace
 
@@ -314,3 +315,18 @@ def test_a_schedule_and_the_scaling_of_the_learning_rate_are_followed():
 def test_what_torch_does_not_have_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         train(run_of("dctps", 0.04, train=replace(SHORT, **change)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_needs_no_folder_for_temporary_files(name, monkeypatch):
+
+    def refused(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for function in ("mkdtemp", "mkstemp"):
+        monkeypatch.setattr(f"tempfile.{function}", refused)
+    options = {n: 1 for n in ("rounds", "steps", "delta_t") if n in METHODS[name].options}
+    run = Run(Choice(name, options), density=0.01 if METHODS[name].has_density else None, train=Training(1, 60))
+    keeper = Keeper()
+    assert train(run, keeper)["file_bytes"] > 0
+    assert keeper.load()["model"] is not None

@@ -7,6 +7,7 @@ again; what was interrupted goes on from its last epoch.
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import traceback
 import warnings
@@ -23,6 +24,7 @@ from subspace.study.state import State, pack, unpack
 from subspace.study.store import Record, StorageError, Store
 from subspace.study.train import train
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no fault of a run, whichever file it was
 Task = Callable[[Run, Keeper], dict[str, Any]]  # like `train`
 
 
@@ -88,6 +90,8 @@ def attempt(run: Run, keeper: Keeper, number: int, task: Task = train) -> Record
         except StorageError:
             raise
         except Exception as exception:
+            if isinstance(exception, OSError) and exception.errno in FULL:
+                raise StorageError(f"a disk must have room, got: {exception}") from exception
             error, trace = f"{type(exception).__name__}: {exception}", traceback.format_exc()
     warned = [str(warning.message) for warning in caught]
     return outcome(metrics, error, trace, warned, number, run.train.device)

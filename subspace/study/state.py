@@ -6,8 +6,6 @@ A model is kept as `subspace.save` has it, so what is kept of d and U is a key o
 from __future__ import annotations
 
 import io
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,13 +31,10 @@ def unpack(content: bytes) -> State:
 
 def model_bytes(model: nn.Module) -> Tensor:
     """A model with subspaces as the bytes of its checkpoint, (n,) uint8."""
-    with tempfile.TemporaryDirectory() as folder:
-        subspace.save(model, path := Path(folder) / "model.safetensors")
-        return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    subspace.save(model, file := io.BytesIO())
+    return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
 
 
 def restore_model(model: nn.Module, content: Tensor) -> nn.Module:
     """The plain model, built as it was, with the subspaces and all that was trained of a `model_bytes`."""
-    with tempfile.TemporaryDirectory() as folder:
-        (path := Path(folder) / "model.safetensors").write_bytes(content.numpy().tobytes())
-        return subspace.load(model, path)
+    return subspace.load(model, io.BytesIO(content.numpy().tobytes()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_model
-from torch import nn
+from safetensors.torch import save
+from torch import Size, nn
 
 import subspace
 from subspace import subspaces
@@ -52,22 +51,27 @@ def tensors(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def file_bytes(model: nn.Module) -> int:
-    """The size of the file that `subspace.save` writes, or of a dense one for a model without a subspace.
-
-    OSError where there is no room for it in the folder for temporary files.
-    """
+    """The size of the file that `subspace.save` writes, or of a dense one for a model without a subspace."""
     if next(subspaces(model), None) is None:
         return file_bytes_dense(model)
-    with tempfile.TemporaryDirectory() as folder:
-        subspace.save(model, path := Path(folder) / "model.safetensors")
-        return path.stat().st_size
+    subspace.save(model, file := io.BytesIO())
+    return file.tell()
 
 
 def file_bytes_dense(model: nn.Module) -> int:
-    """The size of the same network's file with plain tensors, its whole state_dict by safetensors; OSError as above."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(subspace.materialize(model), str(path := Path(folder) / "model.safetensors"))
-        return path.stat().st_size
+    """The size of the same network's file with plain tensors: its whole state_dict as safetensors' save_model has it.
+
+    Of tensors that share their memory the first by name is in the file, and in its metadata the others' names.
+    """
+    kept: dict[tuple[int, Size], str] = {}
+    tensors, tied = {}, {}
+    for name, tensor in sorted(subspace.materialize(model).state_dict().items()):
+        first = kept.setdefault((tensor.data_ptr(), tensor.shape), name) if tensor.numel() else name
+        if first == name:
+            tensors[name] = tensor.contiguous()
+        else:
+            tied[name] = first
+    return len(save(tensors, tied or None))
 
 
 def _plain(model: nn.Module) -> Iterator[nn.Parameter]:
