@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import sweeps
-from subspace.study import images
-from subspace.study.grids import talk_grid
-from subspace.study.plots import accuracy_against_size
-from subspace.study.printed import short, size, spread
-from subspace.study.schema import read
-from subspace.study.summary import at, place, places, sizes, summary_table
+from subspace.study.reports.figures import images
+from subspace.study.reports.figures.style import accuracy_against_size
+from subspace.study.reports.grids import talk_grid
+from subspace.study.reports.terminal import short, size, spread
+from subspace.study.results.schema import read
+from subspace.study.results.summary import at, place, places, sizes, summary_table
 
 HERE = Path(__file__).parent
 PAGE, README, RESULTS = HERE / "FINDINGS.md", HERE.parent / "README.md", HERE / "results"

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from subspace.study import plots
-from subspace.study.equal import COSTS
-from subspace.study.pareto import AXES
-from subspace.study.summary import DENSE, place
+from subspace.study.reports.figures import style as plots
+from subspace.study.reports.figures.pareto import AXES
+from subspace.study.results.equal_cost import COSTS
+from subspace.study.results.summary import DENSE, place
 
 
 def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> None:

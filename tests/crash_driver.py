@@ -18,12 +18,15 @@ from pathlib import Path
 import torch
 
 from subspace import Key
-from subspace.study import data, execute, runner, worker
-from subspace.study.callbacks import Callback
-from subspace.study.config import Choice, Run, Training
-from subspace.study.launchers.pool import Pool
-from subspace.study.runner import carry_out, unfinished
-from subspace.study.store import Store
+from subspace.study import data
+from subspace.study.entries.entry import Choice
+from subspace.study.execution import execute, runner
+from subspace.study.execution.callbacks import Callback
+from subspace.study.execution.launchers import worker
+from subspace.study.execution.launchers.pool import Pool
+from subspace.study.execution.runner import carry_out, unfinished
+from subspace.study.results.store import Store
+from subspace.study.spec.study import Run, Training
 
 TRAIN = Training(epochs=3, batch=20, schedule={"name": "StepLR", "step_size": 1})
 METHODS = (

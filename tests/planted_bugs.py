@@ -328,7 +328,7 @@ BUGS = [
     # studies
     Bug(
         "hash without options",
-        "study/config.py",
+        "study/spec/study.py",
         "found = asdict(self)",
         'found = {**asdict(self), "method": {"name": self.method.name}}',
         "study_config",
@@ -336,7 +336,7 @@ BUGS = [
     ),
     Bug(
         "torn write",
-        "study/store.py",
+        "study/results/store.py",
         "temporary.replace(path)",
         "path.write_bytes(content)",
         "study_store",
@@ -344,7 +344,7 @@ BUGS = [
     ),
     Bug(
         "checksum not looked at",
-        "study/store.py",
+        "study/results/store.py",
         'record.get("sha256") != checksum(record)',
         "False",
         "study_store",
@@ -352,16 +352,23 @@ BUGS = [
     ),
     Bug(
         "newer results overwritten",
-        "study/store.py",
+        "study/results/store.py",
         'record["schema"] > SCHEMA',
         "False",
         "study_store",
         "newer_version",
     ),
-    Bug("lock for everyone", "study/store.py", "yield lock.is_locked", "yield True", "study_store", "held_by_one"),
+    Bug(
+        "lock for everyone",
+        "study/results/store.py",
+        "yield lock.is_locked",
+        "yield True",
+        "study_store",
+        "held_by_one",
+    ),
     Bug(
         "attempts not counted",
-        "study/execute.py",
+        "study/execution/execute.py",
         "attempts(previous) + 1",
         "attempts(previous) + 2",
         "study_runner",
@@ -369,7 +376,7 @@ BUGS = [
     ),
     Bug(
         "finished trained again",
-        "study/execute.py",
+        "study/execution/execute.py",
         'previous is None or previous["status"] != "finished"',
         "True",
         "study_runner",
@@ -377,7 +384,7 @@ BUGS = [
     ),
     Bug(
         "dead not buried",
-        "study/runner.py",
+        "study/execution/runner.py",
         "number=attempts(record) + 1",
         "number=attempts(record) + 2",
         "study_runner",
@@ -385,7 +392,7 @@ BUGS = [
     ),
     Bug(
         "optimizer begun anew",
-        "study/loop.py",
+        "study/training/loop.py",
         "for name, part in parts.items():\n            part.load",
         "for name, part in ():\n            part.load",
         "study_training",
@@ -393,7 +400,7 @@ BUGS = [
     ),
     Bug(
         "epoch done twice",
-        "study/loop.py",
+        "study/training/loop.py",
         'return int(state["epochs"])',
         'return int(state["epochs"]) - 1',
         "study_training",
@@ -401,7 +408,7 @@ BUGS = [
     ),
     Bug(
         "search begun anew",
-        "study/loop.py",
+        "study/training/loop.py",
         'search.load_state_dict(self.resumed["search"])',
         "pass",
         "study_training",
@@ -409,7 +416,7 @@ BUGS = [
     ),
     Bug(
         "dropout not reseeded",
-        "study/loop.py",
+        "study/training/loop.py",
         "with seeded(self.team.key(key)):",
         "if True:",
         "study_training",
@@ -417,7 +424,7 @@ BUGS = [
     ),
     Bug(
         "held apart and trained on",
-        "study/train.py",
+        "study/training/run.py",
         "order[apart:].sort().values",
         "order.sort().values",
         "study_training",
@@ -425,13 +432,20 @@ BUGS = [
     ),
     Bug(
         "schedule left out",
-        "study/loop.py",
+        "study/training/loop.py",
         'parts["schedule"].step()',
         "pass",
         "study_training",
         "schedule_and_the_scaling",
     ),
-    Bug("key of a file ignored", "study/files.py", "if key not in names:", "if False:", "study_files", "not_a_study"),
+    Bug(
+        "key of a file ignored",
+        "study/spec/files.py",
+        "if key not in names:",
+        "if False:",
+        "study_files",
+        "not_a_study",
+    ),
 ]
 
 

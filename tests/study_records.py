@@ -2,8 +2,8 @@
 
 import math
 
-from subspace.study.config import Run
 from subspace.study.methods import METHODS
+from subspace.study.spec.study import Run
 
 LENET = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "conv3": (120, 16, 5, 5), "fc1": (84, 120), "fc2": (10, 84)}
 ENVIRONMENT = {"subspace": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6", "python": "3.11.7", "platform": "Linux"}

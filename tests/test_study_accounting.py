@@ -13,8 +13,9 @@ import subspace
 from subspace import Key, budgets, methods, recipes, register, structured
 from subspace.embeddings import Direction, Scaled
 from subspace.offsets import DCT, Zero
-from subspace.study import accounting, models
-from subspace.study.accounting import Meter, computed, computed_forward, flops, stored
+from subspace.study import models
+from subspace.study.training import costs as accounting
+from subspace.study.training.costs import Meter, computed, computed_forward, flops, stored
 
 IMAGES = torch.from_numpy(Key(0).normal(8 * 784, dtype="float32")).reshape(8, 1, 28, 28)
 LABELS = torch.arange(8)

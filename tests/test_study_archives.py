@@ -15,10 +15,10 @@ import torch
 
 from subspace import Key
 from subspace.study import data
-from subspace.study.config import Choice
 from subspace.study.data import cifar10, cifar100, tiny_imagenet
 from subspace.study.data.archives import check_md5
 from subspace.study.data.cifar import HUNDRED, TEN, cifar
+from subspace.study.entries.entry import Choice
 
 EACH = 20  # images in each file of the small archives
 

@@ -11,11 +11,12 @@ from torch.nn.functional import nll_loss
 
 import subspace
 from subspace import Key, subspaces, targets
-from subspace.study import authors, models
-from subspace.study.config import Choice, Run
+from subspace.study import models
 from subspace.study.data import Tensors
-from subspace.study.methods import method
-from subspace.study.setting import Setting
+from subspace.study.entries.entry import Choice
+from subspace.study.methods import authors, method
+from subspace.study.methods.setting import Setting
+from subspace.study.spec.study import Run
 
 SHAPES = [Size([2, 5]), Size([4, 25]), Size([8, 5])]  # 10, 100 and 40 weights
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from study_records import failure, finished
 
-from subspace.study.config import Study, Training
-from subspace.study.report import report
+from subspace.study.reports.write import report
+from subspace.study.spec.study import Study, Training
 
 selenium = pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402

@@ -11,8 +11,8 @@ from torch import nn
 
 from subspace import Key
 from subspace.study import models
-from subspace.study.config import Choice
 from subspace.study.data import Data, Tensors
+from subspace.study.entries.entry import Choice
 
 
 def data(*shape, num_classes=7):

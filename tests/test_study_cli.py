@@ -18,12 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 import subspace
-from subspace.study import experiment
-from subspace.study.app import app
 from subspace.study.cli import main
-from subspace.study.config import Study, Training
-from subspace.study.execute import outcome
-from subspace.study.store import Store
+from subspace.study.cli.study import app
+from subspace.study.execution import study as experiment
+from subspace.study.execution.execute import outcome
+from subspace.study.results.store import Store
+from subspace.study.spec.study import Study, Training
 
 COMMAND = [sys.executable, "-m", "subspace.study.cli", "study"]
 FILE = """
@@ -278,12 +278,12 @@ def test_the_library_needs_none_of_the_extras():
 
 def test_workers_load_no_tables_plots_or_launchers():
     heavy = ("pandas", "matplotlib", "ray", "submitit", "rich")
-    code = f"import sys, subspace.study.worker; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, subspace.study.execution.launchers.worker; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_the_command_says_in_one_sentence_which_extra_is_missing(monkeypatch):
-    monkeypatch.delitem(sys.modules, "subspace.study.app")
+    monkeypatch.delitem(sys.modules, "subspace.study.cli.study")
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(
         SystemExit, match=r"^subspace needs typer for its studies: pip install 'torch-subspace\[study\]'$"

@@ -10,10 +10,11 @@ import torch
 import subspace
 from subspace import Key
 from subspace.study import models
-from subspace.study.config import Choice, Run, Study, Training, label
 from subspace.study.data import Tensors
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import BASIC, METHODS, method
-from subspace.study.setting import Setting
+from subspace.study.methods.setting import Setting
+from subspace.study.spec.study import Run, Study, Training, label
 
 RUN = Run(Choice("dctps"), density=0.01)
 OTHER = {

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from crash_driver import RUNS
 
-from subspace.study.store import Store
+from subspace.study.results.store import Store
 
 KILLS = 56
 

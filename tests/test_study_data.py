@@ -13,10 +13,10 @@ from torch.utils.data import TensorDataset, random_split
 
 from subspace import Key
 from subspace.study import data, models
-from subspace.study.config import Choice
 from subspace.study.data import mnist1d as mnist1d_function
 from subspace.study.data.samples import Tensors
-from subspace.study.data.split import few
+from subspace.study.data.subsets import few
+from subspace.study.entries.entry import Choice
 
 LABELS = torch.arange(5).repeat_interleave(20)[torch.from_numpy(Key(3).permutation(100))].numpy()
 signals = sys.modules[mnist1d_function.__module__]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from subspace.study.environment import environment
+from subspace.study.execution.environment import environment
 
 
 def test_it_is_json_and_says_what_this_process_has():
@@ -30,7 +30,7 @@ def test_no_global_generator_is_moved():
 
 @pytest.mark.parametrize(("wanted", "said"), [("0", "switched off by SUBSPACE_NATIVE=0"), ("baseline", "baseline")])
 def test_it_tells_which_compiled_kernels_are_used(wanted, said):
-    code = "from subspace.study.environment import environment; print(environment()['kernels'])"
+    code = "from subspace.study.execution.environment import environment; print(environment()['kernels'])"
     env = {**os.environ, "SUBSPACE_NATIVE": wanted}
     printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=env).strip()
     assert printed == said or (wanted == "baseline" and printed.startswith("not built"))

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_records import finished
 
-from subspace.study.config import Choice, Run, Study, Training
-from subspace.study.equal import COSTS, at_equal, grid_budgets
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
-from subspace.study.summary import summary_table
-from subspace.study.tables import runs_table
+from subspace.study.results.equal_cost import COSTS, at_equal, grid_budgets
+from subspace.study.results.summary import summary_table
+from subspace.study.results.tables import runs_table
+from subspace.study.spec.study import Run, Study, Training
 
 TRAIN = Training(epochs=2)
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from subspace.study import estimate as estimates
-from subspace.study import rehearsal
-from subspace.study.callbacks import Callback
-from subspace.study.config import Choice, Run, Study, Training
-from subspace.study.estimate import Estimate, duration, estimate, packed
-from subspace.study.launchers.pool import Pool
-from subspace.study.rehearsal import Cost, Rehearsal, kind, rehearsed, usual
-from subspace.study.runner import carry_out
-from subspace.study.state import pack
-from subspace.study.store import Store
-from subspace.study.train import train
+from subspace.study.entries.entry import Choice
+from subspace.study.execution import estimate as estimates
+from subspace.study.execution import rehearsal
+from subspace.study.execution.callbacks import Callback
+from subspace.study.execution.estimate import Estimate, duration, estimate, packed
+from subspace.study.execution.launchers.pool import Pool
+from subspace.study.execution.rehearsal import Cost, Rehearsal, kind, rehearsed, usual
+from subspace.study.execution.runner import carry_out
+from subspace.study.results.store import Store
+from subspace.study.spec.study import Run, Study, Training
+from subspace.study.training.run import train
+from subspace.study.training.state import pack
 
 DATA = """
 import torch

@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_records import failure, finished
 
-from subspace.study import images, plots
-from subspace.study.config import Choice, Run, Study, Training
-from subspace.study.curves import training_curves
-from subspace.study.equal import COSTS
-from subspace.study.figures import pictures
-from subspace.study.layers import density_per_tensor
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import BASIC, METHODS
-from subspace.study.pareto import accuracy_against_cost, front
-from subspace.study.plots import accuracy_against_size, spaced
-from subspace.study.summary import summary_table
-from subspace.study.tables import epochs_table, runs_table, tensors_table
+from subspace.study.reports.figures import images
+from subspace.study.reports.figures import style as plots
+from subspace.study.reports.figures.all import pictures
+from subspace.study.reports.figures.layer_densities import density_per_tensor
+from subspace.study.reports.figures.pareto import accuracy_against_cost, front
+from subspace.study.reports.figures.style import accuracy_against_size, spaced
+from subspace.study.reports.figures.training_curves import training_curves
+from subspace.study.results.equal_cost import COSTS
+from subspace.study.results.summary import summary_table
+from subspace.study.results.tables import epochs_table, runs_table, tensors_table
+from subspace.study.spec.study import Run, Study, Training
 
 
 def run(name, density=None, seed=0):

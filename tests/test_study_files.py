@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace.study import files
-from subspace.study.config import Study, Training
 from subspace.study.methods import METHODS
+from subspace.study.spec import files
+from subspace.study.spec.study import Study, Training
 
 ENTRIES = st.sampled_from(
     ["ordinary", "dctps", {"name": "rigl", "delta_t": 5}, {"name": "imp", "rounds": 3}, "my.mod:x"]

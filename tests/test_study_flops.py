@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from subspace import Key, budgets, recipes, register, share, structured
 from subspace.embeddings import Gaussian, Sparse
 from subspace.offsets import DCT, Zero
-from subspace.study import accounting, models
-from subspace.study.accounting import computed, computed_forward, flops, reads, transform
+from subspace.study import models
+from subspace.study.training import costs as accounting
+from subspace.study.training.costs import computed, computed_forward, flops, reads, transform
 
 IMAGES = torch.from_numpy(Key(0).normal(8 * 784, dtype="float32")).reshape(8, 1, 28, 28)
 LABELS = torch.arange(8)

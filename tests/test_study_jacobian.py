@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from subspace import Key, materialize, methods, recipes, structured
-from subspace.study import data, jacobian, models
-from subspace.study.config import Choice, Run, Training
+from subspace.study import data, models
 from subspace.study.data import Data, Tensors
-from subspace.study.execute import execute
-from subspace.study.spectra import spectra_figures, spectra_summary, spectra_table
-from subspace.study.store import Store
-from subspace.study.tables import runs_table
-from subspace.study.train import train
+from subspace.study.entries.entry import Choice
+from subspace.study.execution.execute import execute
+from subspace.study.reports.analyses.jacobian import spectra_figures, spectra_summary, spectra_table
+from subspace.study.results.store import Store
+from subspace.study.results.tables import runs_table
+from subspace.study.spec.study import Run, Training
+from subspace.study.training import jacobian
+from subspace.study.training.run import train
 
 INPUTS = torch.from_numpy(Key(0).normal(40 * 64, dtype="float32")).reshape(40, 1, 8, 8)
 FEW = Data(Tensors(INPUTS[:30], torch.arange(30) % 3), Tensors(INPUTS[30:], torch.arange(10) % 3), 3)

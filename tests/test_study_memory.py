@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from subspace import Key, methods, recipes, structured
-from subspace.study.memory import Peak
+from subspace.study.training.peak_memory import Peak
 
 BATCH = 64
 INPUTS = torch.from_numpy(Key(0).normal(BATCH * 1000, dtype="float32")).reshape(BATCH, 1000)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import subspace
 from subspace import Key, recipes
 from subspace.study import models
-from subspace.study.models.fixup_resnet110 import set_alphas
+from subspace.study.methods.alphas import set_alphas
 
 CIFAR, MNIST, SIGNAL = (3, 32, 32), (1, 28, 28), (1, 40)
 # name, options, input, tensors L, weights N, what trains beside them, all numbers, 10^6 multiply-adds (others' figures)

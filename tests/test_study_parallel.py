@@ -12,11 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from subspace.study import parallel, world
-from subspace.study.config import Choice, Run, Training
-from subspace.study.launchers.inline import Inline
-from subspace.study.parallel import Team
-from subspace.study.store import StorageError, Store
+from subspace.study.distributed import rendezvous as world
+from subspace.study.distributed import team as parallel
+from subspace.study.distributed.team import Team
+from subspace.study.entries.entry import Choice
+from subspace.study.execution.launchers.inline import Inline
+from subspace.study.results.store import StorageError, Store
+from subspace.study.spec.study import Run, Training
 
 MODULE = """
 import os
@@ -45,9 +47,9 @@ def model(key, num_classes, norm=False, dropout=0.0, fault=""):
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from subspace.study import parallel
-from subspace.study.config import Run
-from subspace.study.launchers.torchrun import Torchrun, begin
+from subspace.study.distributed import team as parallel
+from subspace.study.spec.study import Run
+from subspace.study.execution.launchers.torchrun import Torchrun, begin
 Path(f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
 parallel.ALONE = float(sys.argv[1])
 begin()

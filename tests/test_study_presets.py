@@ -8,11 +8,13 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner
 
-from subspace.study import experiment, files
-from subspace.study.app import app
-from subspace.study.config import Choice, Run
-from subspace.study.presets import FOLDER, preset, presets
-from subspace.study.store import Store
+from subspace.study.cli.study import app
+from subspace.study.entries.entry import Choice
+from subspace.study.execution import study as experiment
+from subspace.study.results.store import Store
+from subspace.study.spec import files
+from subspace.study.spec.presets import FOLDER, preset, presets
+from subspace.study.spec.study import Run
 
 NAMES = list(presets())
 FULL = [name for name in NAMES if name.endswith("-full")]
@@ -118,8 +120,8 @@ def test_a_folder_or_a_file_without_an_ending_is_no_preset(tmp_path, monkeypatch
 
 
 def test_presets_are_in_the_package():
-    project = tomlkit.parse((FOLDER.parents[2] / "pyproject.toml").read_text())
-    assert "study/presets/*/*.toml" in project["tool"]["setuptools"]["package-data"]["subspace"]
+    project = tomlkit.parse((FOLDER.parents[3] / "pyproject.toml").read_text())
+    assert "study/spec/presets/*/*.toml" in project["tool"]["setuptools"]["package-data"]["subspace"]
 
 
 def command(*words):

@@ -8,8 +8,8 @@ import torch
 from subspace import Key, SubspaceParametrization, offsets
 from subspace.embeddings import SRHT, Direction, DirectSum, FourierFT, Gaussian, Identity, Scaled, Sparse
 from subspace.offsets import DCT, Hadamard, SignedDCT, Zero
-from subspace.study.accounting import Flops
-from subspace.study.accounting.products import layer
+from subspace.study.training.costs import Flops
+from subspace.study.training.costs.product_flops import layer
 
 
 def product(offset, *parts, shape=(24, 10), positions=1, groups=1):

@@ -9,12 +9,12 @@ import tomllib
 from rich.console import Console
 from study_records import failure, finished
 
-from subspace.study import schema
-from subspace.study.config import Study, Training
-from subspace.study.equal import COSTS, at_equal
-from subspace.study.report import report
-from subspace.study.summary import summary_table
-from subspace.study.tables import epochs_table, runs_table, tensors_table
+from subspace.study.reports.write import report
+from subspace.study.results import schema
+from subspace.study.results.equal_cost import COSTS, at_equal
+from subspace.study.results.summary import summary_table
+from subspace.study.results.tables import epochs_table, runs_table, tensors_table
+from subspace.study.spec.study import Study, Training
 
 TRAIN = Training(epochs=2)
 STUDY = Study("small", ("ordinary", "dctps", "imp"), densities=(0.1, 0.01), seeds=2, train=TRAIN)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from study_records import accuracy, failure, finished
 
-from subspace.study import printed, schema
-from subspace.study.config import Choice, Run, Study, Training
-from subspace.study.equal import at_equal
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
-from subspace.study.summary import places, summary_table
-from subspace.study.tables import epochs_table, runs_table, tensors_table
+from subspace.study.reports import terminal as printed
+from subspace.study.results import schema
+from subspace.study.results.equal_cost import at_equal
+from subspace.study.results.summary import places, summary_table
+from subspace.study.results.tables import epochs_table, runs_table, tensors_table
+from subspace.study.spec.study import Run, Study, Training
 
 TABLES = {"runs": runs_table, "epochs": epochs_table, "tensors": tensors_table}
 TRAIN = Training(epochs=2, batch=3, learning_rate=0.5, optimizer={"name": "SGD", "momentum": 0.9})

@@ -15,18 +15,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from subspace.study import runner
-from subspace.study.callbacks import Callback
-from subspace.study.config import Choice, Run, Study, Training
-from subspace.study.execute import Kept, execute, outcome
-from subspace.study.launchers.inline import Inline
-from subspace.study.launchers.pool import Pool
-from subspace.study.live import LiveProgress
-from subspace.study.progress import Progress
-from subspace.study.runner import carry_out, unfinished
-from subspace.study.standing import stand
-from subspace.study.state import pack
-from subspace.study.store import NewerSchemaError, StorageError, Store
+from subspace.study.cli.live import LiveProgress
+from subspace.study.cli.progress import Progress
+from subspace.study.cli.status import stand
+from subspace.study.entries.entry import Choice
+from subspace.study.execution import runner
+from subspace.study.execution.callbacks import Callback
+from subspace.study.execution.execute import Kept, execute, outcome
+from subspace.study.execution.launchers.inline import Inline
+from subspace.study.execution.launchers.pool import Pool
+from subspace.study.execution.runner import carry_out, unfinished
+from subspace.study.results.store import NewerSchemaError, StorageError, Store
+from subspace.study.spec.study import Run, Study, Training
+from subspace.study.training.state import pack
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
 LOG = "SUBSPACE_TEST_LOG"
@@ -64,7 +65,9 @@ def grid(*seeds):
 @pytest.fixture(autouse=True)
 def forked(monkeypatch):
     """Workers that need not import torch again: in a second, and safe here, where no task computes with it."""
-    monkeypatch.setattr("subspace.study.worker.get_context", lambda method: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(
+        "subspace.study.execution.launchers.worker.get_context", lambda method: multiprocessing.get_context("fork")
+    )
     monkeypatch.setattr(runner, "ELSEWHERE", 0.1)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from subspace.study.config import Choice, Run, Training
-from subspace.study.launchers import Died
-from subspace.study.launchers.inline import Inline
-from subspace.study.launchers.slurm import Slurm
-from subspace.study.store import StorageError, Store
+from subspace.study.entries.entry import Choice
+from subspace.study.execution.launchers import Died
+from subspace.study.execution.launchers.inline import Inline
+from subspace.study.execution.launchers.slurm import Slurm
+from subspace.study.results.store import StorageError, Store
+from subspace.study.spec.study import Run, Training
 
 pytest.importorskip("submitit")
 

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from subspace.study.config import Choice, Run
-from subspace.study.store import NewerSchemaError, StorageError, Store
+from subspace.study.entries.entry import Choice
+from subspace.study.results.store import NewerSchemaError, StorageError, Store
+from subspace.study.spec.study import Run
 
 RUN, OTHER = Run(Choice("dctps"), density=0.01, seed=0), Run(Choice("dctps"), density=0.01, seed=1)
 RECORD = {
@@ -163,8 +164,9 @@ def test_a_state_is_read_back_until_it_is_cleared_and_damage_of_it_is_named(stor
 def test_a_run_is_held_by_one_at_a_time_and_let_go_of_by_the_dead(store):
     holding = """
 import sys, time
-from subspace.study.config import Choice, Run
-from subspace.study.store import Store
+from subspace.study.entries.entry import Choice
+from subspace.study.spec.study import Run
+from subspace.study.results.store import Store
 with Store(sys.argv[1]).held(Run(Choice("dctps"), density=0.01, seed=0)) as mine:
     print(mine, flush=True)
     time.sleep(60)

@@ -3,8 +3,9 @@
 import pytest
 from tracked import RUNS, figures, record, study
 
-from subspace.study.config import Choice, Run, Training
-from subspace.study.trackers import TensorBoard
+from subspace.study.entries.entry import Choice
+from subspace.study.execution.trackers import TensorBoard
+from subspace.study.spec.study import Run, Training
 
 
 def events(folder, run):

@@ -10,7 +10,7 @@ import types
 import pytest
 from tracked import RUNS, figures, record, study
 
-from subspace.study.trackers import CURVES, TensorBoard, Tracker, named
+from subspace.study.execution.trackers import CURVES, TensorBoard, Tracker, named
 
 
 class StandIn:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from study_records import failure, finished
 
-from subspace.study.config import Choice, Run
-from subspace.study.trainability import heat_maps, trainability_table
+from subspace.study.entries.entry import Choice
+from subspace.study.reports.analyses.trainability import heat_maps, trainability_table
+from subspace.study.spec.study import Run
 
 
 def record(name, density, depth, seed, accuracies, norm=False):

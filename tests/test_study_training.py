@@ -11,13 +11,14 @@ from torch import nn
 
 from subspace import Key
 from subspace.study import data, models
-from subspace.study.config import Choice, Run, Training
 from subspace.study.data import Data, Tensors
-from subspace.study.loop import accuracy, batches
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
-from subspace.study.setting import Setting
-from subspace.study.state import pack, unpack
-from subspace.study.train import held_apart, train
+from subspace.study.methods.setting import Setting
+from subspace.study.spec.study import Run, Training
+from subspace.study.training.loop import accuracy, batches
+from subspace.study.training.run import held_apart, train
+from subspace.study.training.state import pack, unpack
 
 SHORT = Training(epochs=2, batch=50)
 

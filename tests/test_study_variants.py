@@ -13,12 +13,13 @@ from subspace.embeddings import Direction, Sparse
 from subspace.methods import rows
 from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
 from subspace.study import models
-from subspace.study.config import Choice, Run, label
 from subspace.study.data import Tensors
+from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS, method
-from subspace.study.models.fixup_resnet110 import set_alphas
-from subspace.study.setting import Setting
-from subspace.study.variants import VALUES
+from subspace.study.methods.alphas import set_alphas
+from subspace.study.methods.setting import Setting
+from subspace.study.methods.variants import VALUES
+from subspace.study.spec.study import Run, label
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 IMAGES = torch.from_numpy(Key(0).normal(60 * 784, dtype="float32")).reshape(60, 1, 28, 28)

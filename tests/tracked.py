@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from subspace.study.config import Choice, Run, Training
+from subspace.study.entries.entry import Choice
+from subspace.study.spec.study import Run, Training
 
 RUNS = [Run(Choice("dctps"), density=0.01, seed=seed, train=Training(epochs=3)) for seed in (0, 1)]
 METRICS = {

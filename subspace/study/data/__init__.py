@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subspace import Key
 from subspace.study.data.archives import absent, home, there
@@ -17,15 +17,13 @@ from subspace.study.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from subspace.study.data.digits import digits
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
-from subspace.study.data.options import arguments, called
 from subspace.study.data.samples import Data, Items, Samples, Tensors
-from subspace.study.data.split import stratified
+from subspace.study.data.subsets import stratified
 from subspace.study.data.tiny_imagenet import ARCHIVE, tiny_imagenet
-from subspace.study.locate import imported, nearest
-from subspace.study.seeded import seeded
-
-if TYPE_CHECKING:
-    from subspace.study.config import Choice  # which imports this package
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import imported, nearest
+from subspace.study.entries.options import arguments, called
+from subspace.study.entries.seeding import seeded
 
 DATA: dict[str, Callable[..., Data]] = {
     "mnist5k": mnist5k,

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
-from subspace.study.data.split import few
+from subspace.study.data.subsets import few
 
 PADDING = 4
 

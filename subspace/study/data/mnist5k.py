@@ -6,7 +6,7 @@ import torch
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
-from subspace.study.data.split import few, stratified
+from subspace.study.data.subsets import few, stratified
 
 
 def mnist5k(train: int | None = None, test: int | None = None) -> Data:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from subspace import Key
-from subspace.study.config import Choice
 from subspace.study.data import Data
-from subspace.study.data.options import called
-from subspace.study.locate import imported, nearest
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import imported, nearest
+from subspace.study.entries.options import called
+from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
 from subspace.study.models.lenet5 import lenet5
@@ -29,7 +30,6 @@ from subspace.study.models.resnet20 import resnet20
 from subspace.study.models.resnet50 import resnet50
 from subspace.study.models.vgg19 import vgg19
 from subspace.study.models.vit_tiny import vit_tiny
-from subspace.study.seeded import seeded
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import drawn
 
 
 class LeNet5(nn.Module):

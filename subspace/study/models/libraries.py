@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from subspace.study.locate import nearest
+from subspace.study.entries.lookup import nearest
 
 Options = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import drawn
 
 
 class MLP(nn.Module):

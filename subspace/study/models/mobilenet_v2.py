@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import drawn
 from subspace.study.models.residual import projected
 
 # expansion, channels, blocks, stride of the first

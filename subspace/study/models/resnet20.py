@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import drawn
 from subspace.study.models.residual import Basic, Padded, ResNet
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import drawn
 
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions
 
