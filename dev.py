@@ -38,7 +38,7 @@ def main(command: str = "", *options: str) -> int:
         return 2
     set_up()
     if command == "study":
-        return subprocess.call([PYTHON, "-m", "subspace.study.cli", "study", *options])
+        return subprocess.call([PYTHON, "-m", "subspace.study.cli", "run", *options])
     checks = [[PYTHON, "-m", *check, *(options if "pytest" in check else [])] for check in CHECKS]
     return int(any(subprocess.call(check, cwd=ROOT) for check in checks))  # a list: all of them, whatever fails
 

@@ -3,6 +3,7 @@
 import pytest
 from planted_bugs import BUGS, ROOT, laws, noticed
 
+pytestmark = pytest.mark.planted
 each_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 
 
@@ -12,7 +13,6 @@ def test_it_can_still_be_planted(bug):
     assert bug.law in laws(ROOT, bug).read_text()
 
 
-@pytest.mark.planted
 @each_bug
 def test_a_law_notices(bug):
     found, output = noticed(bug)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subspace.study.entries.entry import Choice
     from subspace.study.execution.callbacks import Callback
-    from subspace.study.execution.study import report, run
+    from subspace.study.execution.plan import report, run
     from subspace.study.methods import Method
     from subspace.study.results.store import Store
     from subspace.study.spec.study import Run, Study, Training
@@ -37,8 +37,8 @@ HOMES = {
     "Store": "results.store",
     "Study": "spec.study",
     "Training": "spec.study",
-    "report": "execution.study",
-    "run": "execution.study",
+    "report": "execution.plan",
+    "run": "execution.plan",
 }
 __all__ = ["Callback", "Choice", "Method", "Run", "Store", "Study", "Training", "report", "run"]
 

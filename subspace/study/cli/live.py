@@ -1,4 +1,4 @@
-"""Live bars: one over the grid with the time left, and under it one for each run under way."""
+"""Live bars: one over the grid with the time left, and under it one for each run that is being trained."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from subspace.study.cli.progress import Progress
+from subspace.study.cli.progress import Lines
+from subspace.study.entries.words import printable
 from subspace.study.results.store import Record
 from subspace.study.spec.study import Run
 
 BAR, COUNT, TIME = 20, 14, 10  # columns
 
 
-class LiveProgress(Progress):
+class LiveProgress(Lines):
     """For a terminal: runs that end well only move the bar, failures stay as lines above it."""
 
     def __init__(self, console: Console) -> None:
@@ -34,14 +35,15 @@ class LiveProgress(Progress):
 
     def expect(self, runs: Sequence[Run]) -> None:
         super().expect(runs)
-        longest = 2 + max((len(str(run)) for run in runs), default=0)
+        longest = 2 + max((len(printable(str(run))) for run in runs), default=0)
         self.width = min(longest, self.console.width - BAR - COUNT - TIME)  # so that the bars stay where they are
         self.total = self.bars.add_task(f"{'study':{self.width}}", total=self.cost, count=f"0/{len(runs)} runs")
         self.bars.start()
 
     def begin(self, run: Run) -> None:
         if run not in self.tasks:
-            name = f"  {run}" if len(str(run)) + 2 <= self.width else f"  {run}"[: self.width - 1] + "…"
+            name = f"  {printable(str(run))}"
+            name = name if len(name) <= self.width else name[: self.width - 1] + "…"
             self.tasks[run] = self.bars.add_task(name, total=run.epochs, count="starting")
 
     def epoch(self, run: Run, figures: dict[str, Any]) -> None:
@@ -64,5 +66,5 @@ class LiveProgress(Progress):
         self.bars.stop()
 
     def _move(self) -> None:
-        under_way = sum(run.cost * epochs / run.epochs for run, epochs in self.epochs.items())
-        self.bars.update(self.total, completed=self.cost - self.left + under_way, count=f"{self.done}/{self.runs} runs")
+        begun = sum(run.cost * epochs / run.epochs for run, epochs in self.epochs.items())
+        self.bars.update(self.total, completed=self.cost - self.left + begun, count=f"{self.done}/{self.runs} runs")

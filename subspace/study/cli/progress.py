@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from subspace.study.cli.options import say
+from subspace.study.entries.words import duration
 from subspace.study.execution.callbacks import Callback
 from subspace.study.results.store import Record
 from subspace.study.spec.study import Run
 
 
-class Progress(Callback):
+class Lines(Callback):
     """One line per run that ends, and per message; no control codes unless the console is a terminal."""
 
     def __init__(self, console: Console) -> None:
@@ -22,40 +24,23 @@ class Progress(Callback):
         self.runs, self.done, self.began = len(runs), 0, time.monotonic()
         self.cost = self.left = sum(run.cost for run in runs)
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since `expect`."""
-        return time.monotonic() - self.began
-
     def end(self, run: Run, record: Record) -> None:
         self.done += 1
         self.left -= run.cost
-        self.show(outcome(run, record), failed=record["status"] == "failed")
+        self.show(describe_outcome(run, record), failed=record["status"] == "failed")
 
     def show(self, text: str, failed: bool) -> None:
-        """How a run ended."""
-        seconds = self.elapsed * self.left / max(self.cost - self.left, 1e-9)
+        """Show how a run ended."""
+        seconds = (time.monotonic() - self.began) * self.left / max(self.cost - self.left, 1e-9)
         self.say(f"{self.done}/{self.runs}  {text}" + (f"  (about {duration(seconds)} left)" if self.left > 0 else ""))
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
 
-def outcome(run: Run, record: Record) -> str:
-    """One run and what became of it: its test accuracy and time, or its error."""
+def describe_outcome(run: Run, record: Record) -> str:
+    """A run and how it ended: its test accuracy and time, or its error."""
     if record["status"] == "failed":
         return f"FAILED  {run}: {record['error']}"
     metrics = record["metrics"]
     return f"{run}: {metrics['epochs'][-1]['test_accuracy']:.1%} in {metrics['seconds']:.1f} s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(75.2)
-    '1 min 15 s'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

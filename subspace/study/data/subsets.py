@@ -19,7 +19,7 @@ def stratified(labels: np.ndarray, test_fraction: float, key: Key) -> tuple[Tens
     return torch.from_numpy(np.flatnonzero(~test)), torch.from_numpy(np.flatnonzero(test))
 
 
-def few(labels: np.ndarray, count: int | None, key: Key, name: str) -> np.ndarray:
+def proportional_subset(labels: np.ndarray, count: int | None, key: Key, name: str) -> np.ndarray:
     """`count` places, sorted, every class in proportion to within one; all of them for None.
 
     Fewer are some of those that are more. ValueError, naming the option `name`, if there are not so many.

@@ -25,13 +25,20 @@ class Choice:
 
     @classmethod
     def of(cls, entry: Entry | Choice, what: str) -> Choice:
-        """The choice an entry stands for; ValueError, naming `what` it was to be, for a table without a name."""
+        """The choice an entry stands for.
+
+        Raises ValueError, naming `what` it was to be, for a table without a name and for options that are not JSON.
+        """
         if isinstance(entry, Choice):
             return entry
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         name = options.pop("name", None)
         if not isinstance(name, str) or not name:
             raise ValueError(f"{what} must be a name or a table with one, got {entry!r}")
+        try:
+            canonical(options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options of {name} must be numbers, text and lists or tables of them: {error}") from None
         return cls(name, options)
 
 

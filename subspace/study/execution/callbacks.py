@@ -1,4 +1,4 @@
-"""What is told of a study while it runs: progress bars, trackers and your own."""
+"""What a study tells while it runs: to progress bars, trackers and your own code."""
 
 from __future__ import annotations
 
@@ -11,55 +11,54 @@ from subspace.study.spec.study import Run
 
 
 class Callback:
-    """Told in the process that called the study, in this order; every method does nothing unless it is overridden.
+    """Called in the process that called the study; every method does nothing unless it is overridden.
 
-    What a callback raises stops the study, of which nothing is lost.
+    What a callback raises stops the study; no result is lost.
     """
 
     def expect(self, runs: Sequence[Run]) -> None:
-        """Once, before anything is trained: the runs that are missing."""
+        """Called once, before anything is trained, with the runs that have no result yet."""
 
     def begin(self, run: Run) -> None:
-        """A run has been handed to whoever trains it; more than once if it is tried again."""
+        """Called when a run is submitted; again on a retry."""
 
     def epoch(self, run: Run, figures: dict[str, Any]) -> None:
-        """A run has done an epoch: an element of the record's `epochs`, and of the rounds that choose U as well."""
+        """Called after an epoch, with an element of the record's `epochs`; also of the rounds that choose U."""
 
     def end(self, run: Run, record: Record) -> None:
-        """A run has ended, well or not."""
+        """Called when a run has ended, well or not."""
 
     def say(self, text: str) -> None:
-        """A sentence for people: what was set aside, what waits for another process."""
+        """Called with a sentence for people: what was set aside, what another process trains."""
 
     def close(self) -> None:
-        """The study has ended or was interrupted."""
+        """Called when the study has ended or was interrupted."""
 
 
 class Callbacks(Callback):
-    """Several as one, told in turn; all are closed, whatever one of them raises."""
+    """Several callbacks as one, called in turn; all of them are closed, whatever one of them raises."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = callbacks
 
     def expect(self, runs: Sequence[Run]) -> None:
-        for callback in self.callbacks:
-            callback.expect(runs)
+        self._each("expect", runs)
 
     def begin(self, run: Run) -> None:
-        for callback in self.callbacks:
-            callback.begin(run)
+        self._each("begin", run)
 
     def epoch(self, run: Run, figures: dict[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.epoch(run, figures)
+        self._each("epoch", run, figures)
 
     def end(self, run: Run, record: Record) -> None:
-        for callback in self.callbacks:
-            callback.end(run, record)
+        self._each("end", run, record)
 
     def say(self, text: str) -> None:
+        self._each("say", text)
+
+    def _each(self, name: str, *arguments: Any) -> None:
         for callback in self.callbacks:
-            callback.say(text)
+            getattr(callback, name)(*arguments)
 
     def close(self) -> None:
         with ExitStack() as stack:

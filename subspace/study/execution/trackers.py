@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace.study.entries.entry import Choice
-from subspace.study.entries.lookup import nearest
+from subspace.study.entries.lookup import require_known
 from subspace.study.execution.callbacks import Callback
 from subspace.study.results.store import Record
 from subspace.study.spec.study import Run
@@ -31,14 +31,13 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 CURVES = ("train_loss", "test_accuracy", "validation_accuracy", "learning_rate")
 
 
-def named(name: str, folder: Path | str) -> Callback:
+def find_tracker(name: str, folder: Path | str) -> Callback:
     """The tracker of that name for a study with a folder of its own; ValueError if there is none, or no library.
 
     TensorBoard's events are in FOLDER/tensorboard, a folder for every run; wandb's files in FOLDER/wandb. The name of
     the folder, the study's, is that of the project of wandb and trackio.
     """
-    if name not in TRACKERS:
-        raise ValueError(f"tracker must be one of {', '.join(TRACKERS)}, got {name!r}{nearest(name, TRACKERS)}")
+    require_known([name], TRACKERS, "tracker must be one of")
     try:
         module = importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
         usable = hasattr(module, "SummaryWriter") or hasattr(module, "init")  # not a mere folder called wandb

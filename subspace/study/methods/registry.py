@@ -9,8 +9,8 @@ its import path.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -18,20 +18,30 @@ from torch.optim import Optimizer
 
 from subspace import Key, methods, recipes
 from subspace.methods import Mover
-from subspace.study.entries.lookup import imported, nearest
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import lookup, require_known
 from subspace.study.methods.setting import Setting
-from subspace.study.methods.variants import VALUES, Apply, by_loss, force, plus_sparse, random, shuffled, worded
+from subspace.study.methods.variants import (
+    Apply,
+    by_loss,
+    force,
+    format_option,
+    plus_sparse,
+    random,
+    require_value,
+    shuffled,
+)
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to re-parametrize a model in place, and perhaps to move U while it trains.
 
-    options: its own, by name, with the values they have unless a study says otherwise. values: those that an option may
-    have, where they are few; `methods.variants` says what each is. authors: the usual values under the rule "authors",
-    where they are others. from_dense: whether U is chosen
-    at the dense network, which is held meanwhile. needs_data: whether it is chosen by data. cost(density): the time of
-    an epoch in those of ordinary training.
+    label, family: what figures call it, and whom they draw it with. apply: re-parametrizes a model in a `Setting`.
+    options: its own, by name, with their defaults. mover: makes what moves U while a network trains. from_dense:
+    whether U is chosen at the dense network, which is then held as well. needs_data: whether it is chosen by data.
+    cost(density): the time of an epoch, in those of ordinary training. has_density: whether it has a size at all.
+    authors: the defaults under the rule "authors", where they are others.
     """
 
     label: str
@@ -43,42 +53,39 @@ class Method:
     needs_data: bool = False
     cost: Callable[[float], float] = lambda density: 1.0
     has_density: bool = True
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
     authors: Mapping[str, Any] = field(default_factory=dict)
 
-    def usual(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values that options have unless they are given, beside these."""
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of the options that are not given, beside those that are."""
         return {**self.options, **(self.authors if options.get("rule") == "authors" else {})}
 
-    def completed(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with those that are not given; ValueError, naming the method, for one that it does not have."""
+    def with_defaults(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options; ValueError, naming the method, for one that it does not have or a value out of range."""
+        require_known(options, sorted(self.options), f"options of {name} must be")
         for option, value in options.items():
-            if option not in self.options:
-                known = ", ".join(sorted(self.options)) or "none"
-                raise ValueError(f"options of {name} must be {known}, got {option!r}{nearest(option, self.options)}")
-            expected = type(self.options[option])
-            if not isinstance(value, (int, float) if expected in (int, float) else expected):
-                raise ValueError(f"{option} of {name} must be such as {self.options[option]!r}, got {value!r}")
-            if option in self.values and value not in self.values[option]:
-                known = ", ".join(map(repr, self.values[option]))
-                raise ValueError(f"{option} of {name} must be one of {known}, got {value!r}")
+            default = self.options[option]
+            kinds = (int, float) if type(default) in (int, float) else type(default)
+            if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+                raise ValueError(f"{option} of {name} must be such as {default!r}, got {value!r}")
+            if name in METHODS:  # one of your own may call something else by such a name
+                require_value(option, value, name)
         given = {o: float(value) if isinstance(self.options[o], float) else value for o, value in options.items()}
-        return {**self.usual(given), **given}
+        return {**self.defaults(given), **given}
 
-    def named(self, options: Mapping[str, Any]) -> str:
-        """The label, with those options that are not as ever: in the place of the usual value where the label has it.
+    def label_for(self, options: Mapping[str, Any]) -> str:
+        """The label with non-default options; they replace a default that the label mentions.
 
-        >>> METHODS["dctps"].named({"budget": "erk", "alpha": "fixed"})
+        >>> METHODS["dctps"].label_for({"budget": "erk", "alpha": "fixed"})
         'DCTpS, ERK, alpha=fixed'
         """
         text, other = self.label, []
         for name, value in options.items():
-            if (usual := self.usual(options).get(name)) != value:
-                place = re.compile(rf"\b{re.escape(worded(usual))}\b")
+            if (default := self.defaults(options).get(name)) != value:
+                place = re.compile(rf"\b{re.escape(format_option(default))}\b")
                 if place.search(text):
-                    text = place.sub(worded(value), text)
+                    text = place.sub(format_option(value), text)
                 else:
-                    other.append(f"{name}={worded(value)}")
+                    other.append(f"{name}={format_option(value)}")
         return ", ".join([text, *other])
 
 
@@ -104,8 +111,9 @@ def _imp(model: nn.Module, s: Setting) -> nn.Module:
 
 
 def _schedule(s: Setting) -> dict[str, Any]:
-    """The options of a mover, whose t_end is a share of all steps here."""
-    return {name: s.options[name] for name in MOVES} | {"t_end": round(s.options["t_end"] * s.steps)}
+    """The options of a mover, whose t_end is a share of all steps here; Price and Tanner's code truncates it."""
+    t_end = s.options["t_end"] * s.steps
+    return {name: s.options[name] for name in MOVES} | {"t_end": int(t_end) if s.by_authors else round(t_end)}
 
 
 def _set(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
@@ -122,7 +130,7 @@ TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
 # The papers' numbers, but for the length of these runs: a move every 8 steps in place of 100, and rounds of IMP that
 # take more than 20 % at densities below 0.13.
 BATCH = {"samples": 128, "shuffle": False}
-ROUNDS_OF_LOSS = BATCH | {"steps": 60, "loss": "cross_entropy"}
+ROUNDS_OF_LOSS = BATCH | {"steps": 60, "loss": "cross_entropy", "batches": "fresh"}
 MOVES = {"delta_t": 8, "fraction": 0.3, "t_end": 0.75}
 RULE = {"rule": "exact"}
 START = RULE | {"init": "dense"}
@@ -197,17 +205,19 @@ METHODS = {
         cost=lambda density: 1 + 100 * density,
     ),
 }
-METHODS = {name: replace(known, values=VALUES) for name, known in METHODS.items()}
 BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "freezenet", "random_subspace")
 
 
 def method(name: str) -> Method:
     """The method called `name` or at that import path; ValueError with the names, and the nearest, if there is none."""
-    if name in METHODS:
-        return METHODS[name]
-    if ":" not in name:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}{nearest(name, METHODS)}")
-    found = imported(name, "method")
+    found = lookup(name, METHODS, "method", importable=True)
     if not isinstance(found, Method):
         raise ValueError(f"method must be a Method, got {type(found).__name__} at {name!r}")
     return found
+
+
+def earlier(chosen: Choice) -> dict[str, Any]:
+    """What a known method did before it had an option for it, by the option's name."""
+    if chosen.name not in METHODS or "batches" not in METHODS[chosen.name].options:
+        return {}
+    return {"batches": "fresh" if chosen.options.get("rule") == "authors" else "one"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -20,12 +21,12 @@ LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "nll": nll_loss}
 
 @dataclass(frozen=True)
 class Setting:
-    """A method's part of a run.
+    """What a method is given: its budget, a seed, data, and the run's training loop.
 
     size: {"density": fraction} or {"dim": number}, what a recipe takes; empty for ordinary training. density: the same
     as a fraction of the weights. options: the method's own, by name. samples: to train on. steps: the optimizer's.
-    fit(model) trains a model as the run's last training does, in place. resume(search) puts the search for a lottery
-    ticket where the run was interrupted, and keeps it from then on.
+    fit(model) trains a model in place, as the run trains its last one. resume(search) brings a search for a lottery
+    ticket to where the run was interrupted, and stores it from then on.
     """
 
     size: Mapping[str, Any]
@@ -46,6 +47,11 @@ class Setting:
         key = self._key.fold(f"batch {batch}") if batch else self._key
         return self._loss(torch.from_numpy(key.permutation(len(self.samples))[: int(samples)]), LOSSES[name])
 
+    def fresh_loss(self, samples: float, name: str = "cross_entropy") -> Objective:
+        """One of `LOSSES`, at every call on the next batch drawn from the seed."""
+        number = count()
+        return lambda net: self.loss(samples, name, next(number))(net)
+
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
         """The cross-entropy of logits / temperature on so many samples of every class: the data of GraSP."""
         places = []
@@ -58,6 +64,11 @@ class Setting:
     def flow(self) -> Objective:
         """The objective of SynFlow, for inputs of these shapes; no data."""
         return methods.flow(1, *self.samples.batch(torch.zeros(1, dtype=torch.long))[0].shape[1:])
+
+    @property
+    def by_authors(self) -> bool:
+        """Whether the method follows Price and Tanner's code where that differs (`methods.authors`)."""
+        return self.options.get("rule") == "authors"
 
     @property
     def _key(self) -> Key:

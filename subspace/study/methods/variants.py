@@ -16,6 +16,7 @@ loss    of a saliency: `nll` is that of the raw logits without a softmax, as nav
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -54,13 +55,28 @@ VALUES = {
     "alphas": ("", "authors", "norms"),
     "init": ("dense", "sparse"),
     "loss": tuple(LOSSES),
+    "batches": ("fresh", "one"),
 }
+COUNTS = ("steps", "rounds", "samples", "per_class", "delta_t")
 
 
-def worded(value: Any) -> str:
+def require_value(option: str, value: Any, name: str) -> None:
+    """ValueError, naming the method, for a value that an option of the methods here cannot have."""
+    if option in VALUES and value not in VALUES[option]:
+        known = ", ".join(map(repr, VALUES[option]))
+        raise ValueError(f"{option} of {name} must be one of {known}, got {value!r}")
+    if option in COUNTS and not (isinstance(value, int) and 1 <= value < 2**63):
+        raise ValueError(f"{option} of {name} must be an integer of at least 1 and below 2^63, got {value!r}")
+    if option in ("fraction", "t_end") and not 0 <= value <= 1:
+        raise ValueError(f"{option} of {name} must be in [0, 1], got {value!r}")
+    if option in ("gain", "temperature") and not 0 < value < math.inf:
+        raise ValueError(f"{option} of {name} must be positive and finite, got {value!r}")
+
+
+def format_option(value: Any) -> str:
     """An option's value as labels have it.
 
-    >>> worded("epl"), worded(2**0.5), worded(True)
+    >>> format_option("epl"), format_option(2**0.5), format_option(True)
     ('EPL', '1.41421', 'True')
     """
     if isinstance(value, str) and value in BUDGETS:
@@ -68,10 +84,10 @@ def worded(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def support(s: Setting, moving: bool = False) -> dict[str, Any]:
+def budget_arguments(s: Setting, moving: bool = False) -> dict[str, Any]:
     """The arguments of a recipe for the options `budget` and `rule`."""
     name = s.options["budget"]
-    if s.options["rule"] == "authors":
+    if s.by_authors:
         return {"budget": authors.budget("epf_average" if name == "epf" else name, s.density, moving)}
     return {"budget": BUDGETS[name][1], "groups": BUDGETS[name][2]}
 
@@ -80,7 +96,7 @@ def random(recipe: Callable[..., nn.Module], moving: bool = False) -> Apply:
     """U at random, by the options `budget`, `rule` and `init`; moving: for a mover."""
 
     def apply(model: nn.Module, s: Setting) -> nn.Module:
-        recipe(model, **s.size, seed=s.seed, **support(s, moving))
+        recipe(model, **s.size, seed=s.seed, **budget_arguments(s, moving))
         return by_fan_in(model) if s.options.get("init") == "sparse" else model
 
     return apply
@@ -112,7 +128,9 @@ def plus_sparse(moving: bool = False) -> Apply:
         with warnings.catch_warnings():
             if frozen:
                 warnings.simplefilter("ignore")  # that no tensor gets an entry
-            recipe(model, **s.size, seed=s.seed, **({"budget": none} if frozen else support(s, moving)))
+            recipe(
+                model, **s.size, seed=s.seed, **({"budget": empty_budget} if frozen else budget_arguments(s, moving))
+            )
         if not rule:
             return model
         set_alphas(model, rule)
@@ -121,7 +139,7 @@ def plus_sparse(moving: bool = False) -> Apply:
     return apply
 
 
-def none(shapes: Sequence[Size], total: int) -> list[int]:
+def empty_budget(shapes: Sequence[Size], total: int) -> list[int]:
     """The budget of an S that is not there."""
     return [0] * len(shapes)
 
@@ -171,17 +189,18 @@ def keep(model: nn.Module, places: Supports, offsets: dict[str, Offset] | None =
 
 
 def force(model: nn.Module, s: Setting) -> nn.Module:
-    """FORCE, or what the authors of DCTpS call so."""
-    if s.options["rule"] == "authors":
+    """FORCE, or what Price and Tanner's code calls by that name."""
+    if s.by_authors:
         return keep(model, authors.force(model, s))
     return by_loss(recipes.force)(model, s)
 
 
 def by_loss(recipe: Callable[..., nn.Module]) -> Apply:
-    """U by a saliency of the loss on one batch of `samples`."""
+    """U by a saliency of the loss on `samples` of the data, in every round other ones where `batches` is fresh."""
 
     def apply(model: nn.Module, s: Setting) -> nn.Module:
         steps = {"steps": int(s.options["steps"])} if "steps" in s.options else {}
-        return recipe(model, objective=s.loss(s.options["samples"], s.options["loss"]), **s.size, **steps)
+        loss = s.fresh_loss if s.options.get("batches") == "fresh" else s.loss
+        return recipe(model, objective=loss(s.options["samples"], s.options["loss"]), **s.size, **steps)
 
     return apply

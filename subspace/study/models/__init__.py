@@ -16,8 +16,8 @@ from torch import nn
 from subspace import Key
 from subspace.study.data import Data
 from subspace.study.entries.entry import Choice
-from subspace.study.entries.lookup import imported, nearest
-from subspace.study.entries.options import called
+from subspace.study.entries.lookup import lookup
+from subspace.study.entries.options import call_with_options
 from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
@@ -56,7 +56,7 @@ def build(choice: Choice, data: Data, key: Key) -> nn.Module:
         if choice.name.partition(":")[0] in LIBRARIES:
             model = of_library(choice.name, facts, choice.options)
         else:
-            model = called(named(choice.name), choice, facts)
+            model = call_with_options(find(choice.name), choice, facts)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__} from {choice.name!r}")
     return model
@@ -74,16 +74,9 @@ def facts_of(data: Data) -> dict[str, Any]:
     return facts
 
 
-def named(name: str) -> Callable[..., nn.Module]:
+def find(name: str) -> Callable[..., nn.Module]:
     """The function called `name` or at that import path; ValueError with the names, and the nearest, if none."""
-    if name in MODELS:
-        return MODELS[name]
-    if ":" not in name:
-        known = ", ".join(MODELS)
-        raise ValueError(
-            f"model must be one of {known} or an import path MODULE:NAME, got {name!r}{nearest(name, MODELS)}"
-        )
-    found = imported(name, "model")
+    found = lookup(name, MODELS, "model", importable=True)
     if not callable(found):
         raise ValueError(f"model must be a function that returns one, got {type(found).__name__} at {name!r}")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -1,98 +1,89 @@
-"""What a study leaves and shows at its end, all of it made from the stored records, in one folder:
+"""What a study leaves, all of it made from the stored records, in one folder:
 
-    report.html                        everything below in one page that needs no network (`reports.html`)
+    report.html                        everything below in one page that needs no network (`reports.page`)
     runs, epochs, tensors: .parquet    the long tables that `results.schema` describes; .csv: the same
     table.csv                          means over seeds (`summary.summary_table`)
     at-bytes.csv, at-flops.csv, ...    methods at equal cost (`equal_cost.at_equal`)
-    accuracy-density.png, .svg, ...    the figures (`reports.figures.all`)
+    accuracy-density.png, .svg, ...    the figures (`figures.all`)
     study.toml                         what was asked for
 
-Every file is there whole or as it was before.
+It is made to be shared: hosts and absolute paths, in which names of users are, are in it only where they are asked for.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-from rich.console import Console, Group
-
-from subspace.study.reports import html
-from subspace.study.reports import terminal as printed
+from subspace.study.entries.entry import Choice, Entry
+from subspace.study.reports import page
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.all import pictures
+from subspace.study.reports.report import Report, csv
+from subspace.study.results.disk import storage, write_atomically
 from subspace.study.results.equal_cost import COSTS, at_equal
-from subspace.study.results.store import Record, replace
-from subspace.study.results.summary import places, summary_table
+from subspace.study.results.store import Record
+from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
-from subspace.study.spec.study import Study
+from subspace.study.spec import files
+from subspace.study.spec.study import WHERE, Study
+
+ROOT = r"(?:/|~/|[A-Za-z]:\\)"
+PATHS = re.compile(rf"""(?<=['"]){ROOT}[^'"\n]*[/\\]|(?<![\w.:/\\]){ROOT}(?:[^\s'",:;()<>]*[/\\])""")
 
 
-def report(
-    study: Study,
-    records: Iterable[Record],
-    folder: Path | str,
-    console: Console | None = None,
-    at: str | None = None,
-    toml: str = "",
-) -> pd.DataFrame:
-    """Write all of it into the folder, and return the runs table.
+def write(study: Study, records: Iterable[Record], folder: Path | str, hosts: bool = False) -> Report:
+    """Write the report of a study.
 
-    console: where to print the tables and the failures. at: one of `COSTS`, to print methods at equal cost as
-    well; ValueError for another. toml: the study as a file has it. OSError where the folder cannot be written.
+    Args:
+        study: what was asked for.
+        records: of its runs, as many as there are.
+        folder: for the report; it is made.
+        hosts: whether names of hosts and absolute paths are in it.
+
+    Raises:
+        StorageError: the folder cannot be written; every file in it is whole or as it was.
     """
-    records, folder = list(records), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, records = Path(folder), [record if hosts else without_hosts(record) for record in records]
     runs, epochs, tensors = runs_table(records), epochs_table(records), tensors_table(records)
     table = summary_table(runs)
-    equal = {cost: at_equal(table, cost) for cost in COSTS}
-    asked = equal[at] if at in equal else at_equal(table, at) if at else None
+    report = Report(runs, table, {cost: at_equal(table, cost) for cost in COSTS}, folder)
+    toml = files.toml(study if hosts else replace(study, data=tuple(without_places(entry) for entry in study.data)))
+    contents: dict[str, bytes] = {"study.toml": toml.encode()}
     for name, long in {"runs": runs, "epochs": epochs, "tensors": tensors}.items():
         parquet = io.BytesIO()
         long.to_parquet(parquet, index=False)
-        put(folder / f"{name}.parquet", parquet.getvalue())
-        put(folder / f"{name}.csv", csv(long))
-    for name, small in {"table": table, **{f"at-{cost}": found for cost, found in equal.items()}}.items():
-        put(folder / f"{name}.csv", csv(small))
-    if toml:
-        put(folder / "study.toml", toml.encode())
+        contents |= {f"{name}.parquet": parquet.getvalue(), f"{name}.csv": csv(long)}
+    for name, small in {"table": table, **{f"at-{cost}": found for cost, found in report.equal.items()}}.items():
+        contents[f"{name}.csv"] = csv(small)
     shown = []
     for picture in pictures(runs, epochs, tensors, table):
         svg = images.saved(picture.figure, "svg")
-        put(folder / f"{picture.name}.svg", svg)
-        put(folder / f"{picture.name}.png", images.saved(picture.figure, "png"))
-        shown.append(html.Shown(picture.title, picture.alt, images.inline(svg, picture.name)))
-    page = html.page(study.name, len(study.runs()), records, runs, table, equal, shown, toml)
-    put(folder / "report.html", page.encode())
-    if console:
-        for text in told(runs, table, asked):
-            console.print(text, markup=False, highlight=False, soft_wrap=isinstance(text, str))
-        console.print(f"report.html, tables and figures are in {folder}", markup=False, highlight=False, soft_wrap=True)
-    return runs
+        contents |= {f"{picture.name}.svg": svg, f"{picture.name}.png": images.saved(picture.figure, "png")}
+        shown.append(page.Shown(picture.title, picture.alt, images.inline(svg, picture.name)))
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        contents["report.html"] = page.page(study, records, report, shown, toml).encode()
+        for name, content in contents.items():
+            write_atomically(folder / name, content, durable=False)
+    return report
 
 
-def told(runs: pd.DataFrame, table: pd.DataFrame, asked: pd.DataFrame | None) -> Iterable[Group | str]:
-    """The tables for people, and a line for every run that failed."""
-    for name, part in places(table):
-        if part["seeds"].any():
-            yield printed.accuracy(part, name)
-            yield printed.costs(part, name)
-            yield from printed.talk(part, name)
-    for name, part in places(asked) if asked is not None else []:
-        yield from printed.equal(part, name)
-    if not (runs["status"] == "finished").any():
-        yield "No run has finished."
-    for _, run in runs[runs["status"] == "failed"].iterrows():
-        yield f"FAILED  {html.named(run)}: {run['error']}"
+def without_hosts(record: Record) -> Record:
+    """The record without the names of its host and of its system, and with the last parts of absolute paths only."""
+    environment = {k: v for k, v in (record.get("environment") or {}).items() if k not in ("host", "platform")}
+    texts: Record = {
+        name: record[name] and PATHS.sub("", record[name]) for name in ("error", "traceback") if name in record
+    }
+    warnings = [PATHS.sub("", text) for text in record.get("warnings") or []]
+    return {**record, "environment": environment, **texts, "warnings": warnings}
 
 
-def csv(table: pd.DataFrame) -> bytes:
-    """A table as CSV, numbers in full."""
-    return table.to_csv(index=False, lineterminator="\n").encode()
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before."""
-    replace(path, content, durable=False)
+def without_places(entry: Entry) -> Entry:
+    """The entry of a data set without where it is found."""
+    choice = Choice.of(entry, "data")
+    kept = {name: value for name, value in choice.options.items() if name not in WHERE}
+    return {"name": choice.name, **kept} if kept else choice.name

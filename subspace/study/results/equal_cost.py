@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from subspace.study.entries.lookup import nearest
-from subspace.study.results.summary import ENTRY, PLACE
+from subspace.study.entries.lookup import lookup
+from subspace.study.results.summary import ENTRY, SETTING
 
 COSTS = {
     "bytes": "file_bytes",
@@ -33,14 +33,7 @@ MEANING = {
     "memory": "peak memory of a training step",
     "inference": "FLOPs of a forward pass",
 }
-COLUMNS = [*PLACE, "cost", "budget", *ENTRY, "mean", "std", "seeds", "failed", "spent", "chosen_by"]
-
-
-def costing(cost: str) -> str:
-    """The column that measures a cost; ValueError, with the nearest, for one that is not among `COSTS`."""
-    if cost not in COSTS:
-        raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}{nearest(cost, COSTS)}")
-    return COSTS[cost]
+COLUMNS = [*SETTING, "cost", "budget", *ENTRY, "mean", "std", "seeds", "failed", "spent", "chosen_by"]
 
 
 def at_equal(table: pd.DataFrame, cost: str, budgets: Sequence[float] | None = None) -> pd.DataFrame:
@@ -49,11 +42,11 @@ def at_equal(table: pd.DataFrame, cost: str, budgets: Sequence[float] | None = N
     table: a `summary.summary_table`. cost: one of `COSTS`. spent: in bytes or FLOPs; NaN, as all figures are, where a
     method has no entry. ValueError for another cost and for budgets that are not positive.
     """
-    costing(cost)
+    lookup(cost, COSTS, "cost")
     if budgets is not None and not all(budget > 0 for budget in budgets):
         raise ValueError(f"budgets must be positive, got {list(budgets)}")
     rows = []
-    for _, part in table.groupby(PLACE, dropna=False, sort=False):
+    for _, part in table.groupby(SETTING, dropna=False, sort=False):
         measure = "validation" if part.loc[part["seeds"] > 0, "validation"].notna().all() else "mean"
         for budget in grid_budgets(part, cost) if budgets is None else budgets:
             for _, entries in part.groupby(["method", "label", "options"], sort=False):
@@ -67,7 +60,7 @@ def entry(entries: pd.DataFrame, cost: str, budget: float, measure: str) -> dict
     known = {"cost": cost, "budget": budget, "chosen_by": "validation" if measure == "validation" else "test"}
     within = entries[(entries["seeds"] > 0) & (entries[COSTS[cost]] <= budget)]
     if not len(within):
-        same = {name: entries.iloc[0][name] for name in [*PLACE, "method", "options", "label"]}
+        same = {name: entries.iloc[0][name] for name in [*SETTING, "method", "options", "label"]}
         return {**same, **known, "seeds": 0, "failed": int(entries["failed"].sum())}
     best = within.sort_values([measure, COSTS[cost]], ascending=[False, True], kind="stable").iloc[0]
     return {**{name: best.get(name) for name in COLUMNS}, **known, "spent": best[COSTS[cost]]}

@@ -10,7 +10,7 @@ from subspace.study.methods import METHODS
 from subspace.study.results.schema import BYTES, FLOPS, SIZES, TRAINING
 
 DENSE = "ordinary"  # the method whose accuracy every other's is compared with
-PLACE = ["data", "data_options", "model", "model_options"]
+SETTING = ["data", "data_options", "model", "model_options"]
 ENTRY = ["method", "options", "label", "density", "dim"]
 ACCURACY = ["mean", "std", "min", "max", "seeds", "failed", "change", "change_std", "paired", "validation"]
 COSTS = [*FLOPS, *BYTES, "samples", "seconds"]
@@ -33,11 +33,11 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     runs = runs.drop_duplicates("hash")
     runs = runs.assign(**{name: runs[name].astype("float64") for name in ("dim", "classes", *SIZES, *COSTS)})
     finished = runs[runs["status"] == "finished"]
-    dense = finished.loc[finished["method"] == DENSE, [*PLACE, "seed", "test_accuracy"]]
+    dense = finished.loc[finished["method"] == DENSE, [*SETTING, "seed", "test_accuracy"]]
     dense = dense.rename(columns={"test_accuracy": "dense"})
-    runs = runs.merge(dense, on=[*PLACE, "seed"], how="left")
+    runs = runs.merge(dense, on=[*SETTING, "seed"], how="left")
     runs = runs.assign(change=runs["test_accuracy"] - runs["dense"], bad=runs["status"] == "failed")
-    groups = runs.groupby([*PLACE, *ENTRY], dropna=False, sort=False)
+    groups = runs.groupby([*SETTING, *ENTRY], dropna=False, sort=False)
     accuracy = groups["test_accuracy"].agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "seeds"})
     change = groups["change"].agg(change="mean", change_std="std", paired="count")
     validation = groups["validation_accuracy"].mean().rename("validation")
@@ -46,31 +46,31 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     table: pd.DataFrame = pd.concat(parts, axis=1).reset_index()
     whole = ["dim", "classes", *(name for name, column in SIZES.items() if column.type == "integer")]
     table = table.astype({**dict.fromkeys(whole, "Int64"), "seeds": "int64", "failed": "int64", "paired": "int64"})
-    columns = [*PLACE, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]
+    columns = [*SETTING, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]
     return ordered(table.reindex(columns=columns))
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The rows by data set and network, method, label, and falling size."""
     known = {name: number for number, name in enumerate(METHODS)}
-    place = pd.factorize(pd.MultiIndex.from_frame(table[PLACE]))[0]
+    where = pd.factorize(pd.MultiIndex.from_frame(table[SETTING]))[0]
     method = table["method"].map(known).astype("float64").fillna(len(known))
     name = pd.factorize(table["label"])[0]
-    keys = pd.DataFrame({"place": place, "method": method, "name": name, "density": -table["density"]})
+    keys = pd.DataFrame({"setting": where, "method": method, "name": name, "density": -table["density"]})
     keys["dim"] = -table["dim"].astype("float64")
     rows: pd.DataFrame = table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
     return rows
 
 
-def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def by_setting(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of a table by data set and network, each with its name in words: "mnist5k, lenet5"."""
     if not len(table):
         return []
-    parts = table.groupby(PLACE, dropna=False, sort=False)
-    return [(place(part.iloc[0]), part.reset_index(drop=True)) for _, part in parts]
+    parts = table.groupby(SETTING, dropna=False, sort=False)
+    return [(setting(part.iloc[0]), part.reset_index(drop=True)) for _, part in parts]
 
 
-def place(row: pd.Series) -> str:
+def setting(row: pd.Series) -> str:
     """The data set and the network of a row, in words, each with the options it was given."""
     return ", ".join(with_options(row[name], row[f"{name}_options"]) for name in ("data", "model"))
 
@@ -90,7 +90,7 @@ def sizes(table: pd.DataFrame) -> list[tuple[str, float]]:
     return [(name, size) for name in ("density", "dim") for size in sorted(table[name].dropna().unique(), reverse=True)]
 
 
-def at(table: pd.DataFrame, size: tuple[str, float]) -> pd.DataFrame:
+def rows_of_size(table: pd.DataFrame, size: tuple[str, float]) -> pd.DataFrame:
     """The rows of a size."""
     name, value = size
     rows: pd.DataFrame = table[(table[name] == value).fillna(False).astype(bool)]

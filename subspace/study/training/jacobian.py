@@ -21,7 +21,7 @@ from subspace.study.data import Data
 SETTLING, AT_ONCE = 512, 64
 
 
-def measured(model: nn.Module, data: Data, count: int, device: torch.device) -> list[list[float]]:
+def jacobian_spectra(model: nn.Module, data: Data, count: int, device: torch.device) -> list[list[float]]:
     """The singular values for `count` test samples, the same for every run: count x min(K, n), falling.
 
     The model stays as it is. ValueError where there are fewer samples.

@@ -1,25 +1,28 @@
-"""Who trains the runs of a study: worker processes of this machine, a Ray or Slurm cluster, or the ranks of torchrun.
+"""Who trains the runs of a study: this process, worker processes of this machine, a Ray or a Slurm cluster.
 
-A launcher is handed runs and hands back jobs. It knows nothing of results: whoever gets a run brings it to its record
-in the store (`execution.execute`), which every machine must see under the same path.
+A launcher is given runs and returns jobs. It knows nothing of results: whoever trains a run writes its result to the
+store (`execution.execute`), which every machine must see under the same path.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from subspace.study.spec.study import Run
+from subspace.study.entries.lookup import lookup, require_known
+from subspace.study.execution.environment import cores
+from subspace.study.spec.study import Run, Training
 
 
-class Died(Exception):  # noqa: N818
-    """The process or job that had a run ended without bringing it to its end; the message is the cause."""
+class WorkerDied(Exception):  # noqa: N818
+    """The process or job that trained a run ended without a result; the message is the cause."""
 
 
 class Job(Protocol):
-    """A run that was handed over."""
+    """A run that is being trained."""
 
     run: Run
 
@@ -27,24 +30,58 @@ class Job(Protocol):
         """Whether it has ended, well or not; never waits."""
 
     def result(self) -> str:
-        """What `execute` returned, once it is done. Raises Died, and the StorageError of `execute`."""
+        """What `execute` returned, once it is done. Raises WorkerDied, and the StorageError of `execute`."""
 
 
 class Launcher(AbstractContextManager["Launcher"]):
-    """Leaving its block stops what is under way.
+    """Leaving its block stops the jobs that have not ended.
 
-    capacity: how many runs it takes at a time; None where it has a queue of its own.
+    capacity: the maximum number of concurrent runs; None for a launcher with a queue of its own.
     """
 
     capacity: int | None = None
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing to stop, unless it is overridden."""
+        """Stop what has not ended; by default there is nothing to stop."""
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[Run]) -> list[Job]:
-        """Hand over runs, one job for each in the same order."""
+        """Start training these runs; one job for each, in the same order."""
 
     @abc.abstractmethod
     def wait(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Until one of the jobs may have ended, at most so long; at once where there is none."""
+        """Wait until one of the jobs may have ended, at most so many seconds; not at all if there is none."""
+
+
+def make_launcher(name: str, folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:
+    """The launcher of that name for results in that folder; ValueError for another name or option."""
+    return lookup(name, LAUNCHERS, "launcher")(folder, train, options)
+
+
+def _inline(folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:
+    from subspace.study.execution.launchers.inline import Inline
+
+    require_known(options, (), "options of inline must be")
+    return Inline(folder)
+
+
+def _pool(folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:
+    from subspace.study.execution.launchers.pool import Pool
+
+    require_known(options, ("workers",), "options of pool must be")
+    return Pool(folder, options.get("workers", max(1, cores() // (train.threads * train.processes))))
+
+
+def _ray(folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:
+    from subspace.study.execution.launchers.ray import Ray
+
+    return Ray(folder, options)
+
+
+def _slurm(folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:
+    from subspace.study.execution.launchers.slurm import Slurm
+
+    return Slurm(folder, options)
+
+
+LAUNCHERS = {"pool": _pool, "inline": _inline, "ray": _ray, "slurm": _slurm}

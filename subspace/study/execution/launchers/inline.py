@@ -1,4 +1,4 @@
-"""Runs in the calling process, one after another: for a debugger, and where no process may be started."""
+"""Runs in the calling process, one after another: for debuggers, and where no process may be started."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class InlineJob:
         return True
 
     def result(self) -> str:
-        """As `execute`."""
+        """What `execute` returned."""
         return self.outcome
 
 
 class Inline(Launcher):
-    """One run at a time, in this process; `submit` comes back when it has ended."""
+    """One run at a time, in this process; `submit` returns when it has ended."""
 
     capacity = 1
 
@@ -35,7 +35,7 @@ class Inline(Launcher):
         self.folder, self.task = folder, task
 
     def submit(self, runs: Sequence[Run]) -> list[Job]:
-        """Do them."""
+        """Train them."""
         return [InlineJob(run, execute(run, self.folder, self.task)) for run in runs]
 
     def wait(self, jobs: Sequence[Job], seconds: float) -> None:

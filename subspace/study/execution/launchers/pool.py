@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import cast
 
 from subspace.study.execution.execute import Task
-from subspace.study.execution.launchers import Died, Job, Launcher
+from subspace.study.execution.launchers import Job, Launcher, WorkerDied
 from subspace.study.execution.launchers.worker import Worker
 from subspace.study.spec.study import Run
 from subspace.study.training.run import train
 
 
 class PoolJob:
-    """A run that a worker has."""
+    """A run that a worker trains."""
 
     def __init__(self, run: Run, worker: Worker, idle: list[Worker]) -> None:
         self.run, self.worker, self.idle = run, worker, idle
@@ -25,43 +25,43 @@ class PoolJob:
         return self.worker.pipe.poll()
 
     def result(self) -> str:
-        """As `execute`; the worker is then free for another run."""
+        """What `execute` returned; the worker is then free for another run."""
         try:
             result = self.worker.result()
         except ChildProcessError as error:
-            raise Died(str(error)) from None
+            raise WorkerDied(str(error)) from None
         self.idle.append(self.worker)
         return result
 
 
 class Pool(Launcher):
-    """So many worker processes, each with the threads of its run; made when they are needed, and used again."""
+    """At most `workers` processes, started when they are needed and used again; method: as of `Worker`."""
 
-    def __init__(self, folder: Path, workers: int, task: Task = train) -> None:
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        self.folder, self.capacity, self.task = folder, workers, task
-        self.crew: list[Worker] = []
+    def __init__(self, folder: Path, workers: int, task: Task = train, method: str = "spawn") -> None:
+        if not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"workers must be an integer of at least 1, got {workers!r}")
+        self.folder, self.capacity, self.task, self.method = folder, workers, task, method
+        self.workers: list[Worker] = []
         self.idle: list[Worker] = []
 
     def __exit__(self, *exception: object) -> None:
-        for worker in self.crew:
+        for worker in self.workers:
             worker.stop()
 
     def submit(self, runs: Sequence[Run]) -> list[Job]:
-        """Hand every run to a worker that has none."""
+        """Send every run to a worker that has none."""
         jobs: list[Job] = []
         for run in runs:
             while self.idle and not self.idle[-1].process.is_alive():
                 self.idle.pop()
             if not self.idle:
-                self.crew.append(Worker(self.folder, self.task))
-                self.idle.append(self.crew[-1])
+                self.workers.append(Worker(self.folder, self.task, self.method))
+                self.idle.append(self.workers[-1])
             worker = self.idle.pop()
             worker.start(run)
             jobs.append(PoolJob(run, worker, self.idle))
         return jobs
 
     def wait(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Until a worker answers or dies, at most so long."""
+        """Until a worker answers or dies, at most so many seconds."""
         wait([cast("PoolJob", job).worker.pipe for job in jobs], seconds)

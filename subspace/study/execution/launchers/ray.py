@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from subspace.study.entries.lookup import nearest
-from subspace.study.execution.execute import execute
-from subspace.study.execution.launchers import Died, Job, Launcher
-from subspace.study.results.store import StorageError
+from subspace.study.entries.lookup import require_known
+from subspace.study.execution.launchers import Job, Launcher, WorkerDied
+from subspace.study.execution.launchers.worker import executed
+from subspace.study.results.disk import StorageError
 from subspace.study.spec.study import Run
 
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources", "runtime_env", "scheduling_strategy")
@@ -35,30 +35,27 @@ class RayJob:
         return bool(ray.wait([self.reference], timeout=0)[0])
 
     def result(self) -> str:
-        """As `execute`."""
+        """What `execute` returned."""
         import ray
 
         try:
             outcome: str | StorageError = ray.get(self.reference)
         except ray.exceptions.RayError as error:
-            raise Died(f"the Ray task died: {cause(error)}") from None
+            raise WorkerDied(f"the Ray task died: {cause(error)}") from None
         if isinstance(outcome, StorageError):
             raise outcome
         return outcome
 
 
 class Ray(Launcher):
-    """A task for each run, with as many processors as it has threads and, where it computes on one, a GPU.
+    """A task for each run, with a processor for each of its threads and, on cuda, a GPU for each of its processes.
 
     options: "address" of a cluster ("auto" finds one on this machine; without it, that of RAY_ADDRESS, or else one is
     started), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        for name in options:
-            if name not in OPTIONS:
-                known = ", ".join(OPTIONS)
-                raise ValueError(f"options of ray must be {known}, got {name!r}{nearest(name, OPTIONS)}")
+        require_known(options, OPTIONS, "options of ray must be")
         if find_spec("ray") is None:
             raise ValueError("launcher ray must have Ray, got none: pip install 'torch-subspace[ray]'")
         self.folder = folder.absolute()
@@ -94,7 +91,9 @@ class Ray(Launcher):
         task = ray.remote(work)
         jobs, data = [], os.environ.get("SUBSPACE_DATA")
         for run in runs:
-            needs = {"num_cpus": run.train.threads, "num_gpus": int("cuda" in run.train.device), **self.needs}
+            train = run.train
+            gpus = train.processes * ("cuda" in train.device)
+            needs = {"num_cpus": train.threads * train.processes, "num_gpus": gpus, **self.needs}
             reference = task.options(max_retries=0, **needs).remote(run, self.folder, Path.cwd(), data)
             jobs.append(RayJob(run, reference))
         self.jobs += jobs
@@ -109,7 +108,7 @@ class Ray(Launcher):
 
 
 def work(run: Run, folder: Path, place: Path, data: str | None) -> str | StorageError:
-    """What a task does, on some node: `execute`, where the study was started if there is that folder.
+    """What a task does on its node: train the run, in the study's working directory where the node has it.
 
     data: the folder of data sets that was named there.
     """
@@ -117,10 +116,7 @@ def work(run: Run, folder: Path, place: Path, data: str | None) -> str | Storage
         os.chdir(place)
     if data:
         os.environ["SUBSPACE_DATA"] = data
-    try:
-        return execute(run, folder)
-    except StorageError as error:
-        return StorageError(str(error))
+    return executed(run, folder)
 
 
 def cause(error: Exception) -> str:

@@ -16,10 +16,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-from subspace.study.entries.lookup import nearest
-from subspace.study.execution.execute import execute
-from subspace.study.execution.launchers import Died, Job, Launcher
-from subspace.study.results.store import StorageError
+from subspace.study.entries.lookup import require_known
+from subspace.study.execution.launchers import Job, Launcher, WorkerDied
+from subspace.study.execution.launchers.worker import executed
+from subspace.study.results.disk import StorageError
 from subspace.study.spec.study import Run
 
 DEFAULTS = {"name": "subspace", "timeout_min": 240}
@@ -34,10 +34,7 @@ class Task:
         self.run, self.folder = run, folder
 
     def __call__(self) -> str | StorageError:
-        try:
-            return execute(self.run, self.folder)
-        except StorageError as error:
-            return StorageError(str(error))
+        return executed(self.run, self.folder)
 
     def checkpoint(self) -> Any:
         """What is queued in its place when the job must make room: the same, as the store has all it goes on from."""
@@ -57,12 +54,12 @@ class SlurmJob:
         return bool(self.job.done())
 
     def result(self) -> str:
-        """As `execute`."""
+        """What `execute` returned."""
         try:
             outcome: str | StorageError = self.job.result()
         except Exception as error:  # submitit's, or one of unpickling
             state = str(self.job.state).lower()
-            raise Died(f"job {self.job.job_id} ended without a result, {state}{self.last(error)}") from None
+            raise WorkerDied(f"job {self.job.job_id} ended without a result, {state}{self.last(error)}") from None
         if isinstance(outcome, StorageError):
             raise outcome
         return outcome
@@ -75,7 +72,7 @@ class SlurmJob:
 
 
 class Slurm(Launcher):
-    """A job for each run, with as many processors as it has threads and, where it computes on one, a GPU.
+    """A job for each run, with a processor for each of its threads and, on cuda, a GPU for each of its processes.
 
     options: "cluster" ("slurm", or "local" and "debug" to try it without), "detach" (to leave the jobs under way when
     the study is interrupted; the same command finds their results), and submitit's: timeout_min (240 unless it is
@@ -130,18 +127,14 @@ class Slurm(Launcher):
 
     def update(self, name: str, value: Any) -> None:
         """Set one of submitit's parameters."""
-        known = (*OWN, *DEFAULTS, *SOME)
         try:
             self.executor.update_parameters(**{name: value})
         except NameError:
-            names = ", ".join(known)
-            raise ValueError(
-                f"options of slurm must be submitit's, as {names}, got {name!r}{nearest(name, known)}"
-            ) from None
+            require_known([name], (*OWN, *DEFAULTS, *SOME), "options of slurm must be submitit's, as")
         except (AssertionError, TypeError, ValueError) as error:
             raise ValueError(f"{name} of slurm must be as submitit has it, got {value!r}: {error}") from None
 
 
 def needs(run: Run) -> tuple[int, int]:
     """The processors and GPUs of a run."""
-    return run.train.threads, int("cuda" in run.train.device)
+    return run.train.threads * run.train.processes, run.train.processes * ("cuda" in run.train.device)

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from subspace.study.reports.figures import style as plots
+from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.images import style
 from subspace.study.results.schema import IDENTITY, TYPES
 from subspace.study.results.store import Record
-from subspace.study.results.summary import DENSE, place, sizes
+from subspace.study.results.summary import DENSE, setting, sizes
 from subspace.study.results.tables import identity, run_row
 
 WHEN = ("initial", "trained")
@@ -66,7 +66,7 @@ def spectra_summary(table: pd.DataFrame) -> pd.DataFrame:
 def spectra_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """For every data set and network, a title and a figure: times below each other, sizes beside each other."""
     for _, part in table.groupby(SUMMARY[:4], dropna=False, sort=False):
-        title = f"Singular values of the Jacobian, logits by inputs: {place(part.iloc[0])}"
+        title = f"Singular values of the Jacobian, logits by inputs: {setting(part.iloc[0])}"
         yield title, spectra_figure(part, title)
 
 
@@ -87,7 +87,7 @@ def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
                     deciles = lines.groupby("rank")["value"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=NOISE)
                     look: dict[str, Any] = {"color": "black", "linestyle": "--"}
                     if label in labels:
-                        look = plots.look(labels.index(str(label))) | {"markersize": 4}
+                        look = plots.line_style(labels.index(str(label))) | {"markersize": 4}
                     here.plot(deciles.index, deciles[0.5], label=str(label), linewidth=1.6, **look)
                     here.fill_between(deciles.index, deciles[0.1], deciles[0.9], color=look["color"], alpha=0.12, lw=0)
                 here.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")

@@ -20,8 +20,8 @@ from subspace import Key
 from subspace.study import data, models
 from subspace.study.entries.entry import canonical
 from subspace.study.reports.figures.images import style
-from subspace.study.reports.figures.style import COLOURS, GREY
-from subspace.study.reports.terminal import worded
+from subspace.study.reports.figures.plots import COLOURS, GREY
+from subspace.study.reports.formats import format_size
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, with_options
 from subspace.study.results.tables import run_row
@@ -133,7 +133,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
                         )
             here.set_xlim(-0.5, len(every) - 0.5)
             here.set_ylim(-0.5, len(depths) - 0.5)
-            named = ["dense"] if math.isnan(every[0]) else [worded((size, value)) for value in every]
+            named = ["dense"] if math.isnan(every[0]) else [format_size((size, value)) for value in every]
             here.set_xticks(range(len(every)), named, fontsize=8)
             here.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths], fontsize=8)
             here.set_title(label, loc="left", fontsize=10)

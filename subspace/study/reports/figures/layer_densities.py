@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from subspace.study.reports.figures import style as plots
-from subspace.study.reports.terminal import percent
+from subspace.study.reports.figures import plots
+from subspace.study.reports.formats import percent
 from subspace.study.results.summary import DENSE
 
 NAMED = {1: 24, 3: 10}  # up to so many tensors have their names below one plot, and below three beside each other
@@ -55,11 +55,11 @@ def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
             at = lines["place"].astype(float) + (0.7 * ((place + 0.5) / len(labels) - 0.5) if named else 0)
             heights, colour = lines["mean"].where(lines["mean"] > 0, none), plots.COLOURS[place % len(plots.COLOURS)]
             if named:
-                axes.plot(at, heights, **plots.look(place) | {"linestyle": "", "markersize": 7}, zorder=3)
+                axes.plot(at, heights, **plots.line_style(place) | {"linestyle": "", "markersize": 7}, zorder=3)
                 spread = lines["max"] > lines["min"]
                 axes.vlines(at[spread], lines["min"][spread].clip(none or least), lines["max"][spread], color=colour)
             else:
-                looks = plots.look(place) | {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0}
+                looks = plots.line_style(place) | {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0}
                 axes.plot(at, heights, **looks, zorder=3)
             ends.append((float(at.iloc[-1]), float(heights.iloc[-1]), colour, str(label)))
         plots.name_lines(axes, ends, gap=0.055 if alone else 0.065)

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from subspace.study.reports.figures import style as plots
+from subspace.study.reports.figures import plots
 from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import DENSE
 
@@ -39,8 +39,8 @@ def accuracy_against_cost(table: pd.DataFrame, title: str, cost: str) -> Figure:
         axes.set_xlim(others[column].min() / 1.3, others[column].max() * 1.3)
         best = front(others, column)
         axes.plot(best[column], best["mean"], color=YELLOW, linewidth=5, drawstyle="steps-post", zorder=1.5)
-        plots.behind(axes, own, others, column)
-        ends = plots.curves(axes, own, column)
+        plots.draw_others(axes, own, others, column)
+        ends = plots.draw_curves(axes, own, column)
         for _, line in own[own["method"] == DENSE].iterrows():
             axes.errorbar(
                 line[column],

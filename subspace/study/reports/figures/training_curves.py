@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from subspace.study.reports.figures import style as plots
+from subspace.study.reports.figures import plots
 from subspace.study.results.summary import DENSE
 
 MEASURES = {"test_accuracy": "test accuracy, %", "train_loss": "training loss, nats (log scale)"}
@@ -47,8 +47,8 @@ def training_curves(epochs: pd.DataFrame, title: str, measure: str = "test_accur
         last = float(others["epoch"].max())
         axes.set_xlim(1 - 0.02 * last, last + 0.02 * last)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        plots.behind(axes, own, others, "epoch")
-        ends = plots.curves(axes, own, "epoch")
+        plots.draw_others(axes, own, others, "epoch")
+        ends = plots.draw_curves(axes, own, "epoch")
         for label, lines in own[own["method"] == DENSE].groupby("label"):
             axes.plot(
                 lines["epoch"].astype(float), lines["mean"], color="black", linestyle="--", linewidth=1.5, zorder=3
