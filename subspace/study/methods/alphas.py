@@ -1,4 +1,4 @@
-"""Where alpha of alpha D + S starts in a network whose initialisation has a rule of its own: FixupResNet110."""
+"""Where alpha of alpha D + S starts in FixupResNet110, whose initialisation is Fixup's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def set_alphas(model: nn.Module, rule: Literal["authors", "norms"] = "authors") 
     """Start a FixupResNet110 whose weights are alpha D + S at S = 0 and Fixup's rule for alpha; return the model.
 
     Last convolutions and classifier: 0; stem: 1. First convolutions, with t the expected norm of a filter of Fixup's
-    Gaussian and c the mean norm of one of D: (t / c)^(1/2), as the authors of DCTpS have it, or t / c, which matches
+    Gaussian and c the mean norm of one of D: (t / c)^(1/2), as in Price and Tanner's code, or t / c, which matches
     the norms. A weight with a full S and so no alpha starts there too. ValueError for another rule, model or weight.
     """
     if rule not in ("authors", "norms"):

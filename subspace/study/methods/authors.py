@@ -1,15 +1,20 @@
-"""The rules of the authors of DCTpS, where theirs are not ours: their budgets, and what they call FORCE.
+"""What Price and Tanner's code does otherwise: its budgets, and what it calls FORCE.
 
-From their code (github IlanPrice/DCTpS, e3219ac, with scipy 1.2.1), for comparison with their figures only. No count of
-theirs is exact. Static supports are truncated in every tensor, and those of RigL are rounded up, since it drops
-int((1 - density) n) entries: at 172 of FixupResNet110's weights that comes to between 106 and 220. They compare methods
-at budgets that differ so much; a run's `dim` says what was realised.
+From the code of "Dense for the Price of Sparse" (Price and Tanner, ICML 2021; github IlanPrice/DCTpS, e3219ac, with
+scipy 1.2.1), for comparison with their figures only. No count of theirs is exact. Static supports are truncated in
+every tensor, and those of RigL are rounded up, since it drops int((1 - density) n) entries: at 172 of FixupResNet110's
+weights that comes to between 106 and 220, and to 647 for RigL with a uniform budget. They compare methods at budgets
+that differ by as much; a run's `dim` says what was realised.
 
 EPL     what does not fit into a tensor goes to the last one, and what does not fit there is lost
 EPF     only the tensors' totals are in proportion to their filters; what does not fit is lost
 ERK     a density above 1 is clipped, and the excess is lost
 uniform RigL keeps the first tensor dense
-FORCE   Iterative SNIP: what is pruned never returns. A round draws a batch of its own, and keeps all ties
+FORCE   Iterative SNIP: what is pruned never returns. Every round scores another batch, and keeps all ties
+t_end   the step after which U no longer moves is truncated, not rounded
+
+Not repeated of their RigL: at a step that moves U it makes no step of the optimizer, grows by the gradient of the step
+before, and leaves Adam's moments where they were, so that a new entry starts with those of a dropped one.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ MOVING = ("uniform", "epl", "erk")  # RigL's
 
 
 def budget(name: str, density: float, moving: bool = False) -> budgets.Budget:
-    """Their counts for a density; moving: those of RigL. ValueError for a budget that they do not have."""
+    """The counts for a density; moving: those of RigL. ValueError for a budget that their code does not have."""
     known = MOVING if moving else BUDGETS
     if name not in known:
         raise ValueError(f"budget must be one of {', '.join(known)} under the rule authors, got {name!r}")
@@ -48,7 +53,7 @@ def budget(name: str, density: float, moving: bool = False) -> budgets.Budget:
 
 
 def densities(name: str, shapes: Sequence[Size], density: float) -> list[float]:
-    """Theirs of every tensor, at most 1.
+    """The densities of the tensors, at most 1.
 
     >>> densities("epl", [Size([10]), Size([100]), Size([40])], 0.6)
     [1.0, 0.3, 1.0]
@@ -71,11 +76,11 @@ def force(model: nn.Module, s: Setting) -> Supports:
 
     ValueError where a round is to keep less than one entry.
     """
-    scored, rounds = copy.deepcopy(model), int(s.options["steps"])
+    scored, rounds, fresh = copy.deepcopy(model), int(s.options["steps"]), s.options["batches"] == "fresh"
     weights = dict(scored.named_parameters())
     kept: dict[str, Tensor] = {}
     for number in range(1, rounds + 1):
-        scores = methods.snip(scored, s.loss(s.options["samples"], s.options["loss"], number - 1))
+        scores = methods.snip(scored, s.loss(s.options["samples"], s.options["loss"], (number - 1) * fresh))
         least = torch.stack([score.min() for score in scores.values()]).min()
         for q, mask in kept.items():
             scores[q][~mask] = least

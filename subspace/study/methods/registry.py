@@ -56,7 +56,7 @@ class Method:
     authors: Mapping[str, Any] = field(default_factory=dict)
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values of the options that are not given, beside those that are."""
+        """The values of the options that are not given, where these are."""
         return {**self.options, **(self.authors if options.get("rule") == "authors" else {})}
 
     def with_defaults(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _synflow(model: nn.Module, s: Setting) -> nn.Module:
 
 
 def _imp(model: nn.Module, s: Setting) -> nn.Module:
-    """The same fraction in every round, such that so many rounds reach the density; none is needed at density 1."""
+    """Drop the same fraction in every round, so that they reach the density; none is needed at density 1."""
     fraction = 1 - s.density ** (1 / s.options["rounds"])
     search = methods.LotteryTicket(model, s.fit, fraction=fraction or 0.5)
     s.resume(search)
@@ -111,7 +111,7 @@ def _imp(model: nn.Module, s: Setting) -> nn.Module:
 
 
 def _schedule(s: Setting) -> dict[str, Any]:
-    """The options of a mover, whose t_end is a share of all steps here; Price and Tanner's code truncates it."""
+    """The options of a mover; its t_end is a share of all steps here, which Price and Tanner's code truncates."""
     t_end = s.options["t_end"] * s.steps
     return {name: s.options[name] for name in MOVES} | {"t_end": int(t_end) if s.by_authors else round(t_end)}
 
@@ -125,79 +125,46 @@ def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
     return methods.RigL(model, optimizer, **_schedule(s))
 
 
+def _scored(label: str, family: str, choose: Apply, options: Mapping[str, Any], **more: Any) -> Method:
+    """A method that chooses U at the dense network, and whose support may be reshuffled."""
+    return Method(label, family, shuffled(choose), {"shuffle": False} | dict(options), from_dense=True, **more)
+
+
 RANDOM, SALIENCY, ROUNDS = "random support", "saliency, one shot", "saliency, in rounds"
 TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
 # The papers' numbers, but for the length of these runs: a move every 8 steps in place of 100, and rounds of IMP that
 # take more than 20 % at densities below 0.13.
-BATCH = {"samples": 128, "shuffle": False}
-ROUNDS_OF_LOSS = BATCH | {"steps": 60, "loss": "cross_entropy", "batches": "fresh"}
+SAMPLES, LOSS, FRESH = {"samples": 128}, {"loss": "cross_entropy"}, {"steps": 60, "batches": "fresh"}
 MOVES = {"delta_t": 8, "fraction": 0.3, "t_end": 0.75}
 RULE = {"rule": "exact"}
 START = RULE | {"init": "dense"}
 OFFSET = RULE | {"offset": "dct", "gain": 1.0, "alpha": "trained", "alphas": ""}
-EPL, ERK = {"budget": "epl"}, {"budget": "erk"}
+UNIFORM, EPL, ERK = {"budget": "uniform"}, {"budget": "epl"}, {"budget": "erk"}
+PRUNING = random(recipes.random_pruning)
+SNIP, ITERATIVE = by_loss(recipes.snip), by_loss(recipes.iterative_snip)
+DATA = {"needs_data": True}
 
 METHODS = {
     "ordinary": Method("ordinary (dense)", "dense", lambda model, _: recipes.ordinary(model), has_density=False),
-    **{
-        f"random_pruning_{budget}": Method(
-            f"random pruning, {name}", RANDOM, random(recipes.random_pruning), {"budget": budget} | START
-        )
-        for budget, name in (("uniform", "uniform"), ("epl", "EPL"), ("erk", "ERK"))
-    },
-    "magnitude": Method(
-        "magnitude",
-        SALIENCY,
-        shuffled(lambda model, s: recipes.magnitude(model, **s.size)),
-        {"shuffle": False},
-        from_dense=True,
+    "random_pruning_uniform": Method("random pruning, uniform", RANDOM, PRUNING, UNIFORM | START),
+    "random_pruning_epl": Method("random pruning, EPL", RANDOM, PRUNING, EPL | START),
+    "random_pruning_erk": Method("random pruning, ERK", RANDOM, PRUNING, ERK | START),
+    "magnitude": _scored("magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), {}),
+    "snip": _scored("SNIP", SALIENCY, SNIP, SAMPLES | LOSS, **DATA),
+    "grasp": _scored("GraSP", SALIENCY, _grasp, {"per_class": 10, "temperature": 200}, **DATA),
+    "iterative_snip": _scored("Iterative SNIP", ROUNDS, ITERATIVE, SAMPLES | FRESH | LOSS, **DATA),
+    "force": _scored(
+        "FORCE", ROUNDS, force, SAMPLES | FRESH | LOSS | RULE, authors={"steps": 10, "loss": "nll"}, **DATA
     ),
-    "snip": Method(
-        "SNIP",
-        SALIENCY,
-        shuffled(by_loss(recipes.snip)),
-        BATCH | {"loss": "cross_entropy"},
-        from_dense=True,
-        needs_data=True,
-    ),
-    "grasp": Method(
-        "GraSP",
-        SALIENCY,
-        shuffled(_grasp),
-        {"per_class": 10, "temperature": 200, "shuffle": False},
-        from_dense=True,
-        needs_data=True,
-    ),
-    "iterative_snip": Method(
-        "Iterative SNIP",
-        ROUNDS,
-        shuffled(by_loss(recipes.iterative_snip)),
-        ROUNDS_OF_LOSS,
-        from_dense=True,
-        needs_data=True,
-    ),
-    "force": Method(
-        "FORCE",
-        ROUNDS,
-        shuffled(force),
-        ROUNDS_OF_LOSS | RULE,
-        from_dense=True,
-        needs_data=True,
-        authors={"steps": 10, "loss": "nll"},
-    ),
-    "synflow": Method("SynFlow", ROUNDS, shuffled(_synflow), {"steps": 100, "shuffle": False}, from_dense=True),
-    "imp": Method(
-        "IMP, 9 rounds", TRAINED, shuffled(_imp), {"rounds": 9, "shuffle": False}, from_dense=True, needs_data=True
-    ),
+    "synflow": _scored("SynFlow", ROUNDS, _synflow, {"steps": 100}),
+    "imp": _scored("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9}, **DATA),
     "set": Method("SET, ERK", TRAINED, random(recipes.set, moving=True), MOVES | ERK | START, _set),
     "rigl": Method("RigL, ERK", TRAINED, random(recipes.rigl, moving=True), MOVES | ERK | START, _rigl),
     "dctps": Method("DCTpS, EPL", COSINES, plus_sparse(), EPL | OFFSET | {"frozen": False}),
     "dctps_set": Method("DCTpS + SET, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _set),
     "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _rigl),
     "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE),
-    "freezenet_snip": Method(
-        "FreezeNet (SNIP)", GAUSSIAN, shuffled(_freezenet_snip), BATCH, from_dense=True, needs_data=True
-    ),
+    "freezenet_snip": _scored("FreezeNet (SNIP)", GAUSSIAN, _freezenet_snip, SAMPLES, **DATA),
     "random_subspace": Method(
         "random subspace",
         GAUSSIAN,

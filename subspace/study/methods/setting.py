@@ -1,4 +1,4 @@
-"""What a run offers its method: the exact budget, a seed, training data to choose U by, and the training loop."""
+"""What a run gives its method: the exact budget, a seed, training data to choose U by, and the training loop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Setting:
         return lambda net: self.loss(samples, name, next(number))(net)
 
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
-        """The cross-entropy of logits / temperature on so many samples of every class: the data of GraSP."""
+        """The cross-entropy of logits / temperature on `per_class` samples of every class: the data of GraSP."""
         places = []
         for label in sorted(set(self.samples.labels.tolist())):
             members = (self.samples.labels == label).nonzero().squeeze(1)

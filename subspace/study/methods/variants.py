@@ -2,15 +2,16 @@
 
 budget  how many entries a tensor gets: `uniform`, `epl`, `erk`; `epf`, the same in every row; `epf_average`, the totals
         of epf at random places
-rule    `exact`, or `authors` for that of the authors of DCTpS (`methods.authors`)
+rule    `exact`, or `authors` for that of Price and Tanner's code (`methods.authors`)
 offset  d of alpha d + S: `dct`, `signed_dct`, `hadamard`, `gaussian` (variance gain^2 / fan-in), `rank_one`, each with
-        its `gain`; `zero`, for which S starts at the weights kept, as all else would be a network that computes 0
+        its `gain`; `zero`, for which S starts at the weights kept, since a network of zeros would compute 0
 alpha   `trained` from 1, or `fixed` there; alphas: another start of it, for fixup_resnet110 (its `set_alphas`)
-frozen  S stays 0, and is not there: alpha, norms and biases train
+frozen  without S: alpha, norms and biases train
 init    `sparse`: Kaiming's rule for the actual fan-in of every row, in place of the dense network's (Evci et al.,
         "Gradient flow in sparse neural networks and how lottery tickets win", 2022)
 shuffle the support chosen, reshuffled inside every tensor: the control of Frankle et al. (2021)
-loss    of a saliency: `nll` is that of the raw logits without a softmax, as naver/force and the authors have it
+loss    of a saliency: `nll` is that of the raw logits without a softmax, as in naver/force and Price and Tanner's code
+batches of a saliency in rounds: `fresh` ones in every round, as the papers have it, or `one` for all of them
 """
 
 from __future__ import annotations

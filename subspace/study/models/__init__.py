@@ -21,6 +21,7 @@ from subspace.study.entries.options import call_with_options
 from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
+from subspace.study.models.initialisation import draw_biases
 from subspace.study.models.lenet5 import lenet5
 from subspace.study.models.libraries import LIBRARIES, of_library
 from subspace.study.models.mlp import mlp
@@ -49,16 +50,22 @@ __all__ = ["MODELS", "build", *MODELS]
 def build(choice: Choice, data: Data, key: Key) -> nn.Module:
     """The choice's model for this data, initialised from the key; no global generator is moved.
 
-    ValueError for a name or an option that is not known, and for what is not a model.
+    Those of `MODELS` have the option `biases`: "zero", or "uniform" as torch has them by default. ValueError for a name
+    or an option that is not known, and for what is not a model.
     """
-    facts = {**facts_of(data), "key": key}
+    facts, options = {**facts_of(data), "key": key}, dict(choice.options)
+    biases = options.pop("biases", "zero") if choice.name in MODELS else "zero"
+    if biases not in ("zero", "uniform"):
+        raise ValueError(f"biases must be zero or uniform, got {biases!r}")
     with seeded(key):
         if choice.name.partition(":")[0] in LIBRARIES:
             model = of_library(choice.name, facts, choice.options)
         else:
-            model = call_with_options(find(choice.name), choice, facts)
+            model = call_with_options(find(choice.name), Choice(choice.name, options), facts)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__} from {choice.name!r}")
+    if biases == "uniform":
+        draw_biases(model, key)
     return model
 
 

@@ -3,7 +3,8 @@
 3 x 18 basic blocks of widths 16, 32 and 64, with a scalar bias before and after every convolution and a scalar factor
 at the end of every branch; shortcuts have no Parameters. Fixup's rule, for L = 54 branches of two layers: the last
 convolution of a branch and the classifier start at 0, the first has variance 2 / (fan-out L), biases are 0 and factors
-1. The stem is Kaiming-normal.
+1. The stem has no rule: Fixup's code leaves it at torch's default, uniform with variance 1 / (3 fan-in), and it is
+Kaiming-normal here, as all convolutions of the other networks, unless `stem` says otherwise.
 
 Under DCTpS a weight starts at alpha DCT; `methods.alphas` gives alpha what that rule asks for.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initialisation import drawn
+from subspace.study.models.initialisation import drawn, uniform
 from subspace.study.models.residual import Padded
 
 BRANCHES = 54
@@ -54,7 +55,7 @@ class Factor(nn.Module):
 
 
 class FixupBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut: (n, channels, h, w) -> (n, width, h / stride, w / stride)."""
+    """Two 3 x 3 convolutions and a shortcut: (n, channels, h, w) -> (n, width, h / stride, w / stride)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class FixupBlock(nn.Module):
         shifted = self.shift1a(x)
         y = relu(self.shift1b(self.conv1(shifted)))
         y = self.shift2b(self.factor(self.conv2(self.shift2a(y))))
-        return relu(y + (x if self.shortcut is None else self.shortcut(shifted)))  # as in the authors' code
+        return relu(y + (x if self.shortcut is None else self.shortcut(shifted)))  # as in Fixup's code
 
 
 class FixupResNet(nn.Module):
@@ -91,9 +92,18 @@ class FixupResNet(nn.Module):
         return logits
 
 
-def fixup_resnet110(key: Key, num_classes: int = 10, in_channels: int = 3) -> FixupResNet:
-    """A FixupResNet110 by Fixup's rule, drawn from the key."""
-    return drawn(lambda: FixupResNet(num_classes, in_channels), key, gain)
+def fixup_resnet110(key: Key, num_classes: int = 10, in_channels: int = 3, stem: str = "kaiming") -> FixupResNet:
+    """A FixupResNet110 by Fixup's rule, drawn from the key; stem: "kaiming", or "torch" for torch's default.
+
+    ValueError for another.
+    """
+    if stem not in ("kaiming", "torch"):
+        raise ValueError(f"stem must be kaiming or torch, got {stem!r}")
+    model = drawn(lambda: FixupResNet(num_classes, in_channels), key, gain)
+    if stem == "torch" and not model.conv1.weight.is_meta:
+        with torch.no_grad():
+            model.conv1.weight.copy_(uniform(model.conv1.weight, model.conv1.weight, key.fold("conv1.weight")))
+    return model
 
 
 def gain(layer: str, weight: Tensor) -> float:

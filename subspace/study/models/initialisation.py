@@ -20,7 +20,7 @@ def drawn(make: Callable[[], Model], key: Key, gain: Callable[[str, Tensor], flo
     """The model, its linear and convolution weights normal with variance gain^2 / fan-in; biases 0, norms 1 and 0.
 
     gain: of a weight and its qualified name; by default the square root of 2 (Kaiming: He et al. 2015). A module with
-    other Parameters of its own has a method draw(key) that sets them. The model is built without values first, since
+    other Parameters has a method draw(key) that sets them. The model is built without values first, since
     torch's own initialisation would move the global generator; under torch.device("meta") it stays without.
     """
     wanted = torch.empty(0).device
@@ -46,3 +46,18 @@ def drawn(make: Callable[[], Model], key: Key, gain: Callable[[str, Tensor], flo
 def normal(weight: Tensor, key: Key, gain: float | None) -> Tensor:
     """Numbers for a weight, of variance gain^2 / fan-in, drawn from the key; gain^2 is 2 unless it is given."""
     return Gaussian(weight, key=key, gain=gain)()
+
+
+def uniform(tensor: Tensor, weight: Tensor, key: Key) -> Tensor:
+    """Numbers for a weight or a bias as torch draws them by default: uniform within (fan-in of the weight)^-1/2."""
+    numbers = torch.from_numpy(key.uniform(tensor.numel())).to(tensor).reshape(tensor.shape)
+    drawn: Tensor = (2 * numbers - 1) / weight[0].numel() ** 0.5
+    return drawn
+
+
+@torch.no_grad()
+def draw_biases(model: nn.Module, key: Key) -> None:
+    """Start the biases of linear layers and convolutions at torch's default, in place of 0."""
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and module.bias is not None and not module.bias.is_meta:
+            module.bias.copy_(uniform(module.bias, module.weight, key.fold(f"{name}.bias")))

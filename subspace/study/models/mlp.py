@@ -38,7 +38,7 @@ def mlp(
 ) -> MLP:
     """An MLP with Kaiming-normal weights drawn from the key.
 
-    norm: with batch-norms. depth: the hidden layers so many times over. ValueError for a hidden layer without a size,
+    norm: with batch-norms. depth: how often hidden layers are repeated. ValueError for a hidden layer without a size,
     or a depth below 1.
     """
     if not isinstance(hidden, list | tuple) or any(not isinstance(size, int) or size < 1 for size in hidden):

@@ -35,7 +35,7 @@ class Tokens(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each after a layer-norm and beside the identity: (n, t, width) -> the same."""
+    """Attention, then an MLP, each after a layer-norm and added to its input: (n, t, width) -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -68,7 +68,8 @@ class Grid(NamedTuple):
             2 + max(len(line) for text in (head, *column) for line in text.split("\n"))
             for head, column in zip(heads, columns, strict=True)
         ]
-        tables, places = [], list(range(1, len(heads)))
+        tables: list[Table] = []
+        places = list(range(1, len(heads)))
         while places or not tables:
             room, here = width - min(widths[0], LABEL + 2), 0
             while here < len(places) and (not here or sum(widths[place] for place in places[: here + 1]) <= room):

@@ -68,7 +68,7 @@ AS_EVER = {
     "dctps_rigl": lambda: recipes.dctps_rigl(dense(), density=0.01, seed=3),
     "freezenet": lambda: recipes.freezenet(dense(), density=0.01, seed=3, budget=budgets.epl),
     "snip": lambda: recipes.snip(dense(), setting("snip").loss(128), density=0.01),
-    "force": lambda: recipes.force(dense(), setting("force").loss(128), density=0.01, steps=60),
+    "force": lambda: recipes.force(dense(), setting("force").fresh_loss(128), density=0.01, steps=60),
 }
 
 
@@ -265,3 +265,55 @@ def test_alphas_of_another_network_are_refused():
 def test_own_methods_may_have_options_of_the_same_names():
     own = dataclasses.replace(METHODS["dctps"], options={"budget": "mine"})
     assert own.with_defaults("own", {"budget": "yours"}) == {"budget": "yours"}
+
+
+@pytest.mark.parametrize("name", ["force", "iterative_snip"])
+def test_every_round_scores_a_fresh_batch_unless_one_is_asked_for(name, monkeypatch):
+    drawn, loss = [], Setting.loss
+
+    def noted(s, samples, name="cross_entropy", batch=0):
+        drawn.append(batch)
+        return loss(s, samples, name, batch)
+
+    monkeypatch.setattr(Setting, "loss", noted)
+    applied(name, steps=4, samples=20)
+    assert drawn == [0, 1, 2, 3]
+    drawn.clear()
+    one = applied(name, steps=4, samples=20, batches="one")
+    assert drawn == [0]
+    assert supports(one) == supports(getattr(recipes, name)(dense(), setting(name).loss(20), density=0.01, steps=4))
+    fresh = [applied(name, steps=4, samples=20) for _ in range(2)]
+    assert supports(fresh[0]) == supports(fresh[1]) != supports(one)
+
+
+def test_the_rule_of_the_original_code_has_fresh_batches_too():
+    fresh, one = (
+        applied("force", rule="authors", steps=3, samples=20, batches=batches) for batches in ("fresh", "one")
+    )
+    assert supports(fresh) != supports(one)
+
+
+@pytest.mark.parametrize("name", ["force", "iterative_snip"])
+def test_results_of_one_batch_keep_their_hash_and_say_so_in_their_label(name):
+    one, fresh = (Run(Choice(name, {"batches": batches}), density=0.1) for batches in ("one", "fresh"))
+    assert "batches" not in one.configuration()["method"]["options"]
+    assert fresh.configuration()["method"]["options"]["batches"] == "fresh"
+    for run in (one, fresh):
+        assert Run.parse(run.configuration()) == run
+    assert (one.label, fresh.label) == (f"{METHODS[name].label}, batches=one", METHODS[name].label)
+    theirs = Run(Choice("force", {"rule": "authors"}), density=0.1)
+    assert "batches" not in theirs.configuration()["method"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "density", "hash_"),
+    [
+        ({"name": "force", "batches": "one"}, 0, 0.1, "4d13a6adc55c68f7"),
+        ("ordinary", 0, None, "6f7af1550732f4b1"),
+        ("dctps", 0, 0.01, "30c200b6a3a98dd4"),
+        ("rigl", 1, 0.001, "6282130f4ce9681e"),
+        ("imp", 0, 0.1, "645d1785828f7290"),
+    ],
+)
+def test_hashes_of_runs_are_those_of_the_first_version(name, seed, density, hash_):
+    assert Run(Choice.of(name, "method"), density=density, seed=seed, version="0.1.0").hash == hash_

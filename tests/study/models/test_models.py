@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import subspace
 from subspace import Key, recipes
 from subspace.study import models
+from subspace.study.data import Data, Tensors
+from subspace.study.entries.entry import Choice
 from subspace.study.methods.alphas import set_alphas
 
 CIFAR, MNIST, SIGNAL = (3, 32, 32), (1, 28, 28), (1, 40)
@@ -198,3 +201,23 @@ def test_fixup_under_dctps_starts_by_the_alphas_of_the_rule(rule, equal, wider, 
 def test_what_a_network_cannot_be_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_stem_and_biases_can_be_torchs_default():
+    stem = models.fixup_resnet110(Key(0), stem="torch").conv1.weight.detach()
+    assert stem.abs().max() <= 27**-0.5
+    assert stem.std() == pytest.approx((3 * 27) ** -0.5, rel=0.1)
+    others = [models.fixup_resnet110(Key(0), stem=kind).blocks[0].conv1.weight for kind in ("kaiming", "torch")]
+    assert torch.equal(*others)
+    samples = Tensors(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    build = partial(models.build, data=Data(samples, samples, 2), key=Key(0))
+    plain, drawn = build(Choice("mlp")), build(Choice("mlp", {"biases": "uniform"}))
+    for one, other in zip(plain.layers, drawn.layers, strict=True):
+        assert torch.equal(one.weight, other.weight)
+        assert not one.bias.any()
+        assert 0 < other.bias.abs().max() <= one.in_features**-0.5
+    for options, message in (({"biases": "none"}, "biases must be zero or uniform"), ({"stem": "x"}, "options of mlp")):
+        with pytest.raises(ValueError, match=message):
+            build(Choice("mlp", options))
+    with pytest.raises(ValueError, match="stem must be kaiming or torch, got 'x'"):
+        models.fixup_resnet110(Key(0), stem="x")

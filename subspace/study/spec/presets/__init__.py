@@ -2,8 +2,8 @@
 
 A preset is a study's file whose first line, a comment, says what it asks and what it takes. A new one is a file.
 
-talk       the experiments of the talk "Dense for the price of sparse" (Price and Tanner, 2021), for two cores; those
-           that end in -full are at its scale, for whoever has the data and the time
+talk       the experiments of Price and Tanner's talk on "Dense for the Price of Sparse" (ICML 2021), for two cores;
+           those that end in -full are at its scale, and need its data and GPUs
 questions  what the talk leaves open, at small scale
 """
 
