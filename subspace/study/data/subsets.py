@@ -22,7 +22,7 @@ def stratified(labels: np.ndarray, test_fraction: float, key: Key) -> tuple[Tens
 def proportional_subset(labels: np.ndarray, count: int | None, key: Key, name: str) -> np.ndarray:
     """`count` places, sorted, every class in proportion to within one; all of them for None.
 
-    Fewer are some of those that are more. ValueError, naming the option `name`, if there are not so many.
+    A smaller subset is part of a larger one. ValueError, naming the option `name`, if there are fewer samples.
     """
     n = len(labels)
     if count is None:

@@ -1,4 +1,4 @@
-"""Where a run was done: recorded beside its result, for what a configuration does not fix."""
+"""Where a run was trained: recorded with its result, for what a configuration does not fix."""
 
 from __future__ import annotations
 

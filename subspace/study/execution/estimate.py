@@ -16,7 +16,7 @@ from subspace.study.spec.study import Run
 
 @dataclass(frozen=True)
 class Estimate:
-    """So many runs with so many epochs, `workers` at a time; `str()` is for people.
+    """Runs and their epochs, `workers` runs at a time; `str()` is for people.
 
     known: for how many runs the time is known. seconds: of wall time for those, the longest first, without starting the
     workers; several workers slow each other down on most machines, which is not counted.

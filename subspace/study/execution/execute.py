@@ -91,7 +91,7 @@ def read_or_set_aside(store: Store, run: Run, say: Callable[[str], object]) -> R
 
 
 def prepare(run: Run) -> None:
-    """Make this process compute as every other does: the run's threads, and the same routes of structured layers."""
+    """Make this process compute as every other: the run's threads, and the same routes of structured layers."""
     torch.set_num_threads(run.train.threads)
     os.environ.setdefault("SUBSPACE_COSTS", "typical")
 

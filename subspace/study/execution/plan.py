@@ -122,7 +122,7 @@ def report(study: Asked, out: Path | str = OUT) -> pd.DataFrame:
 
 
 def write_report(study: Study, store: Store, folder: Path | None = None, hosts: bool = False) -> Report:
-    """Write the report of what the store has of a study, by default beside its runs.
+    """Write the report of what the store has of a study, by default in the folder of its name.
 
     hosts: with names of hosts and absolute paths, as the store has them.
     """

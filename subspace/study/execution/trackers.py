@@ -32,7 +32,7 @@ CURVES = ("train_loss", "test_accuracy", "validation_accuracy", "learning_rate")
 
 
 def find_tracker(name: str, folder: Path | str) -> Callback:
-    """The tracker of that name for a study with a folder of its own; ValueError if there is none, or no library.
+    """The tracker of that name for a study with this folder; ValueError if there is none, or no library.
 
     TensorBoard's events are in FOLDER/tensorboard, a folder for every run; wandb's files in FOLDER/wandb. The name of
     the folder, the study's, is that of the project of wandb and trackio.
@@ -51,7 +51,7 @@ def find_tracker(name: str, folder: Path | str) -> Callback:
 
 
 class TensorBoard(Callback):
-    """Events of every run in a folder of its own, with its configuration and last figures as hyperparameters.
+    """Events of every run in its own folder, with its configuration and last figures as hyperparameters.
 
     Look at them with `tensorboard --logdir FOLDER`.
     """

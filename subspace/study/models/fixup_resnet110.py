@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initialisation import drawn, uniform
+from subspace.study.models.initialisation import initialise, uniform
 from subspace.study.models.residual import Padded
 
 BRANCHES = 54
@@ -99,7 +99,7 @@ def fixup_resnet110(key: Key, num_classes: int = 10, in_channels: int = 3, stem:
     """
     if stem not in ("kaiming", "torch"):
         raise ValueError(f"stem must be kaiming or torch, got {stem!r}")
-    model = drawn(lambda: FixupResNet(num_classes, in_channels), key, gain)
+    model = initialise(lambda: FixupResNet(num_classes, in_channels), key, gain)
     if stem == "torch" and not model.conv1.weight.is_meta:
         with torch.no_grad():
             model.conv1.weight.copy_(uniform(model.conv1.weight, model.conv1.weight, key.fold("conv1.weight")))

@@ -16,7 +16,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 
-def drawn(make: Callable[[], Model], key: Key, gain: Callable[[str, Tensor], float] | None = None) -> Model:
+def initialise(make: Callable[[], Model], key: Key, gain: Callable[[str, Tensor], float] | None = None) -> Model:
     """The model, its linear and convolution weights normal with variance gain^2 / fan-in; biases 0, norms 1 and 0.
 
     gain: of a weight and its qualified name; by default the square root of 2 (Kaiming: He et al. 2015). A module with

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initialisation import drawn
+from subspace.study.models.initialisation import initialise
 
 
 class MLP(nn.Module):
@@ -45,4 +45,4 @@ def mlp(
         raise ValueError(f"hidden must be the sizes of the hidden layers, got {hidden!r}")
     if not isinstance(depth, int) or depth < 1:
         raise ValueError(f"depth must be an integer of at least 1 for mlp, got {depth!r}")
-    return drawn(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)
+    return initialise(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)

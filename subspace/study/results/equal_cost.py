@@ -6,8 +6,8 @@ accuracy on samples held apart; where a study holds none apart, on the test samp
 entries a little. A method all of whose entries cost more has none, and is there with NaN.
 
 The budgets are those of the grid unless they are given: for every size, the median cost of all entries of this size
-(the dense network is a size of its own), plus 5 %, in two digits. So about half of the methods, and those that cost
-hardly more, are compared at the size itself, and the others at what they can afford.
+(the dense network is one size), plus 5 %, in two digits. So about half of the methods, and those that cost hardly
+more, are compared at the size itself, and the other ones at what they can afford.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ IDENTITY = {
     "hash": _text("names the run: 16 hexadecimal digits of the SHA-256 of its configuration"),
     "data": _text("the data set"),
     "model": _text("the network"),
-    "label": _text("the method as figures call it, with those of its options that are not as ever"),
-    "density": _number("fraction", "share of the weights that was asked to train; missing for dense training or a dim"),
-    "dim": _count("how many numbers were asked to train; missing for dense training or a density"),
+    "label": _text("the method's label, with its non-default options"),
+    "density": _number("fraction", "requested share of trained weights; missing for dense training or a dim"),
+    "dim": _count("requested count of trained numbers; missing for dense training or a density"),
     "seed": _count("fixes initialisation, U, order of the samples and augmentation", ""),
 }
 TRAINING = {
@@ -61,22 +61,22 @@ TRAINING = {
     "device": _text("torch's name of the device that was asked for"),
     "threads": _count("of torch in every process, as configured", "threads"),
     "processes": _count("over how many a batch was divided", "processes"),
-    "jacobian": _count("for so many test samples the Jacobian was measured", "samples"),
+    "jacobian": _count("test samples at which the Jacobian was measured", "samples"),
 }
 SIZES = {
     "weights": _count("numbers in the re-parametrized tensors, N"),
     "theta": _count("numbers trained in place of them, without alpha"),
     "realised_density": _number("fraction", "theta / weights, counted in the trained network"),
     "alpha": _count("trained scales of offsets"),
-    "bias": _count("biases trained beside theta"),
-    "norm": _count("parameters of normalisation layers trained beside theta"),
-    "other": _count("other numbers trained beside theta"),
+    "bias": _count("trained biases, not in theta"),
+    "norm": _count("trained parameters of normalisation layers, not in theta"),
+    "other": _count("other trained numbers, not in theta"),
 }
 FLOPS = {
-    "flops_init": _number("FLOPs", "to choose U, in all, as computed"),
+    "flops_init": _number("FLOPs", "to choose U, as computed"),
     "flops_training": _number("FLOPs", "a training step, per sample: the mean of all steps, structured products"),
     "flops_forward": _number("FLOPs", "a forward pass of the trained network, per sample, structured products"),
-    "flops_total": _number("FLOPs", "to choose U and to train, all in all"),
+    "flops_total": _number("FLOPs", "to choose U and to train"),
     "flops_dense_training": _number("FLOPs", "as flops_training, every W built, by torch's own count"),
     "flops_dense_forward": _number("FLOPs", "as flops_forward, every W built, by torch's own count"),
 }

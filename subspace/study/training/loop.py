@@ -40,7 +40,7 @@ from subspace.study.training.team import Team
 
 @dataclass
 class Parts:
-    """What trains a network, beside the network."""
+    """What trains a network: its optimizer, schedule and mover."""
 
     optimizer: Optimizer
     schedule: Any = None
@@ -175,7 +175,7 @@ class Loop:
             metrics.flops_total += cost.step + len(places) * cost.training
             metrics.samples += len(places)
             losses.append(loss.item())
-            met_by = self.team.size if len(places) < self.team.size else 1  # so many processes have the same samples
+            met_by = self.team.size if len(places) < self.team.size else 1  # how many processes have the same samples
             right += int((logits.argmax(dim=1) == labels).sum()) / met_by
             if self.team.size == 1:  # one of several processes must not leave the others waiting
                 self.require_finite(losses[-1])

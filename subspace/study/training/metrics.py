@@ -17,13 +17,13 @@ class Metrics:
     weights: int = 0  # numbers in the re-parametrized tensors, N
     dim: int = 0  # numbers trained in place of them
     alpha: int = 0  # how many of these scale an offset
-    beside: dict[str, int] = field(default_factory=dict)  # numbers trained beside them, by kind
+    beside: dict[str, int] = field(default_factory=dict)  # other numbers that are trained, by kind
     learning_rate: float = 0.0  # at the start
     epochs: list[dict[str, Any]] = field(default_factory=list)  # after U is chosen: see `training.loop`
     tensors: list[dict[str, Any]] = field(default_factory=list)  # of the trained network: see `training.costs`
     seconds: float = 0.0  # wall time of building and training, that before a crash included
     samples: int = 0  # samples trained on, with repetition
-    flops_init: float = 0.0  # to choose U, in all, as computed
+    flops_init: float = 0.0  # to choose U, as computed
     flops_training: float = 0.0  # per sample, the mean over all steps
     flops_forward: float = 0.0  # per sample, of the trained network
     flops_total: float = 0.0  # to choose U and to train

@@ -27,8 +27,8 @@ class Peak:
     """Enter `step` around every step of a training: it measures those in `steps`, and no other costs anything.
 
     bytes: the most that was held so far. steps: from 0; the first one makes the optimizer's state and tables that are
-    kept, and the second has them beside its activations. held: the model, the optimizer and all else that is there
-    beside them. The device is the model's.
+    kept, and the second has them as well as its activations. held: the model, the optimizer and all else that counts.
+    The device is the model's.
 
     >>> model = nn.Linear(1000, 1000, bias=False)
     >>> peak = Peak(model, torch.optim.SGD(model.parameters()))

@@ -1,7 +1,7 @@
 """Who trains the runs of a study: this process, worker processes of this machine, a Ray or a Slurm cluster.
 
-A launcher is given runs and returns jobs. It knows nothing of results: whoever trains a run writes its result to the
-store (`execution.execute`), which every machine must see under the same path.
+A launcher is given runs and returns jobs. It knows nothing of results: the process that trains a run writes its result
+to the store (`execution.execute`), which every machine must see under the same path.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Job(Protocol):
 class Launcher(AbstractContextManager["Launcher"]):
     """Leaving its block stops the jobs that have not ended.
 
-    capacity: the maximum number of concurrent runs; None for a launcher with a queue of its own.
+    capacity: the maximum number of concurrent runs; None for launchers that queue.
     """
 
     capacity: int | None = None
@@ -50,7 +50,7 @@ class Launcher(AbstractContextManager["Launcher"]):
 
     @abc.abstractmethod
     def wait(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Wait until one of the jobs may have ended, at most so many seconds; not at all if there is none."""
+        """Wait until one of the jobs may have ended, at most `seconds`; not at all if there is none."""
 
 
 def make_launcher(name: str, folder: Path, train: Training, options: Mapping[str, Any]) -> Launcher:

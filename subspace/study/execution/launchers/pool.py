@@ -63,5 +63,5 @@ class Pool(Launcher):
         return jobs
 
     def wait(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Until a worker answers or dies, at most so many seconds."""
+        """Until a worker answers or dies, at most `seconds`."""
         wait([cast("PoolJob", job).worker.pipe for job in jobs], seconds)

@@ -51,7 +51,7 @@ class Ray(Launcher):
     """A task for each run, with a processor for each of its threads and, on cuda, a GPU for each of its processes.
 
     options: "address" of a cluster ("auto" finds one on this machine; without it, that of RAY_ADDRESS, or else one is
-    started), and what a task needs beside, under Ray's own names: num_gpus, memory, ... ValueError for another.
+    started), and what else a task needs, under Ray's own names: num_gpus, memory, ... ValueError for another.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ class SlurmJob:
 class Slurm(Launcher):
     """A job for each run, with a processor for each of its threads and, on cuda, a GPU for each of its processes.
 
-    options: "cluster" ("slurm", or "local" and "debug" to try it without), "detach" (to leave the jobs under way when
+    options: "cluster" ("slurm", or "local" and "debug" to try it without), "detach" (to leave jobs running when
     the study is interrupted; the same command finds their results), and submitit's: timeout_min (240 unless it is
     given), mem_gb, slurm_partition, ... ValueError for another, or where there is no Slurm.
     """

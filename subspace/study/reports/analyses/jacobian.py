@@ -64,7 +64,7 @@ def spectra_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def spectra_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """For every data set and network, a title and a figure: times below each other, sizes beside each other."""
+    """For every data set and network, a title and a figure: a row for each time, a column for each size."""
     for _, part in table.groupby(SUMMARY[:4], dropna=False, sort=False):
         title = f"Singular values of the Jacobian, logits by inputs: {setting(part.iloc[0])}"
         yield title, spectra_figure(part, title)

@@ -74,7 +74,7 @@ def drawn(
 
 
 def in_order(rows: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
-    """Rows of methods as a summary table has them, so that a method has one colour in all figures."""
+    """Rows of methods in the order of a summary table, so that a method has one colour in all figures."""
     rank = {label: number for number, label in enumerate(part["label"].unique())}
     rows = rows.sort_values("label", key=lambda labels: labels.map(rank), kind="stable")
     return rows

@@ -30,7 +30,7 @@ def saved(figure: Figure, kind: str) -> bytes:
 def inline(svg: bytes, name: str) -> str:
     """An SVG file as an element of a page with others: as wide as there is room, every id with `name` in front.
 
-    One with panels beside each other is of the class "wide".
+    One with several columns of panels is of the class "wide".
     """
     text = svg.decode()
     text = text[text.index("<svg") :]

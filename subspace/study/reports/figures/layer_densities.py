@@ -13,7 +13,7 @@ from subspace.study.reports.figures import plots
 from subspace.study.reports.formats import percent
 from subspace.study.results.summary import DENSE
 
-NAMED = {1: 24, 3: 10}  # up to so many tensors have their names below one plot, and below three beside each other
+NAMED = {1: 24, 3: 10}  # the most tensors that have their names below one plot, and below three in a row
 
 
 def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:

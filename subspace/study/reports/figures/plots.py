@@ -1,7 +1,7 @@
-"""What all figures share: colours, panels, names beside their lines; and the one of accuracy against size.
+"""What all figures share: colours, panels, names at the ends of lines; and the figure of accuracy against size.
 
 Up to `TOGETHER` methods besides the dense network share one plot; more are drawn in a panel for each family, with the
-others' lines in grey behind. Lines are means over seeds, bands run from the worst seed to the best. All of it is
+other lines in grey behind. Lines are means over seeds, bands run from the worst seed to the best. All of it is
 matplotlib's object interface: no backend is chosen and no global state is left changed.
 """
 
@@ -26,7 +26,7 @@ from subspace.study.results.summary import DENSE, sizes
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vp"
 GREY, PALE = "#555555", "#D8D8D8"
-TOGETHER = 8  # the seven curves of the talk, and one more: from the seventh on they are dashed
+TOGETHER = 8  # the seven curves of Price and Tanner's talk, and one more; from the seventh on they are dashed
 Draw = Callable[[Axes, pd.DataFrame, pd.DataFrame], None]
 End = tuple[float, float, str, str]  # where a line ends (x, y), its colour and its name
 
@@ -131,7 +131,7 @@ def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
     axes.set_xscale("log")
     span = math.log(max(values) / min(values)) if values else 0
     spec, shown = axes.get_subplotspec(), list[float]()
-    room = 12 if spec is None or spec.get_gridspec().ncols == 1 else 5  # for so many labels
+    room = 12 if spec is None or spec.get_gridspec().ncols == 1 else 5  # labels that there is room for
     for value in sorted(values):
         if not shown or math.log(value / shown[-1]) >= span / room:
             shown.append(value)
@@ -196,7 +196,7 @@ def line_style(place: int) -> dict[str, Any]:
 
 
 def name_lines(axes: Axes, ends: Sequence[End], gap: float = 0.055) -> None:
-    """Write every line's name beside the plot, near the height of its end, and join the two by a stroke."""
+    """Write every line's name to the right of the plot, near the height of its end, and join the two by a stroke."""
     to_axes = axes.transAxes.inverted()
     where = [to_axes.transform(axes.transData.transform((x, y))) for x, y, _, _ in ends]
     order = sorted(range(len(ends)), key=lambda place: (where[place][1], -place))

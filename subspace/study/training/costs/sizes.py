@@ -61,7 +61,7 @@ def file_bytes(model: nn.Module) -> int:
 def file_bytes_dense(model: nn.Module) -> int:
     """The size of the same network's file with plain tensors: its whole state_dict as safetensors' save_model has it.
 
-    Of tensors that share their memory the first by name is in the file, and in its metadata the others' names.
+    Of tensors that share memory the first by name is in the file, and the names of the other ones in its metadata.
     """
     kept: dict[tuple[int, Size], str] = {}
     tensors, tied = {}, {}

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """Counts while it is entered, which may be again and again; `flops`: in all, up to now."""
+    """Counts while it is entered, any number of times; `flops`: the total so far."""
 
     def __init__(self) -> None:
         self.before = 0
@@ -48,7 +48,7 @@ class Meter(AbstractContextManager["Meter"]):
 
 
 def computed(model: nn.Module, loss: Callable[[nn.Module], Tensor], samples: int) -> float:
-    """FLOPs per sample of a forward and a backward pass by torch's own products, measured on a loss over so many.
+    """FLOPs per sample of a forward and a backward pass by torch's own products, measured on a loss over `samples`.
 
     Leaves the model as it is.
     """
