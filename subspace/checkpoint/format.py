@@ -58,7 +58,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         else:
             check_writable(name, tensor)
             held[f"state:{name}"] = tensor
-    write(Path(path), {"spaces": described, "frozen": frozen}, held)
+    about = {"spaces": described, "frozen": frozen}
+    schema.check(about, held)
+    write(Path(path), about, held)
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
