@@ -1,4 +1,4 @@
-"""Cosines and sines of whole fractions of a turn, computed in float64 on the CPU: not every device has that type."""
+"""Cosines and sines of fractions of a turn: computed in float64 on the CPU, for not every device has that type."""
 
 from __future__ import annotations
 
@@ -14,8 +14,5 @@ from torch import Tensor
 @torch.inference_mode(False)  # a tensor born in inference mode could never again be saved for a backward pass
 def waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """scale cos and scale sin of 2 pi i / period, i = 0 ... count - 1, each rounded once: (2, count)."""
-    i = torch.arange(count, device="cpu")
-    angle = i.double() * (2 * math.pi / period)
-    cosine = angle.cos().masked_fill(4 * i % (2 * period) == period, 0)  # a rounded pi / 2 has a cosine of 6e-17
-    sine = angle.sin().masked_fill(2 * i % period == 0, 0)
-    return (scale * torch.stack([cosine, sine])).to(dtype).to(device)
+    angle = torch.arange(count, dtype=torch.float64, device="cpu") * (2 * math.pi / period)
+    return (scale * torch.stack([angle.cos(), angle.sin()])).to(dtype).to(device)

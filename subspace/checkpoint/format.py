@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,18 +22,18 @@ from subspace._base.qualified import owner_of
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
 from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
-from subspace.checkpoint.sealed import check_readable, check_writable, read, write
+from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write
 from subspace.parametrization import Registration, Subspace, prepare, share_theta, subspaces
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(model: nn.Module, path: Place) -> None:
     """Write the checkpoint of a model; the file appears whole or not at all.
 
     It holds theta, the other trained tensors and the buffers, and of each (d, U) only how to build it.
 
     Args:
         model: With registered subspaces.
-        path: Of the file.
+        path: Of the file, or an open one, as an io.BytesIO.
 
     Raises:
         ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
@@ -58,12 +56,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         else:
             check_writable(name, tensor)
             held[f"state:{name}"] = tensor
+<<<<<<< HEAD
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
     write(Path(path), about, held)
+=======
+    write(path, {"spaces": described, "frozen": frozen}, held)
+>>>>>>> main
 
 
-def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
+def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
     """Register on a plain model the subspaces of a checkpoint, with everything that was trained.
 
     The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
@@ -71,7 +73,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[
 
     Args:
         model: Built as before `register`, with any pretrained or frozen weights loaded.
-        path: Of a file that `save` wrote.
+        path: Of a file that `save` wrote, or an open one.
         plugins: Classes of your own offsets and embeddings that the checkpoint names.
 
     Returns:

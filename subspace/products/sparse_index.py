@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 
 class PerTensor:
-    """Something for each tensor, until it is gone: a WeakTensorKeyDictionary whose look-ups take a third of the time."""
+    """Something for each tensor, until it is gone: a WeakTensorKeyDictionary whose look-ups take less time."""
 
     def __init__(self) -> None:
         self._held: dict[int, tuple[weakref.ref[Tensor], Any]] = {}

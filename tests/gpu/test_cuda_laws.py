@@ -23,6 +23,15 @@ from subspace.products.weight import Needs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
+
+@pytest.fixture(autouse=True)
+def _in_full_precision():
+    """cuDNN's convolutions of float32 are of 10 bits unless told otherwise."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 SHAPES = [(5, 8), (12, 3), (6, 2, 3, 3)]
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}  # relative, of all results together
 

@@ -173,7 +173,7 @@ class _Clock:
 
     def __enter__(self) -> _Clock:
         if self.on_gpu:
-            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self.first.record()
         else:
             self.start = time.perf_counter()
