@@ -56,13 +56,9 @@ def save(model: nn.Module, path: Place) -> None:
         else:
             check_writable(name, tensor)
             held[f"state:{name}"] = tensor
-<<<<<<< HEAD
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    write(Path(path), about, held)
-=======
-    write(path, {"spaces": described, "frozen": frozen}, held)
->>>>>>> main
+    write(path, about, held)
 
 
 def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
