@@ -16,7 +16,7 @@ from benchmarks.report import Row, options, write
 from subspace import Key, targets
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, SignedDCT
 from subspace.study import data, models
-from subspace.study.config import Choice
+from subspace.study.entries.entry import Choice
 
 PLACES = [
     ("mnist5k", Choice("lenet5")),

@@ -32,12 +32,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import sweeps
-from subspace.study import images
-from subspace.study.grids import talk_grid
-from subspace.study.plots import accuracy_against_size
-from subspace.study.printed import short, size, spread
-from subspace.study.schema import read
-from subspace.study.summary import at, place, places, sizes, summary_table
+from subspace.study.reports.figures import images
+from subspace.study.reports.figures.plots import accuracy_against_size
+from subspace.study.reports.formats import asked_size, short, spread
+from subspace.study.reports.grid import Grid
+from subspace.study.reports.grids import price_tanner_grid
+from subspace.study.results.schema import read
+from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
 
 HERE = Path(__file__).parent
 PAGE, README, RESULTS = HERE / "FINDINGS.md", HERE.parent / "README.md", HERE / "results"
@@ -53,17 +54,10 @@ def runs(study: str) -> pd.DataFrame:
 
 def summary(studies: Iterable[str], at_place: str) -> pd.DataFrame:
     """Means over seeds of all runs of the studies on one data set and network; ValueError where there are none."""
-    found = dict(places(summary_table(pd.concat([runs(study) for study in studies]))))
+    found = dict(by_setting(summary_table(pd.concat([runs(study) for study in studies]))))
     if at_place not in found:
         raise ValueError(f"place must be one of {'; '.join(found)}, got {at_place!r}")
     return found[at_place]
-
-
-def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, its first column to the left."""
-    heads = list(heads)
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def by_size(table: pd.DataFrame, cell: Callable[[pd.DataFrame], str]) -> str:
@@ -71,16 +65,17 @@ def by_size(table: pd.DataFrame, cell: Callable[[pd.DataFrame], str]) -> str:
     every = sizes(table)
     rows = []
     for label, own in table.groupby("label", sort=False):
-        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [at(own, one) for one in every]
+        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [rows_of_size(own, one) for one in every]
         cells = [cell(lines) if len(lines) else "" for lines in here]
         rows.append([str(label), *cells, *[""] * (len(every) - len(here))])
-    return markdown(["method", *(size(at(table, one).iloc[0]) for one in every)], rows)
+    heads = ["method", *(asked_size(rows_of_size(table, one).iloc[0]) for one in every)]
+    return Grid.of_texts("", heads, rows).to_markdown()
 
 
 def ranks(study: str, at_place: str) -> str:
     """The ranks of Jacobians, by size."""
     table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
-    table = table[table.apply(place, axis=1) == at_place]
+    table = table[table.apply(setting, axis=1) == at_place]
     return by_size(table, lambda lines: " -> ".join(f"{rank:g}" for rank in lines["rank"]))
 
 
@@ -89,7 +84,7 @@ def channels(study: str, at_place: str) -> str:
     table = pd.read_csv(RESULTS / study / "table.csv")
     table = table[table["place"] == at_place].pivot_table("count", ["layer", "of"], "offset", sort=False)
     rows = [[layer, f"{of}", *(f"{count:.1f}" for count in row)] for (layer, of), row in table.iterrows()]
-    return markdown(["layer", "channels", *table.columns], rows)
+    return Grid.of_texts("", ["layer", "channels", *table.columns], rows).to_markdown()
 
 
 def made(studies: str, at_place: str, what: str) -> str:
@@ -101,8 +96,7 @@ def made(studies: str, at_place: str, what: str) -> str:
         return by_size(table, lambda lines: spread(lines["mean"].iloc[0], lines["std"].iloc[0]))
     if what != "talk":
         return by_size(table, lambda lines: short(lines[what].iloc[0]))
-    grid = talk_grid(table, at_place)
-    return markdown([head for head, _ in grid.heads], [[cell.text for cell in row] for row in grid.rows])
+    return price_tanner_grid(table, at_place).to_markdown()
 
 
 def renewed(page: str) -> str:
@@ -114,7 +108,7 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
-    for where, part in places(summary_table(runs(study))):
+    for where, part in by_setting(summary_table(runs(study))):
         if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
             return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])
     return None
@@ -145,7 +139,7 @@ def collect(out: Path) -> None:
 def main() -> None:
     """Collect, if asked to, and make the page's tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", type=Path, help="the --out of `subspace study`")
+    parser.add_argument("--collect", type=Path, help="the --out of `subspace run`")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect)

@@ -1,7 +1,7 @@
 """Everything about a GPU in one command: the laws, the layers, convolutions, training steps, memory and errors.
 
-Needs a checkout on the path and torch with CUDA, nothing else: `PYTHONPATH=. python -m benchmarks.gpu`. One line for each
-target; the exit status is 1 after a miss or a failure.
+Needs a checkout on the path and torch with CUDA, nothing else: `PYTHONPATH=. python -m benchmarks.gpu`. One line for
+each target; the exit status is 1 after a miss or a failure.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ import subspace
 from benchmarks import networks
 from benchmarks.timing import Call, Times, interleave, ratio, spread
 from subspace.products import Geometry, Weight, conv, linear
+from subspace.products.geometry import LINEAR
+from subspace.products.routes.triton import Triton
+from subspace.products.weight import Needs
 
 Row = dict[str, object]
 
@@ -70,14 +73,24 @@ class Bench:
 
 
 def laws(bench: Bench) -> None:
-    """The tests that need a GPU."""
+    """The tests that need a GPU; all that they say is printed where one fails."""
     folder = Path(__file__).parent.parent / "tests" / "gpu"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+        "--show-capture=no",
+        str(folder),
+    ]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(min(12, os.cpu_count() or 1))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=75)
     lines = done.stdout.strip().splitlines()
-    print("\n".join(line[:200] for line in lines[-60:] if done.returncode or line == lines[-1]), flush=True)
+    print(done.stdout if done.returncode else lines[-1], flush=True)
     bench.misses += done.returncode != 0
     bench.add("laws", "tests/gpu", "pytest", result=lines[-1] if lines else done.stderr[-200:])
 
@@ -122,8 +135,8 @@ def linear_layers(bench: Bench) -> None:
         w = draw(q, q, dtype=dtype, device=bench.device).requires_grad_()
         calls: dict[str, Call] = {"nn.Linear": passes(lambda x, w=w: F.linear(x, w), xs, gys, [w])}
         if q == 4096 and rows == 8192 and dtype == torch.bfloat16:
-            compiled = torch.compile(F.linear)
-            calls["compiled nn.Linear"] = passes(lambda x, w=w: compiled(x, w), xs, gys, [w])
+            compiled = torch.compile(lambda x, w=w: F.linear(x, w))
+            calls["compiled nn.Linear"] = passes(compiled, xs, gys, [w])
         others = tuple(calls)
         for density in densities:
             mine = dict(calls)
@@ -134,6 +147,31 @@ def linear_layers(bench: Bench) -> None:
                     mine[f"{transform} + S, {route}"] = passes(product, xs, gys, [ours.scale, ours.values])
             case = f"linear {q}, {rows} rows, p {density:g}, {str(dtype)[6:]}"
             bench.times("linear", case, interleave(mine, rounds=7, seconds=3), others)
+
+
+def kernels(bench: Bench) -> None:
+    """The kernels alone, launched behind other work so that the host's share is hidden: 8192 rows, bfloat16."""
+    if bench.device != "cuda":
+        return
+    from triton.testing import do_bench
+
+    for q, density in itertools.product((1024, 2048, 4096, 8192, 16384), (1e-3, 1e-4)):
+        x, dense_weight = (draw(n, q, dtype=torch.bfloat16, device="cuda") for n in (8192, q))
+        both = lambda x=x, w=dense_weight: (x @ w, x.t() @ x)  # noqa: E731
+        passes_of: dict[str, tuple[Call, Call]] = {"nn.Linear": (lambda x=x, w=dense_weight: F.linear(x, w), both)}
+        for transform in ("dct", "hadamard", "zero"):
+            w = weight((q, q), density, transform, "cuda")
+            w = w._replace(scale=None) if transform == "zero" else w
+            needs = Needs(True, transform != "zero", True)
+            with torch.no_grad():
+                passes_of[f"{transform} + S"] = (
+                    lambda x=x, w=w: Triton().forward(x, w, LINEAR),
+                    lambda x=x, w=w, needs=needs: Triton().backward(x, x, w, LINEAR, needs),
+                )
+        with torch.no_grad():
+            for name, calls in passes_of.items():
+                forward, backward = (1e3 * do_bench(call, return_mode="median") for call in calls)
+                bench.add("kernels", f"{q}, p {density:g}", name, forward_us=forward, backward_us=backward)
 
 
 def _linear_cases(bench: Bench) -> Iterator[tuple[int, int, tuple[float, ...], torch.dtype]]:
@@ -303,7 +341,7 @@ def stamp(bench: Bench) -> dict[str, object]:
 
 
 def write(out: Path, bench: Bench) -> None:
-    """table.csv, stamp.json."""
+    """table.csv, stamp.json and, where there is matplotlib, speedup.png."""
     out.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in bench.rows for name in row))
     with (out / "table.csv").open("w", newline="") as file:
@@ -312,9 +350,46 @@ def write(out: Path, bench: Bench) -> None:
         for row in bench.rows:
             writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
     (out / "stamp.json").write_text(json.dumps(stamp(bench), indent=2) + "\n")
+    if importlib.util.find_spec("matplotlib"):
+        draw_speedups(bench, out / "speedup.png")
 
 
-SECTIONS = {f.__name__: f for f in (laws, errors, linear_layers, convolutions, wide_mlp, training_steps)}
+def draw_speedups(bench: Bench, path: Path) -> None:
+    """How many times as fast as nn.Linear the layers of 8192 rows are, over their size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="tight")
+    axes = figure.add_subplot(xlabel="q of a q x q layer, 8192 rows, bfloat16")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("times as fast as nn.Linear,\nforward and backward")
+    axes.set_title(str(stamp(bench)["card"]))
+    for (transform, color), (p, style) in itertools.product(
+        {"dct": "#0072B2", "hadamard": "#D55E00"}.items(), {"0.001": "-", "0.0001": "--"}.items()
+    ):
+        points = {}
+        for row in bench.rows:
+            words = str(row["case"]).split()
+            if row["variant"] == f"{transform} + S, triton" and words[2:] == [
+                "8192",
+                "rows,",
+                "p",
+                f"{p},",
+                "bfloat16",
+            ]:
+                points[int(words[1].rstrip(","))] = row["speed-up"]
+        if points:
+            sizes, speeds = zip(*sorted(points.items()), strict=True)
+            axes.plot(sizes, speeds, style, color=color, marker="o", label=f"{transform} + S, p = {p}")
+    axes.axhline(1, color="grey", linewidth=1)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+SECTIONS = {f.__name__: f for f in (laws, errors, kernels, linear_layers, convolutions, wide_mlp, training_steps)}
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.timing import Times, ratio, spread
 from subspace import products
-from subspace.study.environment import environment
+from subspace.study.execution.environment import environment
 
 Row = dict[str, object]
 

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from subspace.study import plots
-from subspace.study.equal import COSTS
-from subspace.study.pareto import AXES
-from subspace.study.summary import DENSE, place
+from subspace.study.reports.figures import plots
+from subspace.study.reports.figures.pareto import AXES
+from subspace.study.results.equal_cost import COSTS
+from subspace.study.results.summary import DENSE, setting
 
 
 def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> None:
@@ -23,7 +23,7 @@ def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> No
             x=(x, "mean"), y=("test_accuracy", "mean"), low=("test_accuracy", "min"), high=("test_accuracy", "max")
         )
         means = means.sort_values("x")
-        look = plots.look(number) | {"markersize": 5}
+        look = plots.line_style(number) | {"markersize": 5}
         axes.plot(means["x"], 100 * means["y"], label=label, linewidth=1.6, **look)
         axes.fill_between(means["x"], 100 * means["low"], 100 * means["high"], color=look["color"], alpha=0.15, lw=0)
 
@@ -59,7 +59,7 @@ def named(figure: Figure, axes: list[list[object]]) -> Figure:
 
 def rates(runs: pd.DataFrame) -> Figure:
     """Accuracy against the learning rate: a row per network, a column per density; dense in all of them."""
-    runs = runs.assign(size=runs["learning_rate"], place=runs.apply(place, axis=1))
+    runs = runs.assign(size=runs["learning_rate"], place=runs.apply(setting, axis=1))
     densities = sorted(runs["density"].dropna().unique(), reverse=True)
     columns = [f"density {100 * density:g} %" for density in densities]
     names, order = list(dict.fromkeys(runs["place"])), list(dict.fromkeys(runs["label"]))

@@ -80,7 +80,7 @@ def initialize(model: nn.Module, device: torch.device | str = "cpu", seed: int =
 def _check_kept(name: str, space: Subspace) -> None:
     d, U = space.parametrization.offset, space.parametrization.embedding
     structure = d.structure()
-    if structure is None or structure.transform != "zero" or not U.keeps_entries():
+    if structure is None or not structure.is_zero or not U.keeps_entries():
         raise ValueError(
             f"{name} must be registered with a theta that has values, got none for {d.label()} and {U.label()}"
         )

@@ -1,4 +1,4 @@
-"""What a model trains and stores: per tensor, in total, and beside theta."""
+"""What a model trains and stores: per tensor, in total, and besides theta."""
 
 from __future__ import annotations
 
@@ -87,7 +87,13 @@ ALIGN = "<<<<>>>>"
 
 
 def summary(model: nn.Module) -> Summary:
-    """Count what the model trains and stores.
+    """Count what a model trains and stores.
+
+    Args:
+        model: With any number of registered subspaces.
+
+    Returns:
+        A row for each registered tensor, and totals; `str()` is a table.
 
     >>> from subspace import recipes
     >>> print(summary(recipes.dctps(nn.Sequential(nn.Linear(100, 10)), density=0.01)))  # doctest: +NORMALIZE_WHITESPACE

@@ -270,7 +270,7 @@ def _original(module: nn.Module, name: str) -> Any:
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a parametrized module, with a class of its own.
+    """Copy a parametrized module, with its own class.
 
     torch injects a class per module, whose properties remember that module; a plain deepcopy shares it, so that
     removing the copy's parametrizations would destroy the original's, and `cached()` would give one the other's

@@ -29,6 +29,13 @@ Floats = NDArray[np.float64]
 class Key:
     """The name of one stream of random numbers.
 
+    Args:
+        seed: Any integer.
+        path: Names that tell streams of one seed apart; `fold` adds one.
+
+    Raises:
+        TypeError: If seed is no integer.
+
     >>> Key(0).fold("layer1.weight").integers(4, high=10)
     array([4, 5, 4, 2])
     """

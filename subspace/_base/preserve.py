@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end, any change of data, gradients, requires_grad, buffers, modes and torch's random state.
+    """Undo, at the end of the block, all that was done to a model.
 
-    A compiled model runs eagerly meanwhile: it would be compiled again for gradients it never needs otherwise.
+    That is: any change of data, gradients, requires_grad, buffers, modes and torch's random state. A compiled model
+    runs eagerly inside: it would be compiled again for gradients that it never needs otherwise.
+
+    Args:
+        model: Any module.
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
@@ -39,12 +43,12 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def replaced(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the weights named in `values` have these values meanwhile."""
-    before = {q: weights[q].data for q in values}
+    """Let the weights named in `values` have these values inside the block."""
+    before = {name: weights[name].data for name in values}
     try:
-        for q, value in values.items():
-            weights[q].data = value.detach()
+        for name, value in values.items():
+            weights[name].data = value.detach()
         yield
     finally:
-        for q, data in before.items():
-            weights[q].data = data
+        for name, data in before.items():
+            weights[name].data = data

@@ -72,19 +72,19 @@ def targets(model: nn.Module, include: Selection | None = None, exclude: Selecti
                 names += cast(nn.ModuleDict, module.parametrizations)
             for name in names:
                 owners[f"{prefix}.{name}".lstrip(".")] = (module, name, module._parameters.get(name))
-    usual = {q for q, (module, name, _) in owners.items() if is_default_target(module, name)}
-    chosen = usual if include is None else _selected("include", include, owners, usual)
+    default = {qualified for qualified, (module, name, _) in owners.items() if is_default_target(module, name)}
+    chosen = default if include is None else _selected("include", include, owners, default)
     if exclude is not None:
-        chosen = chosen - _selected("exclude", exclude, owners, usual)
+        chosen = chosen - _selected("exclude", exclude, owners, default)
     if not chosen:
         raise ValueError(f"the model must have a tensor that is chosen, got none among {len(owners)}")
     for qualified in chosen:
         weight = owners[qualified][2]
         if weight is None:
             raise ValueError(f"{qualified} must not be parametrized yet, got one that is")
-        if tied := [q for q, (_, _, other) in owners.items() if other is weight and q != qualified]:
+        if tied := [name for name, (_, _, other) in owners.items() if other is weight and name != qualified]:
             raise ValueError(f"{qualified} must not be tied to another tensor, got one that is also {tied[0]}")
-    return {q: Target(*cast("Target", owner)) for q, owner in owners.items() if q in chosen}
+    return {name: Target(*cast("Target", owner)) for name, owner in owners.items() if name in chosen}
 
 
 def is_default_target(module: nn.Module, name: str) -> bool:
@@ -94,17 +94,17 @@ def is_default_target(module: nn.Module, name: str) -> bool:
     return isinstance(module, LAYERS) and name == "weight"
 
 
-def _selected(argument: str, selection: Selection, owners: dict[str, Owner], usual: set[str]) -> set[str]:
+def _selected(argument: str, selection: Selection, owners: dict[str, Owner], default: set[str]) -> set[str]:
     if callable(selection):
-        return {q for q, (_, _, weight) in owners.items() if weight is not None and selection(q, weight)}
+        return {name for name, (_, _, weight) in owners.items() if weight is not None and selection(name, weight)}
     if isinstance(selection, str):
-        return {q for q in owners if re.fullmatch(selection, q)}
-    matches = {suffix: {q for q in owners if _ends(q, suffix, q in usual)} for suffix in selection}
+        return {name for name in owners if re.fullmatch(selection, name)}
+    matches = {suffix: {name for name in owners if _ends(name, suffix, name in default)} for suffix in selection}
     if missed := [suffix for suffix, names in matches.items() if not names]:
         raise ValueError(f"{argument} must name tensors of the model, got {missed[0]!r}, which none ends in")
     return set().union(*matches.values())
 
 
-def _ends(qualified: str, suffix: str, usual: bool) -> bool:
+def _ends(qualified: str, suffix: str, default: bool) -> bool:
     module = qualified.rpartition(".")[0]
-    return f".{qualified}".endswith(f".{suffix}") or (usual and f".{module}".endswith(f".{suffix}"))
+    return f".{qualified}".endswith(f".{suffix}") or (default and f".{module}".endswith(f".{suffix}"))

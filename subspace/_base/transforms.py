@@ -18,9 +18,19 @@ from subspace._base.waves import waves
 
 
 def dct(x: Tensor) -> Tensor:
-    """Orthonormal DCT-II: (..., n) -> (..., n), y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n).
+    """Orthonormal DCT-II along the last axis.
 
-    c_0 = (1/n)^1/2, else c_k = (2/n)^1/2.
+    y_k = c_k sum_i x_i cos(pi (2i + 1) k / 2n), with c_0 = (1/n)^1/2, else c_k = (2/n)^1/2.
+
+    Args:
+        x: (..., n), real floating-point.
+
+    Returns:
+        y: (..., n), of the dtype of x.
+
+    Raises:
+        TypeError: If x is not real floating-point.
+        ValueError: If x has no last axis, or an empty one.
 
     >>> dct(torch.tensor([3.0, 1.0])) * 2**0.5
     tensor([4.0000, 2.0000])
@@ -30,15 +40,25 @@ def dct(x: Tensor) -> Tensor:
 
 
 def idct(y: Tensor) -> Tensor:
-    """Inverse, and transpose, of `dct`: (..., n) -> (..., n)."""
+    """Inverse, and transpose, of `dct`, with its arguments and errors: (..., n) -> (..., n)."""
     _check(y)
     return _IDCT(y)
 
 
 def fwht(x: Tensor) -> Tensor:
-    """Orthonormal Walsh-Hadamard transform, its own inverse: (..., n) -> (..., n), n a power of two.
+    """Orthonormal Walsh-Hadamard transform along the last axis, its own inverse, in Sylvester's order.
 
-    In Sylvester's order: y_j = n^-1/2 sum_i (-1)^(number of bits that i and j share) x_i.
+    y_j = n^-1/2 sum_i (-1)^(number of bits that i and j share) x_i.
+
+    Args:
+        x: (..., n), real floating-point, n a power of two.
+
+    Returns:
+        y: (..., n), of the dtype of x.
+
+    Raises:
+        TypeError: If x is not real floating-point.
+        ValueError: If n is no power of two, or x has no last axis.
 
     >>> fwht(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     tensor([0.5000, 0.5000, 0.5000, 0.5000])

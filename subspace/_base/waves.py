@@ -1,4 +1,4 @@
-"""Cosines and sines of whole fractions of a turn: computed in float64 on the CPU, for not every device has that type."""
+"""Cosines and sines of fractions of a turn: computed in float64 on the CPU, for not every device has that type."""
 
 from __future__ import annotations
 

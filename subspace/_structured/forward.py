@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from subspace._structured.normal_form import NormalForm, obstacle
+from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, subspaces
 from subspace.products import conv, linear
 from subspace.products.layers import LAYERS, as_product
@@ -20,20 +20,25 @@ from subspace.products.routes import NAMES, table_of_routes
 
 
 def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.Module:
-    """Rebind the forward of every linear layer and convolution that can do without its weight; return the model.
+    """Rebind the forward of every linear layer and convolution that can do without its weight.
 
     Those are the instances of nn.Linear, Conv1d, Conv2d and Conv3d with a registered `weight` that is a sum of a DCT or
     Hadamard part, fixed or scaled by theta, and a sparse one (`products`); and linear layers whose offset and embedding
     have a fast `linear` each, as RankOne and FourierFT do. `summary` says of every tensor which, and `routes` what it
     costs.
 
-    route: one for all, or by the weight's qualified name ("auto" where not named):
-
     {routes}
 
-    A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route that a layer
-    cannot take is a ValueError of its forward pass, naming those that it can. Raises ValueError here for an unknown
-    route or name, and for a model without a subspace.
+    Args:
+        model: With registered subspaces. Its parameters, checkpoints, hooks and gradients stay the same.
+        route: One of these for all layers, or by the weight's qualified name ("auto" where not named).
+
+    Returns:
+        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route
+        that a layer cannot take is a ValueError of its forward pass, naming those that it can.
+
+    Raises:
+        ValueError: For an unknown route or name, and for a model without a subspace.
 
     >>> import torch
     >>> from subspace import recipes
@@ -61,7 +66,14 @@ structured.__doc__ = (structured.__doc__ or "").replace("{routes}", table_of_rou
 
 
 def unstructured(model: nn.Module) -> nn.Module:
-    """Undo `structured`: every layer builds its weight again; return the model."""
+    """Undo `structured`: every layer builds its weight again.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The model.
+    """
     for module in model.modules():
         if isinstance(vars(module).get("forward"), StructuredForward):
             del module.forward
@@ -73,7 +85,7 @@ class StructuredForward:
 
     def __init__(self, space: Subspace, route: str) -> None:
         self.space, self.route = space, route
-        self.form = None if obstacle(space.parametrization) else NormalForm(space.parametrization)
+        self.form = None if why_no_normal_form(space.parametrization) else NormalForm(space.parametrization)
 
     def __call__(self, x: Tensor) -> Tensor:
         module, space = self.space.module, self.space
@@ -96,14 +108,21 @@ class StructuredForward:
 
 
 def structured_forward(module: nn.Module) -> StructuredForward | None:
-    """The forward that `structured` bound to a module, if it did and its weight is still left out."""
+    """The forward of a layer that goes without its weight; None for any other module."""
     forward = vars(module).get("forward")
     return forward if isinstance(forward, StructuredForward) and _is_alone(forward.space) else None
 
 
 def is_structured(module: nn.Module) -> bool:
-    """Whether the module is a layer that `structured` keeps from building its weight."""
+    """Whether the module is a layer that goes without its weight."""
     return structured_forward(module) is not None
+
+
+def _is_alone(space: Subspace) -> bool:
+    """Whether the tensor is d + U theta still: not parametrized again, nor anything else."""
+    stacks = space.module._modules.get("parametrizations")
+    stack = None if stacks is None else stacks._modules.get(space.name)
+    return stack is not None and len(stack) == 1 and stack[0] is space.parametrization  # type: ignore[arg-type, index]
 
 
 def unstructured_reason(space: Subspace) -> str | None:
@@ -116,11 +135,4 @@ def unstructured_reason(space: Subspace) -> str | None:
         return "parametrized again"
     if layer is nn.Linear and built.offset.has_fast_linear() and built.embedding.has_fast_linear():
         return None
-    return obstacle(built)
-
-
-def _is_alone(space: Subspace) -> bool:
-    """Whether the tensor is d + U theta still: not parametrized again, nor anything else."""
-    stacks = space.module._modules.get("parametrizations")
-    stack = None if stacks is None else stacks._modules.get(space.name)
-    return stack is not None and len(stack) == 1 and stack[0] is space.parametrization  # type: ignore[arg-type, index]
+    return why_no_normal_form(built)

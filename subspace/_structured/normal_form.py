@@ -13,7 +13,7 @@ NO_TRANSFORM = Structure("zero", 0.0)
 
 
 class NormalForm:
-    """theta -> the `Weight` d + U theta of one parametrization, differentiable. There must be no `obstacle`."""
+    """theta -> the `Weight` d + U theta of one parametrization, differentiable; if it has a normal form."""
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
         self.offset, self.parts = parametrization.offset, parametrization.embedding.parts()
@@ -32,14 +32,14 @@ class NormalForm:
                 transform = along.structure() or NO_TRANSFORM
                 term = part if transform.gain == 1 else transform.gain * part
                 scale = term if scale is None else scale + term
-        if scale is None and transform.transform != "zero":
+        if scale is None and not transform.is_zero:
             scale = theta.new_zeros(1)  # the offset's gain is 0
         if index is None:
             index = torch.empty(0, dtype=torch.int64, device=theta.device)
         return Weight(scale, values, index, tuple(self.offset.shape), transform.transform, transform.signs)
 
 
-def obstacle(parametrization: SubspaceParametrization) -> str | None:
+def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:
     """Why a parametrization has no normal form, in a few words; None if it has one."""
     parts = parametrization.embedding.parts()
     if other := [U for U in parts if U.direction() is None and U.support() is None]:
@@ -48,7 +48,7 @@ def obstacle(parametrization: SubspaceParametrization) -> str | None:
     structures = [d.structure() for d in along]
     if None in structures:
         return f"{along[structures.index(None)].label()} has no fast product"
-    transforms = [s for s in structures if s is not None and s.transform != "zero"]
+    transforms = [s for s in structures if s is not None and not s.is_zero]
     if not all(s.has_transform_of(transforms[0]) for s in transforms):
         return "more than one transform"
     return "more than one sparse part" if sum(U.support() is not None for U in parts) > 1 else None

@@ -57,10 +57,18 @@ class Routes:
 
 
 def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
-    """The routes that the structured layers of the model take in model(*inputs), which leaves the model as it is.
+    """Report the routes that the structured layers of a model take for an input.
 
-    measure: time every possible route of every different problem, which takes some passes of each. Raises ValueError
-    if no layer is structured.
+    Args:
+        model: With structured layers; it stays as it is.
+        inputs: The routes are those of model(*inputs).
+        measure: Whether to time every possible route of every different problem, which takes some passes of each.
+
+    Returns:
+        A row for each call of a layer, in the order of the forward pass; `str()` is a table in milliseconds.
+
+    Raises:
+        ValueError: If no layer is structured.
     """
     spaces = {name: space for name, space in subspaces(model) if is_structured(space.module)}
     if not spaces:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,15 +22,23 @@ from subspace._base.qualified import owner_of
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
 from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
-from subspace.checkpoint.sealed import check_readable, check_writable, read, write
+from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write
 from subspace.parametrization import Registration, Subspace, prepare, share_theta, subspaces
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the model's checkpoint; the file appears whole or not at all.
+def save(model: nn.Module, path: Place) -> None:
+    """Write the checkpoint of a model; the file appears whole or not at all.
 
-    Raises ValueError if the model has no subspace or something that `load` would not give back equal, such as an extra
-    state, a tensor that is sparse, or an argument of a plug-in that is a dict; OSError if the file cannot be written.
+    It holds theta, the other trained tensors and the buffers, and of each (d, U) only how to build it.
+
+    Args:
+        model: With registered subspaces.
+        path: Of the file, or an open one, as an io.BytesIO.
+
+    Raises:
+        ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
+            state, a tensor that is sparse, or an argument of a plug-in that is a dict.
+        OSError: If the file cannot be written; what was there is then as it was.
     """
     spaces = dict(subspaces(model))
     if not spaces:
@@ -52,19 +58,27 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             held[f"state:{name}"] = tensor
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    write(Path(path), about, held)
+    write(path, about, held)
 
 
-def load(model: nn.Module, path: str | os.PathLike[str], plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
-    """Register on a plain model the subspaces of a checkpoint, with everything that was trained; return the model.
-
-    model: built as before `register`, with any pretrained or frozen weights loaded. plugins: classes of your own
-    offsets and embeddings that the checkpoint names. Raises OSError if there is no such file, and ValueError if it is
-    damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen weight does not come out as
-    it was saved; the model is then as it was.
+def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
+    """Register on a plain model the subspaces of a checkpoint, with everything that was trained.
 
     The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
     to the CPU, without a dense weight ever being there.
+
+    Args:
+        model: Built as before `register`, with any pretrained or frozen weights loaded.
+        path: Of a file that `save` wrote, or an open one.
+        plugins: Classes of your own offsets and embeddings that the checkpoint names.
+
+    Returns:
+        The model.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen
+            weight does not come out as it was saved; the model is then as it was.
     """
     if next(subspaces(model), None):
         raise ValueError("model must be plain, as before register, got one with registered subspaces")

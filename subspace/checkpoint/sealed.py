@@ -1,6 +1,6 @@
 """One file of tensors and of a description in JSON, sealed by a digest of both, and whole or not there at all.
 
-A safetensors file, whose metadata holds the JSON text and the digest. It is read once, into memory of its own.
+A safetensors file, whose metadata holds the JSON text and the digest. It is read once, into private memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -28,22 +28,33 @@ SAVED = (
 )
 
 
-def write(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+Place = str | os.PathLike[str] | BinaryIO  # a path, or an open file
+
+
+def write(path: Place, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a file of plain tensors and what is said about them.
 
     Raises ValueError if a tensor is not one that `read` gives back equal, OSError if the file cannot be written.
     """
     text = json.dumps({"format": FORMAT, "version": VERSION, **about})
     held = _apart({name: _plain(name, tensor) for name, tensor in tensors.items()})
-    write_atomically(path, to_safetensors(held, {"subspace": text, "digest": digest(text, held)}))
+    content = to_safetensors(held, {"subspace": text, "digest": digest(text, held)})
+    if isinstance(path, str | os.PathLike):
+        write_atomically(Path(path), content)
+    else:
+        path.write(content)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `write` was given, on the CPU; raises OSError where there is no file, ValueError where it is not that."""
-    expected = f"{os.fspath(path)} must be a checkpoint written by subspace.save, got"
-    if not os.path.isfile(path):
+    named = os.fspath(path) if isinstance(path, str | os.PathLike) else "the file"
+    expected = f"{named} must be a checkpoint written by subspace.save, got"
+    if not isinstance(path, str | os.PathLike):
+        content = path.read()
+    elif os.path.isfile(path):
+        content = Path(path).read_bytes()  # once, into memory of our own: the file may change at any moment
+    else:
         raise FileNotFoundError(f"{expected} no such file")
-    content = Path(path).read_bytes()  # once, into memory of our own: the file may change at any moment
     try:
         tensors = from_safetensors(content)
         metadata = _metadata(content)

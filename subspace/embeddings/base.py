@@ -25,7 +25,16 @@ from subspace.products.flops import Flops
 class Embedding(PlugIn, abc.ABC):
     """A fixed injective linear map U: R^dim -> R^shape, or, with `of`, numel of the `of` rows of an injective one.
 
-    Raises ValueError if dim is outside [least_dim, of], `of` being numel unless given.
+    Only `forward` is abstract: it makes an embedding complete. What else an embedding can say of itself makes it fast.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where what is random comes from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+
+    Raises:
+        ValueError: If dim is outside [least_dim, of].
     """
 
     least_dim = 1
@@ -97,12 +106,12 @@ class Embedding(PlugIn, abc.ABC):
         return self.support() is not None
 
     def flops(self, groups: int = 1) -> Flops | None:
-        """Those of a product with U theta at each row or pixel; None if U theta has to be built.
+        """The FLOPs of a product with U theta at each row or pixel; None if U theta has to be built.
 
         groups: of the convolution.
         """
         return None
 
     def build_flops(self) -> float:
-        """Those of U theta, built once."""
+        """The FLOPs of building U theta once."""
         return 2.0 * self.shape.numel() * self.dim

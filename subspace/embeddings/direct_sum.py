@@ -15,8 +15,11 @@ from subspace.embeddings.base import Embedding
 class DirectSum(Embedding):
     """U theta = U_1 theta_1 + U_2 theta_2 + ..., theta the concatenation of theta_1, theta_2, ...
 
-    The caller's part: that the ranges meet only in 0. Raises ValueError where the shapes differ or the dims add up to
-    more than numel.
+    Args:
+        embeddings: U_1, U_2, ... of one shape. The caller's part: that their ranges meet only in 0.
+
+    Raises:
+        ValueError: If the shapes differ, or the dims add up to more than numel.
 
     >>> from subspace.embeddings import Direction, Sparse
     >>> from subspace.offsets import DCT

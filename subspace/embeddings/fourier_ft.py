@@ -30,11 +30,16 @@ from subspace.embeddings.base import Embedding
 class FourierFT(Embedding):
     """U theta = scale * Re ifft2 of the spectrum that is theta_i at frequencies[i] = (a, b), 0 <= b <= n_in / 2.
 
-    The default scale is each column's own that gives it length 1, so that U^T U = I; a number is peft's `scaling`
-    (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta, at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number
+            of those that are their own negatives. Those for a smaller dim are among those for a larger one.
+        key: Where the frequencies come from.
+        scale: By default each column has the one that gives it length 1, so that U^T U = I; a number is peft's
+            `scaling` (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
 
-    dim is at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number of those that are
-    their own negatives; ValueError beyond it. Those for a smaller dim are among those for a larger one.
+    Raises:
+        ValueError: If dim is more than the number of frequencies, or scale not positive and finite.
 
     >>> U = FourierFT(torch.empty(64, 48), 5, key=Key(0))
     >>> torch.allclose(U.adjoint(U(torch.arange(5.0))), torch.arange(5.0), atol=1e-5)

@@ -23,9 +23,17 @@ BLOCK = 1 << 20  # entries drawn at a time
 
 
 class Gaussian(Embedding):
-    """U i.i.d. N(0, 1 / numel), so that E|U theta|^2 = |theta|^2; `stored` chooses between memory and time.
+    """U i.i.d. N(0, 1 / numel), so that E|U theta|^2 = |theta|^2.
 
     With `of`, these are the rows of one tensor in a U of that many rows for several tensors, of variance 1 / of.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where the entries come from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+        stored: Whether U is held, which costs memory, or drawn again at every product, which costs time; by default it
+            is held up to 2^29 entries.
 
     >>> U = Gaussian(torch.empty(1000, 50), 20, key=Key(0))
     >>> round(float(U(torch.ones(20)).norm() ** 2 / 20), 1)

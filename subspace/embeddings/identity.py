@@ -12,6 +12,10 @@ from subspace.products.flops import Flops
 class Identity(Embedding):
     """U theta = theta in the weight's shape; dim = numel.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Not used.
+
     >>> import torch
     >>> Identity(torch.empty(2, 2))(torch.arange(4.0))
     tensor([[0., 1.],

@@ -8,7 +8,14 @@ from subspace.embeddings.base import Embedding
 
 
 class Scaled(Embedding):
-    """U diag(scale), scale of shape (dim,), finite and nowhere zero, in the state_dict.
+    """U diag(scale).
+
+    Args:
+        embedding: U.
+        scale: (dim,), finite and nowhere zero; it is in the state_dict.
+
+    Raises:
+        ValueError: If the scale is not that.
 
     >>> import torch
     >>> from subspace.embeddings import Identity

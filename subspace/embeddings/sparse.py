@@ -21,9 +21,18 @@ from subspace.products.flops import Flops
 class Sparse(Embedding):
     """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
 
-    Give `dim` and `key` for `dim` places at random (those for a smaller dim are among them), or the `index` itself. dim
-    may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
+    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
     state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: How many places, drawn at random (those for a smaller dim are among them); or give the index.
+        key: Where they come from.
+        index: The places themselves: (dim,) int64 or int32, in any order.
+
+    Raises:
+        TypeError: If not exactly one of dim and index is given, or the index is no 1-d tensor of integers.
+        ValueError: If a place is out of range or given twice.
 
     >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
     tensor([[0., 5.],

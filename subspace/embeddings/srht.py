@@ -40,6 +40,12 @@ class SRHT(Embedding):
     With `of`, these are the rows of one tensor in a U of that many rows for several tensors, injective with a
     probability that falls short of 1 only for a dim close to `of`.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where the signs come from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+
     >>> U = SRHT(torch.empty(8, 3), 5, key=Key(0))
     >>> torch.allclose(U.adjoint(U(torch.arange(5.0))), torch.arange(5.0), atol=1e-5)
     True

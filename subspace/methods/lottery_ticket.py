@@ -13,7 +13,7 @@ from subspace._base.qualified import owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries, exact
-from subspace.methods.ranking import Supports, choose, finite, warn_empty
+from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
 from subspace.parametrization import register
@@ -24,10 +24,17 @@ class LotteryTicket:
 
     The rewinding point is the model as it is given: at initialization, or after some steps of training (Frankle et al.
     2020). Every round trains a fresh copy of it, biases and norms included, with w = U theta, so the model itself is
-    never touched. train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+    never touched.
 
-    fraction: pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %. include, exclude: as
-    `targets`. Raises ValueError if fraction is not in (0, 1), and as `targets`.
+    Args:
+        model: At the rewinding point.
+        train: train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+        fraction: Pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Raises:
+        ValueError: If fraction is not in (0, 1), and as `targets`.
     """
 
     def __init__(
@@ -41,9 +48,9 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {q: weight for q, (_, _, weight) in targets(model, include, exclude).items()}
+        weights = {name: weight for name, (_, _, weight) in targets(model, include, exclude).items()}
         require_values(weights)
-        self.supports: Supports = {q: torch.arange(w.numel(), device=w.device) for q, w in weights.items()}
+        self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
         self.rounds = 0
@@ -56,10 +63,10 @@ class LotteryTicket:
     def ticket(self) -> nn.Module:
         """A copy of the model at the rewinding point, with what is pruned so far gone from it."""
         model = copy.deepcopy(self.start)
-        for q, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
-            module, name = owner_of(model, q)
-            weight = getattr(module, name)
-            register(module, name, Zero(weight), Sparse(weight, index=index))
+        for name, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
+            module, last = owner_of(model, name)
+            weight = getattr(module, last)
+            register(module, last, Zero(weight), Sparse(weight, index=index))
         return model
 
     def prune(self, dim: int | None = None) -> None:
@@ -74,8 +81,8 @@ class LotteryTicket:
         model = self.ticket()
         self.train(model)
         with torch.no_grad():
-            scores: Scores = {q: getattr(*owner_of(model, q)).abs() for q in self.supports}
-        finite(scores, f" in round {self.rounds + 1}")
+            scores: Scores = {name: getattr(*owner_of(model, name)).abs() for name in self.supports}
+        require_finite(scores, f" in round {self.rounds + 1}")
         self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1
 
@@ -84,7 +91,7 @@ class LotteryTicket:
         total = entries(self.numel, density, dim)
         while self.dim > total:
             self.prune(max(total, self._left()))
-        warn_empty({q: len(index) for q, index in self.supports.items()})
+        warn_empty({name: len(index) for name, index in self.supports.items()})
         return self.ticket()
 
     def _left(self) -> int:

@@ -1,4 +1,4 @@
-"""Dynamic sparse training: every so many steps, drop the smallest |theta| of every tensor and grow as many elsewhere.
+"""Dynamic sparse training: every delta_t steps, drop the smallest |theta| of each tensor and grow as many elsewhere.
 
 U moves in place: the index, theta and the optimizer's state of every entry move together, so that theta stays the same
 Parameter and no optimizer need be made again. Costs O(dim) memory and, every delta_t steps, what growing costs.
@@ -74,15 +74,25 @@ class Part:
 
 
 class Mover(abc.ABC):
-    """Call `step` after every `optimizer.step()`; at multiples of delta_t before t_end it moves U.
+    """Moves U in training: call `step` after every `optimizer.step()`; at multiples of delta_t before t_end it acts.
 
     A multiple t drops, in every tensor, the floor(fraction decay(t / t_end) dim) entries of smallest magnitude (those
     of S alone under a DirectSum: alpha stays), and grows as many among all the others, the dropped ones included: one
     that is grown again keeps its value and state, as in RigL's code; a new one is 0 with zeroed state. Tensors whose
     theta requires no gradient are left alone.
 
-    Raises ValueError if the model has no subspace, a theta is shared or not the optimizer's, or an argument is out of
-    range, and TypeError if an embedding is not sparse.
+    Args:
+        model: With a Sparse embedding of every registered tensor, alone or in a DirectSum.
+        optimizer: Of the thetas.
+        t_end: The step from which nothing moves.
+        delta_t: Steps from one move to the next.
+        fraction: Dropped at first.
+        decay: t / t_end in [0, 1) -> the factor of the fraction.
+
+    Raises:
+        ValueError: If the model has no subspace, a theta is shared or not the optimizer's, or an argument is out of
+            range.
+        TypeError: If an embedding is not sparse.
     """
 
     def __init__(
@@ -105,32 +115,35 @@ class Mover(abc.ABC):
         self.parts = dict(_parts(model))
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if thetas.count(id(part.space.theta)) > 1:
-                raise ValueError(f"theta must belong to one tensor to be moved, got that of {q}, which is shared")
+                raise ValueError(f"theta must belong to one tensor to be moved, got that of {name}, which is shared")
             if part.space.theta.requires_grad and id(part.space.theta) not in trained:
-                raise ValueError(f"optimizer must train every theta, got one without that of {q}")
+                raise ValueError(f"optimizer must train every theta, got one without that of {name}")
 
     def step(self, objective: Objective | None = None) -> None:
-        """Count one step and, if it is due, move U; objective: as for the saliencies, where growing needs one."""
+        """Count one step and, if it is due, move U. objective: as for the saliencies, where growing needs one."""
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
         dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         kept, counts = {}, {}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
                 magnitude = part.entries(part.space.theta).abs()
-                kept[q], counts[q] = part.index[top(magnitude, part.sparse.dim - count)], count
-        for q, grown in self.grow(kept, counts, objective).items() if kept else ():
-            self.parts[q].move(torch.cat([kept[q], grown]).sort().values, self.optimizer)
+                kept[name], counts[name] = part.index[top(magnitude, part.sparse.dim - count)], count
+        for name, grown in self.grow(kept, counts, objective).items() if kept else ():
+            self.parts[name].move(torch.cat([kept[name], grown]).sort().values, self.optimizer)
 
     @abc.abstractmethod
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
-        """The sorted places to grow, so many in each tensor and none of those kept; a tensor left out is not moved."""
+        """Choose the sorted places to grow in each tensor: `counts` of them, and none of those kept.
+
+        A tensor that is left out is not moved.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the model's and the optimizer's own."""
+        """What resuming needs besides the states of the model and of the optimizer."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -28,17 +28,27 @@ def select(
     groups: Groups | None = None,
     among: Supports | None = None,
 ) -> Supports:
-    """The dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
+    """Keep the dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
 
-    Without a budget all tensors compete (global); with one, the highest of every tensor are kept, in the number it
-    gives. `groups` spreads a tensor's number evenly inside it, as `rows` or `blocks(4)`. `among`: the only entries that
-    can be kept. A warning names the tensors left without any.
+    Args:
+        scores: Of each tensor, by qualified name, shaped like the weight.
+        density: The fraction in (0, 1] of all scored entries that is kept; or give dim.
+        dim: How many entries are kept.
+        budget: How many of each tensor are kept; by default all tensors compete.
+        groups: How a tensor's number is spread inside it, as `rows` or `blocks(4)`.
+        among: The only places that can be kept, of each tensor.
 
-    Raises FloatingPointError naming a tensor whose scores are not finite, TypeError and ValueError as `entries`.
+    Returns:
+        The sorted flat places kept of each tensor, by qualified name. A warning names the tensors left without any.
+
+    Raises:
+        FloatingPointError: If a score is not finite; it names the tensor.
+        TypeError: If not exactly one of density and dim is given.
+        ValueError: If one of them is out of range.
     """
-    finite(scores)
+    require_finite(scores)
     kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
-    warn_empty({q: len(index) for q, index in kept.items()})
+    warn_empty({name: len(index) for name, index in kept.items()})
     return kept
 
 
@@ -46,7 +56,7 @@ def choose(
     scores: Scores, total: int, budget: Budget | None, groups: Groups | None, among: Supports | None
 ) -> Supports:
     """`select` without its checks."""
-    flat = {q: s.reshape(-1) if among is None else _only(s.reshape(-1), among[q]) for q, s in scores.items()}
+    flat = {name: s.reshape(-1) if among is None else _only(s.reshape(-1), among[name]) for name, s in scores.items()}
     sizes = [s.numel() for s in flat.values()]
     if budget is not None:
         counts = budget([s.shape for s in scores.values()], total)
@@ -55,32 +65,38 @@ def choose(
     else:
         counts = [len(kept) for kept in choose(scores, total, None, None, among).values()]
     return {
-        q: top(s, count) if groups is None else top_per_group(s, count, groups(scores[q].shape).to(s.device))
-        for (q, s), count in zip(flat.items(), counts, strict=True)
+        name: top(s, count) if groups is None else top_per_group(s, count, groups(scores[name].shape).to(s.device))
+        for (name, s), count in zip(flat.items(), counts, strict=True)
     }
 
 
 def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Supports:
-    """As many entries in every tensor, at places drawn from the key: the control of Frankle et al. (2021).
+    """Draw as many entries in every tensor at random: the control of Frankle et al. (2021).
 
-    like: tensors of the weights' shapes, such as scores, by name.
+    Args:
+        supports: The places kept of each tensor, by qualified name.
+        like: Tensors of the weights' shapes, such as scores, by name.
+        key: Where the places come from, folded with each name.
+
+    Returns:
+        Other sorted places, as many of each tensor.
     """
     return {
-        q: torch.from_numpy(key.fold(q).distinct(like[q].numel(), len(index))).sort().values.to(index.device)
-        for q, index in supports.items()
+        name: torch.from_numpy(key.fold(name).distinct(like[name].numel(), len(index))).sort().values.to(index.device)
+        for name, index in supports.items()
     }
 
 
-def finite(scores: Scores, when: str = "") -> None:
+def require_finite(scores: Scores, when: str = "") -> None:
     """Raise FloatingPointError naming the first tensor with a score that is not finite."""
-    for q, s in scores.items():
+    for name, s in scores.items():
         if bad := count_nonfinite(s):
-            raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {q} that are not{when}")
+            raise FloatingPointError(f"scores must be finite, got {bad} of {s.numel()} in {name} that are not{when}")
 
 
 def warn_empty(counts: Mapping[str, int], stacklevel: int = 3) -> None:
     """Warn where tensors are left without any entry, as at extreme densities they are."""
-    if empty := [q for q, count in counts.items() if count == 0]:
+    if empty := [name for name, count in counts.items() if count == 0]:
         total = sum(counts.values())
         fewer = f": fewer entries than the {len(counts)} tensors" if total < len(counts) else ""
         warnings.warn(f"the budget of {total} leaves no entry to {', '.join(empty)}{fewer}", stacklevel=stacklevel)
@@ -99,4 +115,4 @@ def _split(index: Tensor, sizes: Mapping[str, int]) -> Supports:
     starts = [0, *accumulate(sizes.values())]
     bounds = torch.searchsorted(index, index.new_tensor(starts)).tolist()
     cuts = zip(sizes, starts, bounds, bounds[1:], strict=False)
-    return {q: index[first:last] - start for q, start, first, last in cuts}
+    return {name: index[first:last] - start for name, start, first, last in cuts}

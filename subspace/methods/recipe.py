@@ -129,7 +129,7 @@ def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
 
 
 def restrict(saliency: Saliency, include: Selection | None, exclude: Selection | None) -> Saliency:
-    """The saliency of the tensors chosen; one that knows of no choice is left as it is where there is none."""
+    """Bind the choice of tensors to a saliency; where none is given the saliency need not take these arguments."""
     given = {"include": include, "exclude": exclude}
     return partial(saliency, **{name: value for name, value in given.items() if value is not None})
 

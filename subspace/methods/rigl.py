@@ -21,5 +21,5 @@ class RigL(Mover):
     """
 
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
-        spaces = {q: self.parts[q].space for q in kept}
+        spaces = {name: self.parts[name].space for name in kept}
         return largest_gradients(self.model, spaces, objective, kept, counts, when=f" in step {self.steps}")

@@ -1,4 +1,4 @@
-"""The gradient to a dense weight some rows at a time, for who wants to look at all of it and keep little.
+"""The gradient to a dense weight some rows at a time, for callers that reduce it block by block.
 
 The same arithmetic as the whole gradient; a convolution's input is read once for every block.
 """

@@ -36,11 +36,11 @@ class Offset(PlugIn, abc.ABC):
         return type(self).linear is not Offset.linear
 
     def structure(self) -> Structure | None:
-        """d as the transform that `products` multiply by; None if it is no such d."""
+        """What d is as a transform that `products` multiply by; None if it is none."""
         return None
 
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
-        """Those of a product with d, or with alpha d, at each row or pixel; None if d has to be built.
+        """The FLOPs of a product with d, or with alpha d, at each row or pixel; None if d has to be built.
 
         groups: of the convolution.
         """

@@ -30,6 +30,12 @@ from subspace.products.weight import Structure
 class DCT(Offset):
     """d = gain * D, D the truncated orthonormal DCT-II.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Not used.
+        gain: Of d.
+        layout: How the weight is a matrix.
+
     >>> D = DCT(torch.empty(2, 8))()
     >>> torch.allclose(D @ D.T, torch.eye(2), atol=1e-6)
     True
@@ -61,7 +67,7 @@ class DCT(Offset):
         return Structure("dct", self.gain) if self.layout == STANDARD else None
 
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
-        if groups > 1:  # each would need a transform of its own
+        if groups > 1:  # each would need its own transform
             return None
         (m, n), transform = self.fans, dct_flops(max(self.fans))
         return Flops(transform + m + m * alpha, transform + n + m * alpha, 2.0 * m * alpha)

@@ -21,7 +21,19 @@ from subspace.offsets.base import Offset
 
 
 class Gaussian(Offset):
-    """d i.i.d. of mean zero and variance gain^2 / fan, drawn from the key; gain defaults to sqrt 2, for Xavier to 1.
+    """d i.i.d. of mean zero and variance gain^2 / fan, drawn from the key.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where the entries come from.
+        distribution: Of an entry.
+        fan: What the variance is divided by: the inputs of an output, the outputs of an input, or their average.
+        gain: By default sqrt 2, for fan "average" 1.
+        keep: Whether d is drawn once and held, in place of at every call.
+        layout: How the weight is a matrix.
+
+    Raises:
+        ValueError: If `like` has fewer than two axes, or an argument is none of its choices.
 
     >>> d = Gaussian(torch.empty(100, 300), key=Key(0))()
     >>> round(float(d.var()) * 300, 1)

@@ -24,6 +24,12 @@ class Hadamard(Offset):
     Every entry has the same magnitude, and |d|_F^2 = gain^2 min(n_in, n_out) as for the DCT; the rows (or columns) are
     orthogonal only where max(n_in, n_out) is a power of two. Patches are ordered as for the DCT.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Not used.
+        gain: Of d.
+        layout: How the weight is a matrix.
+
     >>> Hadamard(torch.empty(2, 4))()
     tensor([[ 0.5000,  0.5000,  0.5000,  0.5000],
             [ 0.5000, -0.5000,  0.5000, -0.5000]])
@@ -50,7 +56,7 @@ class Hadamard(Offset):
         return Structure("hadamard", self.gain) if self.layout == STANDARD else None
 
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
-        if groups > 1:  # each would need a transform of its own
+        if groups > 1:  # each would need its own transform
             return None
         (m, n), transform = self.fans, hadamard_flops(max(self.fans))
         return Flops(transform + 2 * m, transform + n + m, 2.0 * m * alpha)

@@ -19,7 +19,12 @@ class Pretrained(Offset):
 
     It keeps its values whatever becomes of the module's: on the meta device, and through `to_empty`.
 
-    Raises ValueError if a value is not finite, or there are none, on the meta device.
+    Args:
+        like: The weight.
+        key: Not used.
+
+    Raises:
+        ValueError: If a value is not finite, or there are none, on the meta device.
     """
 
     def __init__(self, like: Tensor, *, key: Key | None = None) -> None:

@@ -24,6 +24,12 @@ class RankOne(Offset):
     |d|_F^2 = gain^2 min(n_in, n_out) as for the DCT, but all of it in one singular value. Patches are ordered as for
     the DCT. Nothing is stored but the key; the n_out + n_in numbers are drawn again at every call.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where u and v come from.
+        gain: Of d.
+        layout: How the weight is a matrix.
+
     >>> d = RankOne(torch.empty(3, 5), key=Key(0), gain=2.0)()
     >>> int(torch.linalg.matrix_rank(d)), round(float(d.norm()) ** 2, 3)
     (1, 12.0)

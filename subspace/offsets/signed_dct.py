@@ -27,6 +27,12 @@ class SignedDCT(DCT):
 
     A channel is a place on the weight's second axis, with one sign for all of its taps.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where the signs come from.
+        gain: Of d.
+        layout: How the weight is a matrix.
+
     >>> d = SignedDCT(torch.empty(2, 8), key=Key(0))()
     >>> torch.allclose(d @ d.T, torch.eye(2), atol=1e-6), torch.equal(d.abs(), DCT(d)().abs())
     (True, True)

@@ -12,6 +12,10 @@ from subspace.products.weight import Structure
 class Zero(Offset):
     """d = 0, as a view of one number.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Not used.
+
     >>> import torch
     >>> int(Zero(torch.empty(2, 3))().count_nonzero())
     0

@@ -39,7 +39,7 @@ class Flops:
 
 
 def dct_flops(q: int) -> float:
-    """Those of one DCT of length q: a real FFT by the usual count of Frigo and Johnson (2005), and twiddle factors.
+    """The FLOPs of one DCT of length q: a real FFT by the usual count of Frigo and Johnson (2005), and twiddle factors.
 
     >>> dct_flops(4)
     38.0
@@ -48,6 +48,6 @@ def dct_flops(q: int) -> float:
 
 
 def hadamard_flops(q: int) -> int:
-    """Those of one Walsh-Hadamard transform of length q, padded to a power of two: additions."""
+    """The additions of one Walsh-Hadamard transform of length q, padded to a power of two."""
     bits = (q - 1).bit_length()
     return bits << bits

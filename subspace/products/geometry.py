@@ -34,7 +34,12 @@ class Geometry(NamedTuple):
         )
 
     def window(self, tap: int, spatial: tuple[int, ...], part: Window) -> tuple[Window, Window]:
-        """What a tap (flat) sees for a part of the output: slices of x's spatial axes, and of the part they land on."""
+        """What a tap (flat) sees for a part of the output: slices of x's spatial axes, and of the part they land on.
+
+        >>> line = Geometry((3,), (1,), (1,), (1,))  # three taps, padded by one zero on each side
+        >>> line.window(0, (8,), (slice(0, 8),))  # the first tap sees x[0:7], for y[1:8]
+        ((slice(0, 7, 1),), (slice(1, 8, None),))
+        """
         seen, lands = [], []
         for size, kernel, stride, padding, dilation, out in reversed(list(zip(spatial, *self[:4], part, strict=True))):
             tap, position = divmod(tap, kernel)

@@ -29,11 +29,13 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, w: Weight, geometry: Geometry) -> Problem:
-        """That of w and x: (..., n_in), or (N, C, *spatial)."""
-        linear = not geometry.kernel
-        x_shape = (math.prod(x.shape[:-1]), w.shape[1]) if linear else tuple(x.shape)
-        last = not linear and memory_format(x) != torch.contiguous_format
-        return cls(w.shape, len(w.values), w.transform, x_shape, x.dtype, x.device.type, last, geometry)
+        """The problem of multiplying x by w; x: (..., n_in), or (N, C, *spatial)."""
+        x_shape, last, k = tuple(x.shape), False, w.values.shape[0]
+        if geometry.kernel:
+            last = memory_format(x) != torch.contiguous_format
+        elif len(x_shape) != 2:
+            x_shape = math.prod(x_shape[:-1]), w.shape[1]
+        return cls(w.shape, k, w.transform, x_shape, x.dtype, x.device.type, last, geometry)
 
     @property
     def kind(self) -> str:
@@ -42,7 +44,7 @@ class Problem(NamedTuple):
 
     @property
     def family(self) -> str:
-        """Problems that the same constants describe."""
+        """The name that this problem shares with all those that the same constants describe."""
         if self.kind == "linear":
             return self.kind
         kind = "grouped" if self.geometry.groups > 1 else "conv" if self.taps > 1 else "pointwise"
@@ -50,7 +52,7 @@ class Problem(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """Of the kernel."""
+        """The taps of the kernel; 1 for a linear map."""
         return math.prod(self.geometry.kernel)
 
     @property
@@ -60,10 +62,10 @@ class Problem(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """Of w."""
+        """The entries of w."""
         return math.prod(self.shape)
 
     @property
     def moved(self) -> int:
-        """Numbers of x and y."""
+        """The numbers of x and y together."""
         return math.prod(self.x_shape) + self.rows * self.shape[0]

@@ -19,6 +19,11 @@ class Structure(NamedTuple):
     gain: float
     signs: Tensor | None = None
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether d = 0 for want of a transform."""
+        return self.transform == "zero"
+
     def has_transform_of(self, other: Structure) -> bool:
         """Whether T diag(signs) is that of another."""
         if self.transform != other.transform or (self.signs is None) != (other.signs is None):

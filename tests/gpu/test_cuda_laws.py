@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import EMBEDDINGS, OFFSETS
 from torch import nn
 
 import subspace
@@ -20,8 +19,18 @@ from subspace.products.problem import Problem
 from subspace.products.routes.triton import Triton
 from subspace.products.triton.lengths import LENGTHS, is_length
 from subspace.products.weight import Needs
+from tests.support.cases import EMBEDDINGS, OFFSETS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(autouse=True)
+def _in_full_precision():
+    """cuDNN's convolutions of float32 are of 10 bits unless told otherwise."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
 
 SHAPES = [(5, 8), (12, 3), (6, 2, 3, 3)]
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}  # relative, of all results together

@@ -83,13 +83,6 @@ def test_epl_is_equal_per_layer_and_redistributes():
     assert sorted([counts[1], counts[2], counts[4]]) == [9328, 9328, 9328]
 
 
-def test_the_authors_epl_loses_and_overfills():
-    shapes = [Size([2, 5]), Size([10, 10]), Size([4, 10])]
-    assert budgets.epl_to_last(shapes, 60) == [10, 20, 30]  # all of the overflow in the last
-    assert budgets.epl_to_last(shapes, 129) == [10, 43, 40]  # 36 lost
-    assert budgets.epl_to_last([Size([40])] * 3, 50) == [17, 17, 17]  # rounded one by one
-
-
 @given(each=st.integers(0, 6), key=st.integers(0, 99))
 def test_epf_gives_every_row_of_every_tensor_the_same(each, key):
     shapes = [Size([4, 9]), Size([7, 2, 3]), Size([5, 6, 1, 2])]

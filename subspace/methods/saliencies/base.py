@@ -6,7 +6,6 @@ anything. Scoring leaves the model as it was, to the bit: weights, buffers, grad
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ Saliency = Callable[[nn.Module, Any], Scores]  # (model, objective), which some 
 Weights = Mapping[str, nn.Parameter]
 
 
-class Chosen(Protocol):
+class TargetSaliency(Protocol):
     """A saliency of the weights that `targets` chooses."""
 
     def __call__(
@@ -36,10 +35,17 @@ class Chosen(Protocol):
     ) -> Scores: ...
 
 
-def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) -> Chosen:
-    """The saliency that is score(model, objective, weights): weights require gradients, whatever it does is undone."""
+def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) -> TargetSaliency:
+    """Make a saliency of a function of the chosen weights, as a decorator.
 
-    @functools.wraps(score)
+    Args:
+        score: (model, objective, weights) -> a score for every entry of every weight, by qualified name. The weights
+            require gradients; whatever it does to the model is undone.
+
+    Returns:
+        The saliency: (model, objective, include=, exclude=) -> scores.
+    """
+
     def scored(
         model: nn.Module,
         objective: Objective | None = None,
@@ -47,20 +53,21 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         include: Selection | None = None,
         exclude: Selection | None = None,
     ) -> Scores:
-        weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
+        weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
         require_values(weights)
         with preserved(model), torch.enable_grad():
             for weight in weights.values():
                 weight.requires_grad_(True)
-            return {q: s.detach() for q, s in score(model, objective, weights).items()}
+            return {name: s.detach() for name, s in score(model, objective, weights).items()}
 
-    del scored.__wrapped__  # its signature is another
+    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(scored, attribute, getattr(score, attribute))
     return scored
 
 
 def require_values(weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError naming a weight on the meta device, where none has values."""
-    if empty := [q for q, weight in weights.items() if weight.is_meta]:
+    if empty := [name for name, weight in weights.items() if weight.is_meta]:
         raise ValueError(f"{empty[0]} must have values for what is asked, got a weight on the meta device")
 
 
@@ -84,10 +91,20 @@ def gradients(
     """
     value = evaluate(objective, model)
     slopes = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
-    return {q: slope.to(at_least_float32(slope.dtype)) for q, slope in zip(weights, slopes, strict=True)}
+    return {name: slope.to(at_least_float32(slope.dtype)) for name, slope in zip(weights, slopes, strict=True)}
 
 
 @saliency
 def gradient(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
-    """|g|, g the gradient: the saliency of the entries of S in w = d + S, at S = 0, where SNIP's |g s| vanishes."""
-    return {q: g.abs() for q, g in gradients(model, objective, weights).items()}
+    """|g|, g the gradient: the saliency of the entries of S in w = d + S, at S = 0, where SNIP's |g s| vanishes.
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns one number, as a loss.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        A score for every entry of every weight, by qualified name.
+    """
+    return {name: g.abs() for name, g in gradients(model, objective, weights).items()}

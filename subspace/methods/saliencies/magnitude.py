@@ -6,21 +6,25 @@ import torch
 from torch import nn
 
 from subspace._base.key import Key
-from subspace.methods.saliencies.base import Chosen, Objective, Scores, Weights, saliency
+from subspace.methods.saliencies.base import Objective, Scores, TargetSaliency, Weights, saliency
 
 
 @saliency
 def magnitude(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
     """|w|; the objective is not used."""
-    return {q: w.abs() for q, w in weights.items()}
+    return {name: w.abs() for name, w in weights.items()}
 
 
-def random(key: Key) -> Chosen:
-    """The saliency that draws every score uniformly from the key, folded with the weight's name."""
+def random(key: Key) -> TargetSaliency:
+    """Make the saliency that draws every score uniformly.
+
+    Args:
+        key: Where the scores come from, folded with each weight's name.
+    """
 
     @saliency
     def uniform(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
-        drawn = {q: torch.from_numpy(key.fold(q).uniform(w.numel())) for q, w in weights.items()}
-        return {q: drawn[q].reshape(w.shape).to(w.device) for q, w in weights.items()}
+        drawn = {name: torch.from_numpy(key.fold(name).uniform(w.numel())) for name, w in weights.items()}
+        return {name: drawn[name].reshape(w.shape).to(w.device) for name, w in weights.items()}
 
     return uniform

@@ -11,7 +11,16 @@ from subspace.methods.saliencies.base import Objective, Scores, Weights, gradien
 def snip(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
     """|g w|, g the gradient of the objective; without the paper's normalisation, which changes no order.
 
-    The objective is a loss such as cross-entropy. (FORCE's public code, and what was made from it, uses `nll_loss` on
-    raw logits, which is not a likelihood.) In rounds it is Iterative SNIP: `supports(model, snip, ..., steps=60)`.
+    (FORCE's public code, and what was made from it, uses `nll_loss` on raw logits, which is not a likelihood.) In
+    rounds it is Iterative SNIP: `supports(model, snip, ..., steps=60)`.
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns a loss, such as cross-entropy.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        A score for every entry of every weight, by qualified name.
     """
-    return {q: (g * weights[q]).abs() for q, g in gradients(model, objective, weights).items()}
+    return {name: (g * weights[name]).abs() for name, g in gradients(model, objective, weights).items()}

@@ -11,9 +11,15 @@ from subspace.methods.saliencies.base import Objective, Scores, Weights, gradien
 
 
 def flow(*shape: int) -> Objective:
-    """The objective of SynFlow, R: the sum of the outputs for an input of ones of that shape, batch axis first.
+    """Make the objective of SynFlow, R: the sum of the outputs for an input of ones.
 
     For a network that takes something else than one real tensor, write it out, as lambda net: net(tokens).sum().
+
+    Args:
+        shape: Of the input, batch axis first.
+
+    Returns:
+        The objective: model -> R, of shape ().
     """
 
     def total(net: nn.Module) -> Tensor:
@@ -28,9 +34,18 @@ def flow(*shape: int) -> Objective:
 def synflow(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
     """g * |w|, g the gradient at |w| of an objective such as `flow(1, 3, 32, 32)`: no data, made for 100 rounds.
 
-    In float64 whatever the dtype (deep networks overflow float32), inputs included, and in eval mode. As in the
-    authors' code, the whole state becomes its absolute value: biases, norms and running statistics too. In a network
+    In float64 whatever the dtype (deep networks overflow float32), inputs included, and in eval mode. As in the code of
+    the paper, the whole state becomes its absolute value: biases, norms and running statistics too. In a network
     without biases (or shifts of norms) the scores of every layer add up to the same number, R.
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns one number, as a loss.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        A score for every entry of every weight, by qualified name.
     """
     model.eval()
     for parameter in model.parameters():
@@ -40,7 +55,7 @@ def synflow(model: nn.Module, objective: Objective | None, weights: Weights) -> 
             module._buffers[name] = None if buffer is None else _positive(buffer)
     handle = model.register_forward_pre_hook(_double, with_kwargs=True)
     try:
-        return {q: (g * weights[q]).abs() for q, g in gradients(model, objective, weights).items()}
+        return {name: (g * weights[name]).abs() for name, g in gradients(model, objective, weights).items()}
     finally:
         handle.remove()
 

@@ -87,7 +87,7 @@ def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, thr
     found = _read(path).get(name, {}).get(family, {})
     if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
         found = measure(routes, family, dtype, device)
-        table = _read(path)  # which others may have written meanwhile
+        table = _read(path)  # others may have written to it since
         table.setdefault(name, {})[family] = found
         _write(path, table)
     return found
@@ -173,7 +173,7 @@ class _Clock:
 
     def __enter__(self) -> _Clock:
         if self.on_gpu:
-            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self.first.record()
         else:
             self.start = time.perf_counter()

@@ -67,7 +67,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _blocks(matrix: Tensor, most: int, kept: list[Tensor]) -> _Matrix:
-    """(rows, depth) in blocks of at most so many rows: (blocks, depth, rows of a block), float32."""
+    """(rows, depth) in blocks of at most `most` rows: (blocks, depth, rows of a block), float32."""
     n_rows, depth = matrix.shape
     blocks = -(-n_rows // most)
     rows = -(-n_rows // blocks)
@@ -78,7 +78,7 @@ def _blocks(matrix: Tensor, most: int, kept: list[Tensor]) -> _Matrix:
 
 @functools.lru_cache(maxsize=64)
 def _factors(n_out: int, channels: int, kh: int, kw: int, most: int) -> _Kept:
-    """For blocks of at most so many rows, as many as the registers of the instruction set hold."""
+    """most: rows of a block, as many as the registers of the instruction set hold."""
     q = max(n_out, channels * kh * kw)
     o = torch.arange(n_out, dtype=torch.float64)[:, None]
     norm = torch.full_like(o, math.sqrt(2 / q))
@@ -110,9 +110,9 @@ def _plain(w: Weight) -> Weight:
 
 
 def _entries(w: Weight) -> tuple[int | None, int | None, int]:
-    if (len(w.index), w.index.dtype) != (len(w.values), torch.int64):
+    if (w.index.shape, w.index.dtype) != (w.values.shape, torch.int64):
         raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
-    return *pointers(w.values, w.index), len(w.values)  # type: ignore[return-value]
+    return *pointers(w.values, w.index), w.values.shape[0]  # type: ignore[return-value]
 
 
 def _dense(w: Weight) -> tuple[_Factors | None, float]:

@@ -106,7 +106,7 @@ def _native(x: Tensor, y: Tensor, geometry: Geometry) -> bool:
 
 
 def _large(x: Tensor, y: Tensor) -> bool:
-    """Whether one nonzero moves so many numbers that calling torch for it alone costs nothing."""
+    """Whether one nonzero moves enough numbers for a call of torch to cost nothing."""
     return x.device.type == "cpu" and x.dtype == at_least_float32(x.dtype) and len(y) * math.prod(y.shape[2:]) >= LARGE
 
 

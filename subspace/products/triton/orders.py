@@ -35,8 +35,8 @@ def orders(index: Tensor, n_out: int, n_in: int) -> Orders:
 class ConvOrders(NamedTuple):
     """The same of a convolution, whose columns are the channels of every phase of the stride, one phase after another.
 
-    The pixels of x, padding included, fall into stride[0] * stride[1] phases, each of every stride-th line and column; a
-    tap sees one phase alone, so many pixels of it further down and right: steps, (2, k), and steps_by_column.
+    The pixels of x, padding included, fall into stride[0] * stride[1] phases, each of every stride-th line and column;
+    a tap sees one phase alone, so many pixels of it further down and right: steps, (2, k), and steps_by_column.
     """
 
     columns: Tensor

@@ -1,9 +1,9 @@
 """The sparse part S of a 2-d convolution in channels_last, added to y or to a gradient.
 
 As in `sparse`, x is first laid across, so that a nonzero reads TILE neighbours: here each channel of each phase of the
-stride in a line of its own, of `high` x `wide` cells an image, a cell for a pixel, the padding, or an output. In that
-line the pixels that a tap sees stand a fixed number of cells behind the outputs, so no nonzero asks for a coordinate:
-cells without a pixel hold zeros, as many as a tap can reach behind a line of pixels and below an image.
+stride by itself, high x wide x N cells, each for a pixel, padding, or an output. In them the pixels that a tap sees
+stand a fixed number of cells behind the outputs, so no nonzero asks for a coordinate: cells without a pixel hold zeros,
+as many as a tap can reach. With the images last, that number is a multiple of N: of 16, reads are of 16 bytes each.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Image(NamedTuple):
     stride_w: int
     pad_h: int
     pad_w: int
-    high: int
     wide: int
+    high: int
 
     @property
     def phases(self) -> int:
@@ -64,7 +64,7 @@ def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     found, (seen, made, margin) = _orders(w, geometry), _images(x, y, geometry)
     across = _lay_across(x, seen, 0, margin)
     _multiply[(made.programs,)](
-        across, y, w.values, found.columns, found.steps, found.row_starts, across.shape[1], len(w.values), *made,
+        across, y, w.values, found.columns, found.steps, found.row_starts, across.shape[1], len(w.values), *made[:-1],
         TILE=TILE, BLOCK=made.block, DEPTH=DEPTH,
     )  # fmt: skip
 
@@ -77,15 +77,12 @@ def backward(
     Its sums over the pixels are added up as they come, or, where torch is told to be deterministic, in order.
     """
     found, (seen, made, margin) = _orders(w, geometry), _images(x, gy, geometry)
-    across, k, atomic = (
-        _lay_across(gy, made, margin, 0),
-        len(w.values),
-        not torch.are_deterministic_algorithms_enabled(),
-    )
+    across, k = _lay_across(gy, made, margin, 0), len(w.values)
+    atomic = not torch.are_deterministic_algorithms_enabled()
     sums = x.new_zeros(1 if atomic else seen.tiles, k, dtype=torch.float32)
     _multiply_back[(seen.programs,)](
         across, x, x if gx is None else gx, w.values, sums, found.by_column, found.row_by_column, found.steps_by_column,
-        found.column_starts, across.shape[1], margin, k, *seen, TILE=TILE, BLOCK=seen.block, DEPTH=DEPTH,
+        found.column_starts, across.shape[1], margin, k, *seen[:-1], TILE=TILE, BLOCK=seen.block, DEPTH=DEPTH,
         NEED_X=gx is not None, NEED_VALUES=needs_values, ATOMIC=atomic,
     )  # fmt: skip
     return torch.empty_like(sums[0]).index_copy_(0, found.by_column.long(), sums.sum(0)) if needs_values else None
@@ -98,17 +95,17 @@ def _orders(w: Weight, geometry: Geometry) -> ConvOrders:
 def _images(x: Tensor, y: Tensor, geometry: Geometry) -> tuple[Image, Image, int]:
     """x and y in cells, and how many cells a tap can reach, in whole tiles.
 
-    An image has cells for all outputs and pixels; and behind the outputs as many as a tap reaches, but for those that
-    begin the next line (image), which are the padding before its pixels.
+    There are cells for all outputs and pixels; and behind the outputs as many as a tap reaches, but for those that
+    begin the next line, which are the padding before its pixels.
     """
     cells, reaches = [], []
     for size, out, kernel, stride, padding, dilation in zip(x.shape[2:], y.shape[2:], *geometry[:4], strict=True):
         reach = (kernel - 1) * dilation // stride
         cells.append(max(out, -(-(size + padding) // stride), out + reach - padding // stride))
         reaches.append(reach)
-    seen = Image._make([len(x), *x.shape[2:], x.shape[1], *geometry.stride, *geometry.padding, *cells])
-    made = Image._make([len(y), *y.shape[2:], y.shape[1], 1, 1, 0, 0, *cells])
-    return seen, made, triton.cdiv(reaches[0] * cells[1] + reaches[1], TILE) * TILE
+    seen = Image._make([len(x), *x.shape[2:], x.shape[1], *geometry.stride, *geometry.padding, *reversed(cells)])
+    made = Image._make([len(y), *y.shape[2:], y.shape[1], 1, 1, 0, 0, *reversed(cells)])
+    return seen, made, triton.cdiv((reaches[0] * cells[1] + reaches[1]) * len(x), TILE) * TILE
 
 
 def _lay_across(x: Tensor, image: Image, before: int, after: int) -> Tensor:
@@ -116,7 +113,7 @@ def _lay_across(x: Tensor, image: Image, before: int, after: int) -> Tensor:
     length = before + image.tiles * TILE + after
     across = x.new_empty(image.phases * image.channels, length)
     _copy_across[(length // TILE * image.phases * triton.cdiv(image.channels, TILE),)](
-        x, across, length, before, *image, TILE=TILE, BLOCK=TILE
+        x, across, length, before, *image[:-1], TILE=TILE, BLOCK=TILE
     )
     return across
 
@@ -124,14 +121,14 @@ def _lay_across(x: Tensor, image: Image, before: int, after: int) -> Tensor:
 @triton.jit
 def _copy_across(
     x, across, length, before,
-    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide,
+    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """across[phase, c, before + cell] = the pixel of the cell in x, zero if there is none."""
     tile, phase, first = share(channels, stride_h * stride_w, BLOCK)
     place, c = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     at, inside = _pixels(
-        x, place - before, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
+        x, place - before, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide
     )
     to = across + (phase * channels + c).to(tl.int64)[:, None] * length + place[None, :]
     tl.store(to, tl.trans(tl.load(at, mask=inside, other=0.0)), mask=(c < channels)[:, None])
@@ -140,7 +137,7 @@ def _copy_across(
 @triton.jit
 def _multiply(
     across, y, values, columns, steps, starts, length, k,
-    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide,
+    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """y[o, cell] += sum of values[j] across[columns[j], cell + steps[j]] over the nonzeros j of o."""
@@ -152,19 +149,17 @@ def _multiply(
         at = nonzeros(start, j, BLOCK, DEPTH)
         column = tl.load(columns + at, mask=at < end, other=0)
         value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
-        from_cell = column.to(tl.int64) * length + _shift(steps, at, end, k, wide)
+        from_cell = column.to(tl.int64) * length + _shift(steps, at, end, k, wide, images)
         read = tl.load(across + from_cell[:, None] + cell[None, :], mask=(at < end)[:, None], other=0.0).to(tl.float32)
         total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
-    to, inside = _pixels(
-        y, cell, phase, o, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
-    )
+    to, inside = _pixels(y, cell, phase, o, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide)
     _add(to, inside, tl.trans(total))
 
 
 @triton.jit
 def _multiply_back(
     across, x, gx, values, gvalues, places, outputs, steps, starts, length, before, k,
-    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide,
+    images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
     NEED_X: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
@@ -176,9 +171,7 @@ def _multiply_back(
     tile, phase, first = share(channels, stride_h * stride_w, BLOCK)
     cell, c = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     if NEED_VALUES:
-        at_x, seen = _pixels(
-            x, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
-        )
+        at_x, seen = _pixels(x, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide)
         inputs = tl.trans(tl.load(at_x, mask=seen, other=0.0)).to(tl.float32)[None, :, :]
         if not ATOMIC:
             gvalues += tile.to(tl.int64) * k
@@ -190,7 +183,7 @@ def _multiply_back(
         if NEED_X:
             place = tl.load(places + at, mask=at < end, other=0)
             value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
-        from_cell = output.to(tl.int64) * length + before - _shift(steps, at, end, k, wide)
+        from_cell = output.to(tl.int64) * length + before - _shift(steps, at, end, k, wide, images)
         read = tl.load(across + from_cell[:, None] + cell[None, :], mask=(at < end)[:, None], other=0.0).to(tl.float32)
         if NEED_X:
             total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
@@ -203,27 +196,27 @@ def _multiply_back(
                 tl.store(gvalues + at, product_sum, mask=at < end)
     if NEED_X:
         to, inside = _pixels(
-            gx, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
+            gx, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide
         )
         _add(to, inside, tl.trans(total))
 
 
 @triton.jit
-def _shift(steps, at, end, k, wide):
+def _shift(steps, at, end, k, wide, images):
     """By how many cells the taps of the nonzeros reach."""
     down = tl.load(steps + at, mask=at < end, other=0)
-    return down * wide + tl.load(steps + k + at, mask=at < end, other=0)
+    return (down * wide + tl.load(steps + k + at, mask=at < end, other=0)) * images
 
 
 @triton.jit
 def _pixels(
-    x, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, high, wide
+    x, cell, phase, c, images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide
 ):  # fmt: skip
     """Pointers to the pixels of the cells in x, (cells, channels), and whether there are such."""
-    line = cell // wide
-    h, w = line % high * stride_h + phase // stride_w - pad_h, cell % wide * stride_w + phase % stride_w - pad_w
-    inside = (cell >= 0) & (line // high < images) & (h >= 0) & (h < height) & (w >= 0) & (w < width)
-    pixel = ((line // high).to(tl.int64) * height + h) * width + w
+    h = cell // (images * wide) * stride_h + phase // stride_w - pad_h
+    w = cell // images % wide * stride_w + phase % stride_w - pad_w
+    inside = (cell >= 0) & (h >= 0) & (h < height) & (w >= 0) & (w < width)
+    pixel = ((cell % images).to(tl.int64) * height + h) * width + w
     return x + pixel[:, None] * channels + c[None, :], inside[:, None] & (c < channels)[None, :]
 
 

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subspace import Key
-from subspace.study.data.archives import absent, home, there
 from subspace.study.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from subspace.study.data.digits import digits
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
-from subspace.study.data.options import arguments, called
 from subspace.study.data.samples import Data, Items, Samples, Tensors
-from subspace.study.data.split import stratified
+from subspace.study.data.subsets import stratified
 from subspace.study.data.tiny_imagenet import ARCHIVE, tiny_imagenet
-from subspace.study.locate import imported, nearest
-from subspace.study.seeded import seeded
-
-if TYPE_CHECKING:
-    from subspace.study.config import Choice  # which imports this package
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import lookup
+from subspace.study.entries.options import arguments, call_with_options
+from subspace.study.entries.seeding import seeded
 
 DATA: dict[str, Callable[..., Data]] = {
     "mnist5k": mnist5k,
@@ -35,11 +32,7 @@ DATA: dict[str, Callable[..., Data]] = {
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
 }
-ARCHIVES = {
-    "cifar10": (TEN.python, TEN.binary),
-    "cifar100": (HUNDRED.python, HUNDRED.binary),
-    "tiny_imagenet": (ARCHIVE,),
-}
+ARCHIVES = {"cifar10": TEN.archive, "cifar100": HUNDRED.archive, "tiny_imagenet": ARCHIVE}
 __all__ = ["DATA", "Data", "Items", "Samples", "Tensors", "load", "stratified", *DATA]
 
 
@@ -50,29 +43,23 @@ def load(choice: Choice) -> Data:
     ValueError for a name or an option that is not known, and for what is not data to train and to test on (`checked`).
     """
     with seeded(Key(0).fold("data").fold(choice.name)):  # for one's own that divides its samples at random
-        return checked(called(named(choice.name), choice), choice.name)
+        return checked(call_with_options(find(choice.name), choice, {}), choice.name)
 
 
-def named(name: str) -> Callable[..., Any]:
+def find(name: str) -> Callable[..., Any]:
     """The function called `name` or at that import path; ValueError with the names, and the nearest, if none."""
-    if name in DATA:
-        return DATA[name]
-    if ":" not in name:
-        raise ValueError(
-            f"data must be one of {', '.join(DATA)} or an import path MODULE:NAME, got {name!r}{nearest(name, DATA)}"
-        )
-    found = imported(name, "data")
+    found = lookup(name, DATA, "data", importable=True)
     if not callable(found):
         raise ValueError(f"data must be a function that returns data, got {type(found).__name__} at {name!r}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def ready(choice: Choice) -> None:
+def require(choice: Choice) -> None:
     """ValueError for an option that is not known, or an archive that is not on this machine; loads nothing."""
-    given = arguments(named(choice.name), choice, {})
-    archives = ARCHIVES.get(choice.name, ())
-    if archives and not given.get("download") and not there(folder := home(given.get("data_dir")), *archives):
-        raise absent(folder, *archives)
+    given = arguments(find(choice.name), choice, {})
+    archive = ARCHIVES.get(choice.name)
+    if archive and not given.get("download"):
+        archive.get(given.get("data_dir"), download=False)
 
 
 def checked(made: Any, name: str) -> Data:
@@ -82,7 +69,8 @@ def checked(made: Any, name: str) -> Data:
     num_classes is the largest label and one where it is not given.
     """
     if not isinstance(made, tuple | list) or len(made) not in (2, 3):
-        raise ValueError(f"data of {name} must be (train, test) or (train, test, num_classes), got {what(made)}")
+        got = f"{len(made)} of them" if isinstance(made, tuple | list) else type(made).__name__
+        raise ValueError(f"data of {name} must be (train, test) or (train, test, num_classes), got {got}")
     train, test = (part if isinstance(part, Samples) else Items(part) for part in made[:2])
     for part, purpose in ((train, "train"), (test, "test")):
         if not len(part):
@@ -96,8 +84,3 @@ def checked(made: Any, name: str) -> Data:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"labels of {name} must be in range({num_classes}), got {wrong}")
     return Data(train, test, num_classes)
-
-
-def what(made: Any) -> str:
-    """What something is, in words."""
-    return f"{len(made)} of them" if isinstance(made, tuple | list) else type(made).__name__

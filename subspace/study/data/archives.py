@@ -1,16 +1,21 @@
-"""Published archives on disk: where they are, whether they are whole, and how to get them."""
+"""Published archives: where they are on this machine, whether they are whole, and how to get them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
 import tempfile
+import urllib.request
+import zipfile
 import zlib
-from collections.abc import Iterable
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 
 
 class Archive(NamedTuple):
@@ -22,11 +27,58 @@ class Archive(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's."""
+        """The file's name."""
         return self.address.rpartition("/")[2]
 
+    def find(self, data_dir: str | Path | None) -> Path | None:
+        """The archive in the folder of data sets or, if there is one, the folder that was unpacked from it."""
+        folder = data_folder(data_dir)
+        unpacked = folder if folder.name == self.folder else folder / self.folder
+        if unpacked.is_dir():
+            return unpacked
+        return folder / self.name if (folder / self.name).is_file() else None
 
-def home(data_dir: str | Path | None) -> Path:
+    def get(self, data_dir: str | Path | None, download: bool) -> Path:
+        """As `find`, after a download where there is none; ValueError, saying how to get it, without."""
+        if found := self.find(data_dir):
+            return found
+        folder = data_folder(data_dir)
+        if not download:
+            raise self.missing(folder)
+        self.download(folder)
+        return folder / self.name
+
+    def missing(self, folder: Path) -> ValueError:
+        """The error for a folder without it."""
+        return ValueError(
+            f"data_dir must be a folder with {self.name} (or its folder {self.folder}), got {folder} without: save "
+            f"{self.address} there, or name another folder by data_dir or the variable SUBSPACE_DATA, or set "
+            "download = true"
+        )
+
+    def download(self, folder: Path) -> None:
+        """Fetch it to the folder, whole or not at all; ValueError where that fails."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as part:
+                fetched = Path(part) / self.name
+                with urllib.request.urlopen(self.address) as source, fetched.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+                check_md5(fetched, self.md5, self.address)
+                fetched.replace(folder / self.name)
+        except OSError as error:
+            raise ValueError(f"{self.address} must be downloadable to {folder}, got {error}") from error
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[None]:
+        """ValueError, naming the file or folder, where what is in it cannot be read."""
+        try:
+            yield
+        except (ValueError, LookupError, SyntaxError, RuntimeError, *DAMAGE) as error:
+            raise ValueError(f"{path} must be as {self.address} has it, got an error in reading it: {error}") from error
+
+
+def data_folder(data_dir: str | Path | None) -> Path:
     """The folder of data sets: data_dir, or else that of the variable SUBSPACE_DATA, or ~/.cache/subspace/data."""
     if not isinstance(data_dir, str | Path | None):
         raise ValueError(f"data_dir must be the path of a folder, got {data_dir!r}")
@@ -41,52 +93,3 @@ def check_md5(path: Path, md5: str, address: str) -> None:
             digest.update(piece)
     if digest.hexdigest() != md5:
         raise ValueError(f"{path} must have the MD5 {md5} of what is published at {address}, got {digest.hexdigest()}")
-
-
-def there(folder: Path, *archives: Archive) -> bool:
-    """Whether the folder has one of them, packed or not, or is an unpacked one."""
-    packed_or_not = ((folder / archive.name).is_file() or (folder / archive.folder).is_dir() for archive in archives)
-    return folder.name in {archive.folder for archive in archives} or any(packed_or_not)
-
-
-def absent(folder: Path, *archives: Archive, download: bool = False) -> ValueError:
-    """The error of a data set that is not there, which says how to get it; download: that was set."""
-    names = " or ".join(f"{archive.name} (or its folder {archive.folder})" for archive in archives)
-    return ValueError(
-        f"data_dir must be a folder with {names}, got {folder} without: save {archives[0].address} there, or name "
-        "another folder by --data-dir, data_dir or the variable SUBSPACE_DATA, or "
-        + ("pip install torchvision or datasets, which download it" if download else "set download = true")
-    )
-
-
-def unpacked(path: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Files of a .tar.gz by their names in it, read in one pass; ValueError if it is damaged, or one is not there."""
-    wanted = set(names)
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if name in wanted and (file := archive.extractfile(member)):
-                    found[name] = file.read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{path} must be a whole .tar.gz archive, got an error in reading it: {error}") from error
-    if missing := wanted - set(found):
-        raise ValueError(f"{path} must have the file {min(missing)}, got an archive without it")
-    return found
-
-
-def downloaded(archive: Archive, folder: Path) -> bool:
-    """Have torchvision fetch an archive to the folder, whole or not at all; False where it is not installed."""
-    try:
-        fetch = import_module("torchvision.datasets.utils").download_url
-    except ModuleNotFoundError:
-        return False
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as part:
-            fetch(archive.address, part, archive.name, archive.md5)
-            (Path(part) / archive.name).replace(folder / archive.name)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{archive.address} must be downloadable to {folder}, got {error}") from error
-    return True

@@ -1,20 +1,20 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from their published archives, the Python or the binary version.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from their published archives, the Python version.
 
-An archive lies in data_dir as it was published or unpacked. Its MD5 is checked, or those of the unpacked files (of the
-binary version none are published: the classes are counted). Pickles are read without running what they say.
+An archive lies in data_dir as it was published or unpacked, and its MD5, or those of the unpacked files, are checked.
+Its pickles are never unpickled: pixels and labels are picked out of their text.
 """
 
 from __future__ import annotations
 
+import pickletools
+import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspace.study.data.archives import Archive, absent, check_md5, downloaded, home, unpacked
-from subspace.study.data.hub import Mirror, from_hub
-from subspace.study.data.images import Pictures, chosen, image_data
-from subspace.study.data.pickles import loads
+from subspace.study.data.archives import Archive, check_md5
+from subspace.study.data.images import Images, image_data, smaller
 from subspace.study.data.samples import Data
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
@@ -22,29 +22,21 @@ PIXELS = 3 * 32 * 32
 
 
 class Kind(NamedTuple):
-    """One of the two: files by name, each with the MD5 of its Python version; label_bytes: before every image.
-
-    mean, std: of every channel, as in the experiments of DCTpS.
-    """
+    """One of the two: its files by name with the MD5 of each; mean and std of every channel as Price and Tanner."""
 
     classes: int
     label: str
-    label_bytes: int
-    python: Archive
-    binary: Archive
+    archive: Archive
     train: dict[str, str]
     test: dict[str, str]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    mirror: Mirror
 
 
 TEN = Kind(
     classes=10,
     label="labels",
-    label_bytes=1,
-    python=Archive(SITE + "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"),
-    binary=Archive(SITE + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"),
+    archive=Archive(SITE + "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"),
     train={
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
         "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -55,19 +47,15 @@ TEN = Kind(
     test={"test_batch": "40351d587109b95175f43aff81a1287e"},
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
-    mirror=Mirror("uoft-cs/cifar10", "img", "label"),
 )
 HUNDRED = Kind(
     classes=100,
     label="fine_labels",
-    label_bytes=2,  # the coarse one first
-    python=Archive(SITE + "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"),
-    binary=Archive(SITE + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"),
+    archive=Archive(SITE + "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"),
     train={"train": "16019d7e3df5f24257cddd939b257f8d"},
     test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
-    mirror=Mirror("uoft-cs/cifar100", "img", "fine_label"),
 )
 
 
@@ -81,11 +69,17 @@ def cifar10(
 ) -> Data:
     """CIFAR-10: 50,000 images to train on, 10,000 to test on, (n, 3, 32, 32).
 
-    train, test: so many of them, every class in proportion. augment: `crop_and_flip`. verify: that they are those
-    published. download: by torchvision or Hugging Face's datasets, if they are not in data_dir. ValueError, saying how
-    to get them, if there are none, and naming the file, if one is damaged.
+    Args:
+        data_dir: the folder with the archive; see `archives.data_folder`.
+        augment: whether images to train on are cropped and flipped, as `images.crop_and_flip`.
+        train, test: how many of the images, every class in proportion; all by default.
+        verify: whether files must have the published checksums.
+        download: whether the archive is downloaded where it is not there.
+
+    Raises:
+        ValueError: there is none, and the error says how to get it; or a file, which is named, is damaged.
     """
-    return cifar(TEN, home(data_dir), augment, (train, test), verify, download)
+    return cifar(TEN, data_dir, augment, (train, test), verify, download)
 
 
 def cifar100(
@@ -96,94 +90,64 @@ def cifar100(
     verify: bool = True,
     download: bool = False,
 ) -> Data:
-    """CIFAR-100 with its 100 fine labels; else as `cifar10`."""
-    return cifar(HUNDRED, home(data_dir), augment, (train, test), verify, download)
+    """CIFAR-100 with its 100 fine labels; all else as `cifar10`."""
+    return cifar(HUNDRED, data_dir, augment, (train, test), verify, download)
 
 
 def cifar(
-    kind: Kind, folder: Path, augment: bool, counts: tuple[int | None, int | None], verify: bool, download: bool
+    kind: Kind,
+    data_dir: str | None,
+    augment: bool,
+    counts: tuple[int | None, int | None],
+    verify: bool,
+    download: bool,
 ) -> Data:
-    """Data of that kind, from the folder or, if it may be, from elsewhere."""
-    found = read(kind, folder, verify)
-    if found is None and download:
-        found = read(kind, folder, verify) if downloaded(kind.python, folder) else from_hub(kind.mirror)
-    if found is None:
-        raise absent(folder, kind.python, kind.binary, download=download)
-    parts = []
-    for name, pictures, count, size in zip(("train", "test"), found, counts, (50_000, 10_000), strict=True):
-        if (
-            verify
-            and np.bincount(pictures.labels, minlength=kind.classes).tolist() != [size // kind.classes] * kind.classes
-        ):
-            raise ValueError(
-                f"{folder} must have {size // kind.classes} images of every class to {name} on, got another number"
-            )
-        parts.append(pictures.at(chosen(pictures.labels, count, name)))
+    """Data of that kind."""
+    path, parts = kind.archive.get(data_dir, download), []
+    texts = contents(kind, path, verify)
+    for name, files, count in (("train", kind.train, counts[0]), ("test", kind.test, counts[1])):
+        batches = [parsed(kind, path / file, texts[file]) for file in files]
+        images = Images(*map(np.concatenate, zip(*batches, strict=True)))
+        parts.append(images.at(smaller(images.labels, count, name)))
     return image_data(parts[0], parts[1], kind.classes, kind.mean, kind.std, augment)
 
 
-def read(kind: Kind, folder: Path, verify: bool) -> tuple[Pictures, Pictures] | None:
-    """The images of the first version that is in the folder, unpacked or not; None if there is none."""
-    for archive, ending in ((kind.python, ""), (kind.binary, ".bin")):
-        files = {name + ending: md5 for name, md5 in (kind.train | kind.test).items()}
-        whole, unfolded = folder / archive.name, folder if folder.name == archive.folder else folder / archive.folder
-        if unfolded.is_dir():
-            for name, md5 in files.items():
-                if not (unfolded / name).is_file():
-                    raise ValueError(f"{unfolded} must have the file {name}, got a folder without it")
-                if verify and not ending:
-                    check_md5(unfolded / name, md5, archive.address)
-            texts = {unfolded / name: (unfolded / name).read_bytes() for name in files}
-        elif whole.is_file():
-            if verify:
-                check_md5(whole, archive.md5, archive.address)
-            inside = {f"{archive.folder}/{name}": name for name in files}
-            texts = {whole / inside[path]: text for path, text in unpacked(whole, inside).items()}
-        else:
-            continue
-        parse = records if ending else batch
-        pictures = {path.name.removesuffix(ending): parse(kind, path, text) for path, text in texts.items()}
-        train, test = ([pictures[name] for name in names] for names in (kind.train, kind.test))
-        return joined(train), joined(test)
-    return None
+def contents(kind: Kind, path: Path, verify: bool) -> dict[str, bytes]:
+    """The files of the archive, or of its folder, by name."""
+    files = kind.train | kind.test
+    if path.is_dir():
+        with kind.archive.reading(path):
+            found = {file: (path / file).read_bytes() for file in files}
+        for file in files if verify else ():
+            check_md5(path / file, files[file], kind.archive.address)
+        return found
+    if verify:
+        check_md5(path, kind.archive.md5, kind.archive.address)
+    names = {f"{kind.archive.folder}/{file}": file for file in files}
+    with kind.archive.reading(path), tarfile.open(path, "r:gz") as archive:  # in one pass
+        members = ((names.get(member.name.removeprefix("./")), archive.extractfile(member)) for member in archive)
+        found = {name: file.read() for name, file in members if name and file}
+    if missing := files.keys() - found:
+        raise ValueError(f"{path} must have the file {min(missing)}, got an archive without it")
+    return found
 
 
-def joined(parts: list[Pictures]) -> Pictures:
-    """All of them, in this order."""
-    return Pictures(np.concatenate([p.pixels for p in parts]), np.concatenate([p.labels for p in parts]))
+def parsed(kind: Kind, path: Path, text: bytes) -> Images:
+    """The images of a pickled dictionary: its longest text is the pixels, and the integers after "labels" these."""
+    with kind.archive.reading(path):
+        operations = [(code.name, value) for code, value, _ in pickletools.genops(text)]
+    kinds = (str, bytes, bytearray)
+    texts = [(place, raw(value)) for place, (_, value) in enumerate(operations) if isinstance(value, kinds)]
+    pixels = max((text for _, text in texts), key=len, default=b"")
+    labels: list[Any] = []
+    for (start, name), end in zip(texts, [*(place for place, _ in texts[1:]), len(operations)], strict=False):
+        if name == kind.label.encode():
+            labels = [value for code, value in operations[start:end] if code.startswith(("BININT", "LONG", "INT"))]
+    if not labels or min(labels) < 0 or max(labels) >= kind.classes or len(pixels) != PIXELS * len(labels):
+        raise ValueError(f"{path} must have {PIXELS} bytes for each of its labels in range({kind.classes}), got others")
+    return Images(np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32), np.array(labels, np.int64))
 
 
-def batch(kind: Kind, path: Path, text: bytes) -> Pictures:
-    """A file of the Python version: a dictionary with `data`, (n, 3072) bytes, and a list of labels."""
-    try:
-        content = loads(text)
-        pixels, labels = content["data"], np.asarray(content[kind.label])
-    except Exception as error:  # a damaged pickle raises whatever it likes
-        raise ValueError(
-            f"{path} must be a batch of {kind.python.folder}, got an error in reading it: {error}"
-        ) from error
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS):
-        raise ValueError(f"{path} must have {PIXELS} bytes for each of its {len(labels)} labels, got other data")
-    return pictures(kind, path, pixels, labels)
-
-
-def records(kind: Kind, path: Path, text: bytes) -> Pictures:
-    """A file of the binary version: for every image its label, of CIFAR-100 after the coarse one, and 3072 bytes."""
-    size = kind.label_bytes + PIXELS
-    if not text or len(text) % size:
-        raise ValueError(f"{path} must have {size} bytes for each of its images, got {len(text)} bytes in all")
-    rows = np.frombuffer(text, np.uint8).reshape(-1, size)
-    return pictures(kind, path, rows[:, kind.label_bytes :], rows[:, kind.label_bytes - 1])
-
-
-def pictures(kind: Kind, path: Path, pixels: np.ndarray, labels: np.ndarray[Any, Any]) -> Pictures:
-    """Rows of pixels, channel by channel, as images; ValueError for a label that is out of range."""
-    if (
-        not labels.size
-        or labels.ndim != 1
-        or labels.dtype.kind not in "iu"
-        or labels.min() < 0
-        or labels.max() >= kind.classes
-    ):
-        raise ValueError(f"{path} must have integer labels in range({kind.classes}), got others")
-    return Pictures(pixels.reshape(-1, 3, 32, 32), labels.astype(np.int64))
+def raw(value: str | bytes | bytearray) -> bytes:
+    """A text of Python 2, or one that stands for bytes, as bytes."""
+    return value.encode("latin1", "ignore") if isinstance(value, str) else bytes(value)

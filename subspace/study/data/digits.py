@@ -6,7 +6,7 @@ import torch
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
-from subspace.study.data.split import stratified
+from subspace.study.data.subsets import stratified
 
 
 def digits() -> Data:

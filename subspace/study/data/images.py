@@ -13,20 +13,20 @@ from torch.nn.functional import pad
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
-from subspace.study.data.split import few
+from subspace.study.data.subsets import proportional_subset
 
 PADDING = 4
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """Pixels (n, 3, h, w) in 0 ... 255 and labels (n,)."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def at(self, places: NDArray[np.int64]) -> Pictures:
+    def at(self, places: NDArray[np.int64]) -> Images:
         """Those at these places."""
-        return Pictures(self.pixels[places], self.labels[places])
+        return Images(self.pixels[places], self.labels[places])
 
 
 class Normalised:
@@ -53,19 +53,19 @@ def crop_and_flip(images: Tensor, words: Tensor) -> Tensor:
 
 
 def image_data(
-    train: Pictures, test: Pictures, num_classes: int, mean: Sequence[float], std: Sequence[float], augment: bool
+    train: Images, test: Images, num_classes: int, mean: Sequence[float], std: Sequence[float], augment: bool
 ) -> Data:
-    """Data of pictures, augmented in training by `crop_and_flip` if asked for."""
+    """Data of images, augmented in training by `crop_and_flip` if asked for."""
     if not isinstance(augment, bool):
         raise ValueError(f"augment must be true or false, got {augment!r}")
     prepare = Normalised(mean, std)
     parts = []
-    for pictures, augmented in ((train, crop_and_flip if augment else None), (test, None)):
-        pixels = torch.from_numpy(pictures.pixels).contiguous(memory_format=torch.channels_last)
-        parts.append(Tensors(pixels, torch.from_numpy(pictures.labels), augmented, prepare))
+    for images, augmented in ((train, crop_and_flip if augment else None), (test, None)):
+        pixels = torch.from_numpy(images.pixels).contiguous(memory_format=torch.channels_last)
+        parts.append(Tensors(pixels, torch.from_numpy(images.labels), augmented, prepare))
     return Data(parts[0], parts[1], num_classes)
 
 
-def chosen(labels: NDArray[np.int64], count: int | None, name: str) -> NDArray[np.int64]:
-    """The places of a smaller set, the same for every run: `few`."""
-    return few(labels, count, Key(0).fold("few").fold(name), name)
+def smaller(labels: NDArray[np.int64], count: int | None, name: str) -> NDArray[np.int64]:
+    """The places of a smaller set, the same for every run: a `proportional_subset`."""
+    return proportional_subset(labels, count, Key(0).fold("few").fold(name), name)

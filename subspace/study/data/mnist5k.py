@@ -6,7 +6,7 @@ import torch
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
-from subspace.study.data.split import few, stratified
+from subspace.study.data.subsets import proportional_subset, stratified
 
 
 def mnist5k(train: int | None = None, test: int | None = None) -> Data:
@@ -31,6 +31,6 @@ def mnist5k(train: int | None = None, test: int | None = None) -> Data:
     labels = torch.from_numpy(digits).long()
     parts = []
     for name, places, count in (("train", to_train, train), ("test", to_test, test)):
-        kept = places[few(labels[places].numpy(), count, key.fold(name), name)]
+        kept = places[proportional_subset(labels[places].numpy(), count, key.fold(name), name)]
         parts.append(Tensors(images[kept], labels[kept]))
     return Data(parts[0], parts[1], 10)

@@ -8,24 +8,20 @@ places in alphabetical order, as torchvision's ImageFolder has them. Needs Pillo
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
-from subspace.study.data.archives import Archive, absent, check_md5, downloaded, home
-from subspace.study.data.hub import Mirror, from_hub
-from subspace.study.data.images import Pictures, chosen, image_data
+from subspace.study.data.archives import Archive, check_md5
+from subspace.study.data.images import Images, image_data, smaller
 from subspace.study.data.samples import Data
 
 ARCHIVE = Archive(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", "tiny-imagenet-200"
 )
-MIRROR = Mirror("zh-plus/tiny-imagenet", "image", "label", test="valid")
 MEAN = (0.48024578664982126, 0.44807218089384643, 0.3975477478649648)
 STD = (0.2769864069088257, 0.26906448510256, 0.282081906210584)
 SIZE, CLASSES, EACH = 64, 200, {"train": 500, "test": 50}
@@ -43,40 +39,26 @@ def tiny_imagenet(
 ) -> Data:
     """Tiny ImageNet: 100,000 images to train on, 10,000 to test on, (n, 3, 64, 64); only those asked for are decoded.
 
-    Options and errors are those of `cifar10`.
+    Arguments and errors are those of `cifar10`.
     """
-    folder, counts = home(data_dir), {"train": train, "test": test}
-    found = read(folder, counts, verify)
-    if found is None and download:
-        if downloaded(ARCHIVE, folder):
-            found = read(folder, counts, verify)
-        elif parts := from_hub(MIRROR):
-            found = [p.at(chosen(p.labels, counts[n], n)) for p, n in zip(parts, counts, strict=True)]
-    if found is None:
-        raise absent(folder, ARCHIVE, download=download)
-    return image_data(found[0], found[1], CLASSES, MEAN, STD, augment)
-
-
-def read(folder: Path, counts: dict[str, int | None], verify: bool) -> list[Pictures] | None:
-    """So many images to train on and to test on, from the zip file or its folder; None if there is neither."""
-    whole, unfolded = folder / ARCHIVE.name, folder if folder.name == ARCHIVE.folder else folder / ARCHIVE.folder
-    if unfolded.is_dir():
-        return selected(unfolded, lambda name: (unfolded / name).read_bytes(), counts, verify)
-    if not whole.is_file():
-        return None
-    if verify:
-        check_md5(whole, ARCHIVE.md5, ARCHIVE.address)
-    with readable(whole):
-        archive = ZipFile(whole)
-    with archive:
-        return selected(whole, lambda name: archive.read(f"{ARCHIVE.folder}/{name}"), counts, verify)
-
-
-def selected(source: Path, read_file: Read, counts: dict[str, int | None], verify: bool) -> list[Pictures]:
-    """The images asked for, decoded."""
+    path, counts = ARCHIVE.get(data_dir, download), {"train": train, "test": test}
     if find_spec("PIL") is None:
         raise ValueError("Pillow must be installed for tiny_imagenet, got none: pip install pillow")
-    with readable(source):
+    if path.is_dir():
+        parts = selected(path, lambda name: (path / name).read_bytes(), counts, verify)
+    else:
+        if verify:
+            check_md5(path, ARCHIVE.md5, ARCHIVE.address)
+        with ARCHIVE.reading(path):
+            archive = ZipFile(path)
+        with archive:
+            parts = selected(path, lambda name: archive.read(f"{ARCHIVE.folder}/{name}"), counts, verify)
+    return image_data(parts[0], parts[1], CLASSES, MEAN, STD, augment)
+
+
+def selected(source: Path, read_file: Read, counts: dict[str, int | None], verify: bool) -> list[Images]:
+    """The images asked for, decoded."""
+    with ARCHIVE.reading(source):
         parts = listed(read_file)
     found = []
     for name, files in parts.items():
@@ -85,12 +67,12 @@ def selected(source: Path, read_file: Read, counts: dict[str, int | None], verif
             raise ValueError(
                 f"{source} must have {EACH[name]} images of each of {CLASSES} classes to {name} on, got another number"
             )
-        places = chosen(labels, counts[name], name)
+        places = smaller(labels, counts[name], name)
         pixels = np.empty((len(places), SIZE, SIZE, 3), np.uint8)
         for row, place in enumerate(places):
-            with readable(source / files[place][0]):
+            with ARCHIVE.reading(source / files[place][0]):
                 pixels[row] = decoded(read_file(files[place][0]))
-        found.append(Pictures(pixels.transpose(0, 3, 1, 2), labels[places]))
+        found.append(Images(pixels.transpose(0, 3, 1, 2), labels[places]))
     return found
 
 
@@ -115,12 +97,3 @@ def decoded(text: bytes) -> np.ndarray:
     if pixels.shape != (SIZE, SIZE, 3):
         raise ValueError(f"an image must have {SIZE} x {SIZE} pixels, got {pixels.shape[1]} x {pixels.shape[0]}")
     return pixels
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """ValueError naming the file or folder where what is in it cannot be read."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, LookupError, SyntaxError, RuntimeError, zlib.error, BadZipFile) as error:
-        raise ValueError(f"{path} must be as {ARCHIVE.address} has it, got an error in reading it: {error}") from error

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from subspace import Key
-from subspace.study.config import Choice
 from subspace.study.data import Data
-from subspace.study.data.options import called
-from subspace.study.locate import imported, nearest
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import lookup
+from subspace.study.entries.options import call_with_options
+from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
+from subspace.study.models.initialisation import draw_biases
 from subspace.study.models.lenet5 import lenet5
 from subspace.study.models.libraries import LIBRARIES, of_library
 from subspace.study.models.mlp import mlp
@@ -29,7 +31,6 @@ from subspace.study.models.resnet20 import resnet20
 from subspace.study.models.resnet50 import resnet50
 from subspace.study.models.vgg19 import vgg19
 from subspace.study.models.vit_tiny import vit_tiny
-from subspace.study.seeded import seeded
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
@@ -49,16 +50,22 @@ __all__ = ["MODELS", "build", *MODELS]
 def build(choice: Choice, data: Data, key: Key) -> nn.Module:
     """The choice's model for this data, initialised from the key; no global generator is moved.
 
-    ValueError for a name or an option that is not known, and for what is not a model.
+    Those of `MODELS` have the option `biases`: "zero", or "uniform" as torch has them by default. ValueError for a name
+    or an option that is not known, and for what is not a model.
     """
-    facts = {**facts_of(data), "key": key}
+    facts, options = {**facts_of(data), "key": key}, dict(choice.options)
+    biases = options.pop("biases", "zero") if choice.name in MODELS else "zero"
+    if biases not in ("zero", "uniform"):
+        raise ValueError(f"biases must be zero or uniform, got {biases!r}")
     with seeded(key):
         if choice.name.partition(":")[0] in LIBRARIES:
             model = of_library(choice.name, facts, choice.options)
         else:
-            model = called(named(choice.name), choice, facts)
+            model = call_with_options(find(choice.name), Choice(choice.name, options), facts)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__} from {choice.name!r}")
+    if biases == "uniform":
+        draw_biases(model, key)
     return model
 
 
@@ -74,16 +81,9 @@ def facts_of(data: Data) -> dict[str, Any]:
     return facts
 
 
-def named(name: str) -> Callable[..., nn.Module]:
+def find(name: str) -> Callable[..., nn.Module]:
     """The function called `name` or at that import path; ValueError with the names, and the nearest, if none."""
-    if name in MODELS:
-        return MODELS[name]
-    if ":" not in name:
-        known = ", ".join(MODELS)
-        raise ValueError(
-            f"model must be one of {known} or an import path MODULE:NAME, got {name!r}{nearest(name, MODELS)}"
-        )
-    found = imported(name, "model")
+    found = lookup(name, MODELS, "model", importable=True)
     if not callable(found):
         raise ValueError(f"model must be a function that returns one, got {type(found).__name__} at {name!r}")
-    return found  # type: ignore[no-any-return]
+    return found

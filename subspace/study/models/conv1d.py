@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 
 
 class Conv1dNet(nn.Module):
@@ -33,4 +33,4 @@ def conv1d(key: Key, num_classes: int = 10, input_shape: Sequence[int] = (1, 40)
     """The network with Kaiming-normal weights drawn from the key; ValueError for what is no signal of 3 or more."""
     if len(input_shape) != 2 or input_shape[1] < 3:
         raise ValueError(f"input_shape must be (channels, length of at least 3) for conv1d, got {tuple(input_shape)}")
-    return drawn(lambda: Conv1dNet(num_classes, input_shape[0], input_shape[1], channels), key)
+    return initialise(lambda: Conv1dNet(num_classes, input_shape[0], input_shape[1], channels), key)

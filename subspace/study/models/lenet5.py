@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 
 
 class LeNet5(nn.Module):
@@ -62,4 +62,4 @@ def lenet5(
         raise ValueError(f"image_size must be 28 or 32 for lenet5, got {image_size}")
     if not 0 < width < math.inf:
         raise ValueError(f"width must be positive for lenet5, got {width}")
-    return drawn(lambda: LeNet5(num_classes, in_channels, image_size, norm, width), key)
+    return initialise(lambda: LeNet5(num_classes, in_channels, image_size, norm, width), key)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from subspace.study.locate import nearest
+from subspace.study.entries.lookup import require_known
 
 Options = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ Options = Mapping[str, Any]
 def torchvision(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `torchvision.models`."""
     models = installed("torchvision").models
-    known(f"torchvision:{name}", name, models.list_models())
+    require_known([name], models.list_models(), "model must be one that torchvision has:")
     if facts.get("in_channels") != 3:
         raise ValueError(f"data must have 3 channels for torchvision:{name}, got {facts.get('in_channels', 'none')}")
     size = {"image_size": facts["image_size"]} if name.startswith("vit") else {}
@@ -36,7 +36,7 @@ def timm(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `timm`; those of a fixed size of images get the data's."""
     library = installed("timm")
     if not library.is_model(name):
-        known(f"timm:{name}", name, library.list_models())
+        require_known([name], library.list_models(), "model must be one that timm has:")
     usual = library.get_pretrained_cfg(name)
     size = {"img_size": facts["image_size"]} if usual is not None and usual.fixed_input_size else {}
     given = {"pretrained": False, "num_classes": facts["num_classes"], "in_chans": facts["in_channels"], **size}
@@ -47,12 +47,11 @@ def transformers(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `transformers` for image classification, that returns its logits."""
     library = installed("transformers")
     kinds = library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    known(f"transformers:{name}", name, [kind.model_type for kind in kinds])
+    require_known([name], [kind.model_type for kind in kinds], "model must be one that transformers has:")
     usual = library.AutoConfig.for_model(name)
-    for option in options:
-        if not hasattr(usual, option):  # a configuration keeps what it does not know
-            near = nearest(option, usual.to_dict())
-            raise ValueError(f"options of transformers:{name} must be those of its configuration, got {option!r}{near}")
+    # a configuration keeps what it does not know
+    known_options = [option for option in {*usual.to_dict(), *options} if hasattr(usual, option)]
+    require_known(options, sorted(known_options), f"options of transformers:{name} must be")
     shared = {"in_channels": "num_channels", "image_size": "image_size"}
     given = {theirs: facts[ours] for ours, theirs in shared.items() if hasattr(usual, theirs)}
     # of several classes, as DeiT has, no architectures is the first, and None, the default, fails
@@ -104,9 +103,3 @@ def installed(library: str) -> Any:
         if missing.name != library:
             raise
         raise ValueError(f"{library} must be installed for its models, got none: pip install {library}") from None
-
-
-def known(entry: str, name: str, names: list[str]) -> None:
-    """ValueError with the nearest if `name` is none of the names."""
-    if name not in names:
-        raise ValueError(f"model must be one that its library has, got {entry!r}{nearest(name, names)}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 
 
 class MLP(nn.Module):
@@ -38,11 +38,11 @@ def mlp(
 ) -> MLP:
     """An MLP with Kaiming-normal weights drawn from the key.
 
-    norm: with batch-norms. depth: the hidden layers so many times over. ValueError for a hidden layer without a size,
+    norm: with batch-norms. depth: how often hidden layers are repeated. ValueError for a hidden layer without a size,
     or a depth below 1.
     """
     if not isinstance(hidden, list | tuple) or any(not isinstance(size, int) or size < 1 for size in hidden):
         raise ValueError(f"hidden must be the sizes of the hidden layers, got {hidden!r}")
     if not isinstance(depth, int) or depth < 1:
         raise ValueError(f"depth must be an integer of at least 1 for mlp, got {depth!r}")
-    return drawn(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)
+    return initialise(lambda: MLP([math.prod(input_shape), *[*hidden] * depth, num_classes], norm), key)

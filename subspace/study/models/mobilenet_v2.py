@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 from subspace.study.models.residual import projected
 
 # expansion, channels, blocks, stride of the first
@@ -67,4 +67,4 @@ class MobileNetV2(nn.Module):
 
 def mobilenet_v2(key: Key, num_classes: int = 10, in_channels: int = 3) -> MobileNetV2:
     """A MobileNetV2 with Kaiming-normal weights drawn from the key."""
-    return drawn(lambda: MobileNetV2(num_classes, in_channels), key)
+    return initialise(lambda: MobileNetV2(num_classes, in_channels), key)

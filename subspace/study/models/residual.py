@@ -14,7 +14,7 @@ from torch.nn.functional import relu
 
 
 class Basic(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut: (n, channels, h, w) -> (n, width, h / stride, w / stride)."""
+    """Two 3 x 3 convolutions and a shortcut: (n, channels, h, w) -> (n, width, h / stride, w / stride)."""
 
     expansion = 1
 
@@ -32,7 +32,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 beside a shortcut: (n, channels, h, w) -> (n, 4 width, h / stride, w / stride)."""
+    """1 x 1, 3 x 3 and 1 x 1 and a shortcut: (n, channels, h, w) -> (n, 4 width, h / stride, w / stride)."""
 
     expansion = 4
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 from subspace.study.models.residual import Basic, Padded, ResNet
 
 
@@ -16,4 +16,4 @@ def resnet20(key: Key, num_classes: int = 10, in_channels: int = 3, blocks: int 
     if min(blocks, width) < 1:
         raise ValueError(f"blocks and width must be at least 1 for resnet20, got {blocks} and {width}")
     widths = (width, 2 * width, 4 * width)
-    return drawn(lambda: ResNet(Basic, widths, (blocks,) * 3, num_classes, in_channels, Padded), key)
+    return initialise(lambda: ResNet(Basic, widths, (blocks,) * 3, num_classes, in_channels, Padded), key)

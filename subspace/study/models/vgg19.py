@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions
 
@@ -37,4 +37,4 @@ class VGG(nn.Module):
 
 def vgg19(key: Key, num_classes: int = 10, in_channels: int = 3) -> VGG:
     """A VGG19 with Kaiming-normal weights drawn from the key."""
-    return drawn(lambda: VGG(num_classes, in_channels), key)
+    return initialise(lambda: VGG(num_classes, in_channels), key)

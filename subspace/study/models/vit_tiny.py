@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from subspace import Key
-from subspace.study.models.initial import drawn
+from subspace.study.models.initialisation import initialise
 
 
 class Tokens(nn.Module):
@@ -35,7 +35,7 @@ class Tokens(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each after a layer-norm and beside the identity: (n, t, width) -> the same."""
+    """Attention, then an MLP, each after a layer-norm and added to its input: (n, t, width) -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -88,4 +88,4 @@ def vit_tiny(
         raise ValueError(f"image_size must be a multiple of patch, {patch}, for vit_tiny, got {image_size}")
     if width % heads:
         raise ValueError(f"width must be a multiple of heads, {heads}, got {width}")
-    return drawn(lambda: ViT(num_classes, in_channels, image_size, patch, width, depth, heads), key)
+    return initialise(lambda: ViT(num_classes, in_channels, image_size, patch, width, depth, heads), key)

@@ -1,0 +1,1 @@
+"""What a name in a study file stands for, and how it is found."""

@@ -1,0 +1,1 @@
+"""Carrying out all runs of a study, wherever they are trained."""

@@ -1,0 +1,190 @@
+"""The methods a study compares: one line each, and the only place where the study knows them.
+
+A new method is one line in `METHODS`: its name, its label, the family it is drawn with, and what it does to a model in
+a `Setting`. Its `options` are part of a run's configuration. A method whose steps are slower than ordinary training's
+says so in `cost`, which only orders the runs and the time left. One of your own is a `Method` that a study names by
+its import path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from subspace import Key, methods, recipes
+from subspace.methods import Mover
+from subspace.study.entries.entry import Choice
+from subspace.study.entries.lookup import lookup, require_known
+from subspace.study.methods.setting import Setting
+from subspace.study.methods.variants import (
+    Apply,
+    by_loss,
+    force,
+    format_option,
+    plus_sparse,
+    random,
+    require_value,
+    shuffled,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to re-parametrize a model in place, and perhaps to move U while it trains.
+
+    label, family: what figures call it, and whom they draw it with. apply: re-parametrizes a model in a `Setting`.
+    options: its own, by name, with their defaults. mover: makes what moves U while a network trains. from_dense:
+    whether U is chosen at the dense network, which is then held as well. needs_data: whether it is chosen by data.
+    cost(density): the time of an epoch, in those of ordinary training. has_density: whether it has a size at all.
+    authors: the defaults under the rule "authors", where they are others.
+    """
+
+    label: str
+    family: str
+    apply: Apply
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mover: Callable[[nn.Module, Optimizer, Setting], Mover] | None = None
+    from_dense: bool = False
+    needs_data: bool = False
+    cost: Callable[[float], float] = lambda density: 1.0
+    has_density: bool = True
+    authors: Mapping[str, Any] = field(default_factory=dict)
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of the options that are not given, where these are."""
+        return {**self.options, **(self.authors if options.get("rule") == "authors" else {})}
+
+    def with_defaults(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options; ValueError, naming the method, for one that it does not have or a value out of range."""
+        require_known(options, sorted(self.options), f"options of {name} must be")
+        for option, value in options.items():
+            default = self.options[option]
+            kinds = (int, float) if type(default) in (int, float) else type(default)
+            if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+                raise ValueError(f"{option} of {name} must be such as {default!r}, got {value!r}")
+            if name in METHODS:  # one of your own may call something else by such a name
+                require_value(option, value, name)
+        given = {o: float(value) if isinstance(self.options[o], float) else value for o, value in options.items()}
+        return {**self.defaults(given), **given}
+
+    def label_for(self, options: Mapping[str, Any]) -> str:
+        """The label with non-default options; they replace a default that the label mentions.
+
+        >>> METHODS["dctps"].label_for({"budget": "erk", "alpha": "fixed"})
+        'DCTpS, ERK, alpha=fixed'
+        """
+        text, other = self.label, []
+        for name, value in options.items():
+            if (default := self.defaults(options).get(name)) != value:
+                place = re.compile(rf"\b{re.escape(format_option(default))}\b")
+                if place.search(text):
+                    text = place.sub(format_option(value), text)
+                else:
+                    other.append(f"{name}={format_option(value)}")
+        return ", ".join([text, *other])
+
+
+def _freezenet_snip(model: nn.Module, s: Setting) -> nn.Module:
+    return recipes.freezenet(model, **s.size, seed=s.seed, objective=s.loss(s.options["samples"]))
+
+
+def _grasp(model: nn.Module, s: Setting) -> nn.Module:
+    return recipes.grasp(model, s.balanced_loss(s.options["per_class"], s.options["temperature"]), **s.size)
+
+
+def _synflow(model: nn.Module, s: Setting) -> nn.Module:
+    return recipes.synflow(model, s.flow(), **s.size, steps=int(s.options["steps"]))
+
+
+def _imp(model: nn.Module, s: Setting) -> nn.Module:
+    """Drop the same fraction in every round, so that they reach the density; none is needed at density 1."""
+    fraction = 1 - s.density ** (1 / s.options["rounds"])
+    search = methods.LotteryTicket(model, s.fit, fraction=fraction or 0.5)
+    s.resume(search)
+    ticket = search.run(**s.size)
+    return ticket if search.rounds else recipes.ordinary(ticket)
+
+
+def _schedule(s: Setting) -> dict[str, Any]:
+    """The options of a mover; its t_end is a share of all steps here, which Price and Tanner's code truncates."""
+    t_end = s.options["t_end"] * s.steps
+    return {name: s.options[name] for name in MOVES} | {"t_end": int(t_end) if s.by_authors else round(t_end)}
+
+
+def _set(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
+    key = Key(s.seed).fold("SET")
+    return methods.SET(model, optimizer, key=key, decay=methods.constant, **_schedule(s))
+
+
+def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
+    return methods.RigL(model, optimizer, **_schedule(s))
+
+
+def _scored(label: str, family: str, choose: Apply, options: Mapping[str, Any], **more: Any) -> Method:
+    """A method that chooses U at the dense network, and whose support may be reshuffled."""
+    return Method(label, family, shuffled(choose), {"shuffle": False} | dict(options), from_dense=True, **more)
+
+
+RANDOM, SALIENCY, ROUNDS = "random support", "saliency, one shot", "saliency, in rounds"
+TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
+# The papers' numbers, but for the length of these runs: a move every 8 steps in place of 100, and rounds of IMP that
+# take more than 20 % at densities below 0.13.
+SAMPLES, LOSS, FRESH = {"samples": 128}, {"loss": "cross_entropy"}, {"steps": 60, "batches": "fresh"}
+MOVES = {"delta_t": 8, "fraction": 0.3, "t_end": 0.75}
+RULE = {"rule": "exact"}
+START = RULE | {"init": "dense"}
+OFFSET = RULE | {"offset": "dct", "gain": 1.0, "alpha": "trained", "alphas": ""}
+UNIFORM, EPL, ERK = {"budget": "uniform"}, {"budget": "epl"}, {"budget": "erk"}
+PRUNING = random(recipes.random_pruning)
+SNIP, ITERATIVE = by_loss(recipes.snip), by_loss(recipes.iterative_snip)
+DATA = {"needs_data": True}
+
+METHODS = {
+    "ordinary": Method("ordinary (dense)", "dense", lambda model, _: recipes.ordinary(model), has_density=False),
+    "random_pruning_uniform": Method("random pruning, uniform", RANDOM, PRUNING, UNIFORM | START),
+    "random_pruning_epl": Method("random pruning, EPL", RANDOM, PRUNING, EPL | START),
+    "random_pruning_erk": Method("random pruning, ERK", RANDOM, PRUNING, ERK | START),
+    "magnitude": _scored("magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), {}),
+    "snip": _scored("SNIP", SALIENCY, SNIP, SAMPLES | LOSS, **DATA),
+    "grasp": _scored("GraSP", SALIENCY, _grasp, {"per_class": 10, "temperature": 200}, **DATA),
+    "iterative_snip": _scored("Iterative SNIP", ROUNDS, ITERATIVE, SAMPLES | FRESH | LOSS, **DATA),
+    "force": _scored(
+        "FORCE", ROUNDS, force, SAMPLES | FRESH | LOSS | RULE, authors={"steps": 10, "loss": "nll"}, **DATA
+    ),
+    "synflow": _scored("SynFlow", ROUNDS, _synflow, {"steps": 100}),
+    "imp": _scored("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9}, **DATA),
+    "set": Method("SET, ERK", TRAINED, random(recipes.set, moving=True), MOVES | ERK | START, _set),
+    "rigl": Method("RigL, ERK", TRAINED, random(recipes.rigl, moving=True), MOVES | ERK | START, _rigl),
+    "dctps": Method("DCTpS, EPL", COSINES, plus_sparse(), EPL | OFFSET | {"frozen": False}),
+    "dctps_set": Method("DCTpS + SET, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _set),
+    "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _rigl),
+    "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE),
+    "freezenet_snip": _scored("FreezeNet (SNIP)", GAUSSIAN, _freezenet_snip, SAMPLES, **DATA),
+    "random_subspace": Method(
+        "random subspace",
+        GAUSSIAN,
+        lambda model, s: recipes.random_subspace(model, **s.size, seed=s.seed),
+        cost=lambda density: 1 + 100 * density,
+    ),
+}
+BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "freezenet", "random_subspace")
+
+
+def method(name: str) -> Method:
+    """The method called `name` or at that import path; ValueError with the names, and the nearest, if there is none."""
+    found = lookup(name, METHODS, "method", importable=True)
+    if not isinstance(found, Method):
+        raise ValueError(f"method must be a Method, got {type(found).__name__} at {name!r}")
+    return found
+
+
+def earlier(chosen: Choice) -> dict[str, Any]:
+    """What a known method did before it had an option for it, by the option's name."""
+    if chosen.name not in METHODS or "batches" not in METHODS[chosen.name].options:
+        return {}
+    return {"batches": "fresh" if chosen.options.get("rule") == "authors" else "one"}

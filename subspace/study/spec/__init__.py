@@ -1,0 +1,1 @@
+"""What a study asks for: its runs, as a file, a preset or dataclasses."""

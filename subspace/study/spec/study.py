@@ -1,0 +1,246 @@
+"""What is run: everything that influences a result is in one frozen `Run`, and a `Study` is a grid of them.
+
+All of it is plain dataclasses, so a `Study` is what a TOML or JSON file says, one to one (`spec.files`). A method, a
+model, a data set, an optimizer and a schedule are each an entry: a name, or a table of a name and its options, as
+"rigl" or {name = "rigl", delta_t = 100}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import subspace
+from subspace.study.entries.entry import Choice, Entry, canonical
+from subspace.study.methods import BASIC, METHODS, method
+from subspace.study.methods.registry import earlier
+
+MODEL, DATA = Choice("lenet5"), Choice("mnist5k")
+DENSITIES = (0.1, 0.01, 0.001)
+WHERE = ("data_dir", "download")  # options of data that say where they are found
+LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained. ValueError, naming the field, for a value that is out of range.
+
+    epochs, batch: passes over the training samples, and samples in a step.
+    optimizer: a class of `torch.optim`, with options: {name = "SGD", momentum = 0.9}.
+    learning_rate: that of the dense network. scaling: "root", for learning_rate / density^(1/2) at every density (see
+    `training.loop`), or "none".
+    schedule: a class of `torch.optim.lr_scheduler`, stepped after every epoch; "" for none.
+    validation: the share of the training samples that is held apart and never trained on.
+    structured: whether layers compute with d and U themselves, as `subspace.structured` does.
+    device: torch's name of it. threads: torch's, in every process.
+    processes: over how many a batch is divided (`training.team`).
+    jacobian: the number of test samples at which the Jacobian's singular values are measured (`training.jacobian`).
+    """
+
+    epochs: int = 4
+    batch: int = 128
+    optimizer: Entry = "Adam"
+    learning_rate: float = 3e-3
+    scaling: Literal["root", "none"] = "root"
+    schedule: Entry = ""
+    validation: float = 0.0
+    structured: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    processes: int = 1
+    jacobian: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "threads", "processes"):
+            require_integer(name, getattr(self, name), 1)
+        require_integer("jacobian", self.jacobian, 0)
+        if self.batch < self.processes:
+            raise ValueError(f"batch must be at least processes, {self.processes}, got {self.batch}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if self.scaling not in ("root", "none"):
+            raise ValueError(f"scaling must be root or none, got {self.scaling!r}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        Choice.of(self.optimizer, "optimizer")
+        if self.schedule:
+            Choice.of(self.schedule, "schedule")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, of exactly one of a density in (0, 1] and a dim (neither: ordinary training).
+
+    The method's options are completed with its defaults. ValueError for an unknown method or option, and for a density,
+    a dim or a seed that is out of range.
+    """
+
+    method: Choice
+    model: Choice = MODEL
+    data: Choice = DATA
+    density: float | None = None
+    dim: int | None = None
+    seed: int = 0
+    train: Training = field(default_factory=Training)
+    version: str = subspace.__version__
+
+    def __post_init__(self) -> None:
+        known, name = method(self.method.name), self.method.name
+        object.__setattr__(self, "method", Choice(name, known.with_defaults(name, self.method.options)))
+        if not known.has_density:
+            if self.density is not None or self.dim is not None:
+                raise ValueError(f"density and dim must be None for {name}, got {self.density} and {self.dim}")
+        elif (self.density is None) == (self.dim is None):
+            raise ValueError(f"exactly one of density and dim must be given, got {self.density} and {self.dim}")
+        elif self.density is not None and not 0 < self.density <= 1:
+            raise ValueError(f"density must be in (0, 1], got {self.density}")
+        elif self.dim is not None:
+            require_integer("dim", self.dim, 1)
+        require_integer("seed", self.seed, 0)
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __str__(self) -> str:
+        where = [] if (self.model, self.data) == (MODEL, DATA) else [f"{self.model} on {self.data}"]
+        return ", ".join([self.label, *([self.size] if self.size else []), f"seed {self.seed}", *where])
+
+    @property
+    def label(self) -> str:
+        """The method's label, with its non-default options."""
+        return label(self.method)
+
+    @property
+    def size(self) -> str:
+        """How much is trained, in words; empty for ordinary training."""
+        if self.dim is not None:
+            return f"dim {self.dim:,}"
+        return "" if self.density is None else f"density {self.density:g}"
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits: the name of this run's directory."""
+        return hashlib.sha256(canonical(self.configuration()).encode()).hexdigest()[:16]
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs that there can be, those of the rounds that choose U included."""
+        return self.train.epochs * (1 + int(self.method.options.get("rounds", 0)))
+
+    @property
+    def cost(self) -> float:
+        """The expected time, in epochs of ordinary training."""
+        return self.epochs * method(self.method.name).cost(self.density or 0.01)
+
+    def configuration(self) -> dict[str, Any]:
+        """All that a result depends on, as JSON has it: not where the data are. `Run.parse` is the inverse.
+
+        An option that is younger than this format is left out where it says what was done before there was one.
+        """
+        found = asdict(self)
+        found["data"]["options"] = {name: o for name, o in found["data"]["options"].items() if name not in WHERE}
+        options = found["method"]["options"]
+        before = earlier(self.method)
+        found["method"]["options"] = {name: o for name, o in options.items() if before.get(name, None) != o}
+        found["train"]["learning_rate"] = float(self.train.learning_rate)
+        found["density"] = None if self.density is None else float(self.density)
+        return found
+
+    @classmethod
+    def parse(cls, configuration: Mapping[str, Any]) -> Run:
+        """The run whose `configuration()` is this."""
+        choices = {name: Choice(**configuration[name]) for name in ("method", "model", "data")}
+        choices["method"] = Choice(choices["method"].name, earlier(choices["method"]) | dict(choices["method"].options))
+        return cls(**{**configuration, **choices, "train": Training(**configuration["train"])})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Methods x densities (or dims) x seeds x models x data; ordinary training has no density, and is there once.
+
+    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions
+    in (0, 1], or in their place dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... limit: the most
+    runs that there may be. ValueError for a list that is empty, or for both densities and dims.
+    """
+
+    name: str = "study"
+    methods: tuple[Entry, ...] = BASIC
+    densities: tuple[float, ...] | None = None
+    dims: tuple[int, ...] | None = None
+    seeds: int | tuple[int, ...] = 3
+    models: tuple[Entry, ...] = ("lenet5",)
+    data: tuple[Entry, ...] = ("mnist5k",)
+    train: Training = field(default_factory=Training)
+    limit: int = LIMIT
+
+    def __post_init__(self) -> None:
+        if self.densities is None and self.dims is None:
+            object.__setattr__(self, "densities", DENSITIES)
+        if self.densities is not None and self.dims is not None:
+            raise ValueError(f"densities or dims must be given, not both, got {self.densities} and {self.dims}")
+        if not self.methods:
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
+        if not self.data:
+            needing = [chosen.name for chosen in self.choices() if method(chosen.name).needs_data]
+            also = f", which {', '.join(needing)} also choose U by" if needing else ""
+            raise ValueError(f"data must be at least one data set to train on{also}, got none")
+        for name in ("densities", "dims", "models"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} must have at least one entry, got none")
+        if self.seeds == () or (isinstance(self.seeds, int) and self.seeds < 1):
+            raise ValueError(f"seeds must be at least one, got {self.seeds or 'none'}")
+        folder = self.name.isprintable() and 0 < len(self.name.encode()) <= 200
+        if not folder or set(self.name) & set("/\\") or self.name.startswith(".") or self.name == "runs":
+            raise ValueError(f"name must be that of a folder other than runs, of at most 200 bytes, got {self.name!r}")
+
+    def choices(self) -> list[Choice]:
+        """The methods, those that "all" stands for included."""
+        return [Choice.of(name, "method") for entry in self.methods for name in expand_all(entry)]
+
+    def count(self) -> int:
+        """How many runs the grid has, without building them; one that is there twice counts twice."""
+        sizes = len(self.dims if self.dims is not None else self.densities or ())
+        sized = sum(sizes if method(chosen.name).has_density else 1 for chosen in self.choices())
+        seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+        return len(self.data) * len(self.models) * sized * seeds
+
+    def runs(self) -> list[Run]:
+        """Every run once, by data, model, method, size and seed.
+
+        Raises ValueError for what a `Run` does not take, and for a grid of more than `limit` runs.
+        """
+        if (count := self.count()) > self.limit:
+            raise ValueError(f"a study must have at most {self.limit:,} runs, got {count:,}: set limit to allow them")
+        if self.dims is not None:
+            sizes: list[dict[str, Any]] = [{"dim": dim} for dim in self.dims]
+        else:
+            sizes = [{"density": density} for density in self.densities or ()]
+        grid = (
+            Run(chosen, model, data, seed=seed, train=self.train, **size)
+            for data in (Choice.of(entry, "data") for entry in self.data)
+            for model in (Choice.of(entry, "model") for entry in self.models)
+            for chosen in self.choices()
+            for size in (sizes if method(chosen.name).has_density else [{}])
+            for seed in (range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
+        )
+        return list(dict.fromkeys(grid))
+
+
+def expand_all(entry: Entry) -> Iterable[Entry]:
+    """The entries that an entry for methods stands for: "all" is each of `METHODS`."""
+    return METHODS if entry == "all" else [entry]
+
+
+def label(chosen: Choice) -> str:
+    """A method's label, with its non-default options."""
+    return method(chosen.name).label_for(chosen.options)
+
+
+def require_integer(name: str, value: object, least: int) -> None:
+    """ValueError for what is no integer from `least` to what tables can hold."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        raise ValueError(f"{name} must be an integer of at least {least} and below 2^63, got {value!r}")

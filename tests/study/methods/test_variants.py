@@ -1,0 +1,319 @@
+"""Options of the study's methods: without them nothing changes, and each does what it says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import subspace
+from subspace import Key, budgets, materialize, recipes, subspaces
+from subspace.embeddings import Direction, Sparse
+from subspace.methods import rows
+from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
+from subspace.study import models
+from subspace.study.data import Tensors
+from subspace.study.entries.entry import Choice
+from subspace.study.methods import METHODS, method
+from subspace.study.methods.alphas import set_alphas
+from subspace.study.methods.setting import Setting
+from subspace.study.methods.variants import VALUES
+from subspace.study.spec.study import Run, label
+
+pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
+IMAGES = torch.from_numpy(Key(0).normal(60 * 784, dtype="float32")).reshape(60, 1, 28, 28)
+SAMPLES = Tensors(IMAGES, torch.arange(60) % 10)
+N = 61_210
+
+
+def setting(name, density=0.01, seed=3, **options):
+    chosen = Run(Choice(name, options), density=density).method.options
+    return Setting({"density": density}, density, seed, chosen, SAMPLES, 4, lambda model: None)
+
+
+def applied(name, density=0.01, model=None, **options):
+    return method(name).apply(models.lenet5(Key(5)) if model is None else model, setting(name, density, **options))
+
+
+def state(model):
+    """All there is to a network: its numbers, d and U."""
+    parts = [
+        (q, str(s.parametrization.offset.describe()), s.parametrization.embedding.label()) for q, s in subspaces(model)
+    ]
+    return parts, supports(model), {q: p.tolist() for q, p in model.named_parameters()}
+
+
+def supports(model):
+    parts = {
+        q: [part.index.tolist() for part in s.parametrization.modules() if isinstance(part, Sparse)]
+        for q, s in subspaces(model)
+    }
+    return {q: index[0] for q, index in parts.items() if index}
+
+
+def dense():
+    return models.lenet5(Key(5))
+
+
+AS_EVER = {
+    "random_pruning_uniform": lambda: recipes.random_pruning(dense(), density=0.01, seed=3, budget=budgets.uniform),
+    "random_pruning_epl": lambda: recipes.random_pruning(dense(), density=0.01, seed=3, budget=budgets.epl),
+    "random_pruning_erk": lambda: recipes.random_pruning(dense(), density=0.01, seed=3, budget=budgets.erk),
+    "magnitude": lambda: recipes.magnitude(dense(), density=0.01),
+    "set": lambda: recipes.set(dense(), density=0.01, seed=3),
+    "rigl": lambda: recipes.rigl(dense(), density=0.01, seed=3),
+    "dctps": lambda: recipes.dctps(dense(), density=0.01, seed=3, budget=budgets.epl),
+    "dctps_set": lambda: recipes.dctps_set(dense(), density=0.01, seed=3),
+    "dctps_rigl": lambda: recipes.dctps_rigl(dense(), density=0.01, seed=3),
+    "freezenet": lambda: recipes.freezenet(dense(), density=0.01, seed=3, budget=budgets.epl),
+    "snip": lambda: recipes.snip(dense(), setting("snip").loss(128), density=0.01),
+    "force": lambda: recipes.force(dense(), setting("force").fresh_loss(128), density=0.01, steps=60),
+}
+
+
+@pytest.mark.parametrize("name", AS_EVER)
+def test_without_options_a_method_is_its_recipe(name):
+    assert state(applied(name)) == state(AS_EVER[name]())
+    assert label(Choice(name, dict(METHODS[name].options))) == METHODS[name].label
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("dctps", {"alpha": "fixed"}, "DCTpS, EPL, alpha=fixed"),
+        ("dctps", {"gain": 2**0.5}, "DCTpS, EPL, gain=1.41421"),
+        ("dctps", {"budget": "epf_average"}, "DCTpS, EPF on average"),
+        ("dctps_rigl", {"budget": "epl", "rule": "authors"}, "DCTpS + RigL, EPL, rule=authors"),
+        ("random_pruning_uniform", {"init": "sparse"}, "random pruning, uniform, init=sparse"),
+        ("imp", {"rounds": 21}, "IMP, 21 rounds"),
+        ("snip", {"shuffle": True}, "SNIP, shuffle=True"),
+        ("force", {"rule": "authors"}, "FORCE, rule=authors"),
+        ("force", {"rule": "authors", "steps": 60}, "FORCE, steps=60, rule=authors"),
+    ],
+)
+def test_labels_read_well(name, options, expected):
+    assert label(Run(Choice(name, options), density=0.1).method) == expected
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_a_value_that_an_option_does_not_have_is_refused(option):
+    name = next(name for name, known in METHODS.items() if option in known.options)
+    with pytest.raises(ValueError, match=f"{option} of {name} must be one of .*, got 'other'"):
+        Run(Choice(name, {option: "other"}), density=0.1)
+
+
+def test_a_number_is_the_same_however_it_is_written():
+    one, other = (Run(Choice("dctps", {"gain": gain}), density=0.1) for gain in (2, 2.0))
+    assert one.hash == other.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("dct", lambda w, key: DCT(w, gain=1.5)),
+        ("signed_dct", lambda w, key: SignedDCT(w, key=key.fold("d"), gain=1.5)),
+        ("hadamard", lambda w, key: Hadamard(w, gain=1.5)),
+        ("gaussian", lambda w, key: Gaussian(w, key=key.fold("d"), gain=1.5)),
+        ("rank_one", lambda w, key: RankOne(w, key=key.fold("d"), gain=1.5)),
+    ],
+)
+@pytest.mark.parametrize("alpha", ["trained", "fixed"])
+@pytest.mark.parametrize("method_", ["dctps", "dctps_rigl"])
+def test_the_first_weights_are_the_offset(method_, alpha, name, offset):
+    model = applied(method_, offset=name, gain=1.5, alpha=alpha)
+    size = subspace.summary(model)
+    assert (size.dim - size.alpha, size.alpha) == (612, 5 if alpha == "trained" else 0)
+    assert supports(model) == supports(applied(method_))
+    for q, space in subspaces(model):
+        w = space.module.weight.detach()
+        torch.testing.assert_close(w, offset(w, Key(3).fold(q))())
+
+
+def test_an_offset_of_zero_is_random_pruning():
+    assert state(applied("dctps", offset="zero")) == state(applied("random_pruning_epl"))
+    assert state(applied("dctps_rigl", offset="zero")) == state(applied("rigl"))
+    for options in ({"frozen": True}, {"alphas": "norms"}):
+        with pytest.raises(ValueError, match="offset must not be zero with alphas or a frozen S, got zero"):
+            applied("dctps", offset="zero", **options)
+
+
+@pytest.mark.parametrize("alpha", ["trained", "fixed"])
+def test_a_frozen_s_is_neither_trained_nor_counted(alpha, recwarn):
+    model = applied("dctps", frozen=True, alpha=alpha, model=models.resnet20(Key(0), in_channels=1))
+    size = subspace.summary(model)
+    alphas = 20 if alpha == "trained" else 0
+    assert (size.dim, size.alpha, dict(size.beside)) == (alphas, alphas, {"norm": 1376, "bias": 10})
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == alphas + 1386
+    start = {q: w.detach().clone() for q, w in materialize(model).named_parameters() if q.endswith("weight")}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(IMAGES[:8]), SAMPLES.labels[:8]).backward()
+        optimizer.step()
+    moved = {}
+    for q, w in ((q, space.module.weight.detach()) for q, space in subspaces(model)):
+        moved[q] = float((w * start[q]).sum() / (start[q] ** 2).sum()) - 1
+        torch.testing.assert_close(w, (1 + moved[q]) * start[q])
+    # alone before a batch norm, alpha makes no difference; after the last one it does
+    assert (abs(moved["fc.weight"]) > 1e-6) == (alpha == "trained")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("budget", "rule"),
+    [("uniform", budgets.uniform), ("epl", budgets.epl), ("epf_average", budgets.epf), ("erk", budgets.erk)],
+)
+@pytest.mark.parametrize("name", ["dctps", "rigl", "random_pruning_epl", "freezenet"])
+def test_a_budget_is_that_of_the_library(name, budget, rule):
+    counts = [len(index) for index in supports(applied(name, budget=budget)).values()]
+    assert counts == rule([w.shape for *_, w in subspace.targets(dense()).values()], 612)
+
+
+def test_epf_is_equal_in_every_row_and_epf_on_average_is_not():
+    def per_row(budget):
+        index = torch.tensor(supports(applied("dctps", budget=budget))["conv3.weight"])
+        return torch.bincount(index // 400, minlength=120)
+
+    assert per_row("epf").max() - per_row("epf").min() <= 1 < per_row("epf_average").max()
+    expected = recipes.dctps(dense(), density=0.01, seed=3, budget=budgets.epf, groups=rows)
+    assert state(applied("dctps", budget="epf")) == state(expected)
+
+
+@pytest.mark.parametrize("name", ["random_pruning_epl", "dctps", "rigl", "dctps_rigl", "freezenet"])
+def test_the_authors_counts_are_realised(name):
+    counts = [len(index) for index in supports(applied(name, 0.02, budget="epl", rule="authors")).values()]
+    # 1224.2 of 150, 2400, 48000, 9840 and 820: 244.84 each, the first's 94.84 to the last
+    assert counts == ([150, 245, 245, 245, 340] if "rigl" in name else [150, 244, 244, 244, 339])
+
+
+def test_sparsity_aware_weights_have_kaimings_variance_for_the_fan_in_that_is_left():
+    layer = nn.Sequential(nn.Linear(1000, 300, bias=False))
+    with torch.no_grad():
+        layer[0].weight.copy_(torch.from_numpy(Key(1).normal(300_000)).reshape(300, 1000) * (2 / 1000) ** 0.5)
+    before = layer[0].weight.detach().clone()
+    W = applied("random_pruning_epl", 0.05, model=layer, init="sparse")[0].weight.detach()
+    kept = (W != 0).sum(1)
+    assert kept.min() < kept.max()
+    for row in range(300):
+        at = W[row] != 0
+        torch.testing.assert_close(W[row, at], before[row, at] * (1000 / kept[row]) ** 0.5)
+    np.testing.assert_allclose(((W**2).sum(1) / 2).mean(), 1, rtol=0.05)  # each row's sum of squares: fan-in 2 / fan-in
+
+
+CHOOSING = ["magnitude", "snip", "grasp", "iterative_snip", "force", "synflow", "imp", "freezenet_snip"]
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_reshuffled_support_has_the_same_counts_at_other_places(name):
+    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
+    chosen, model = applied(name, **few), applied(name, shuffle=True, **few)
+    one, other, before = supports(chosen), supports(model), dict(dense().named_parameters())
+    assert {q: len(index) for q, index in one.items()} == {q: len(index) for q, index in other.items()}
+    assert sum(map(len, other.values())) == 612
+    largest = other["conv3.weight"]
+    expected = len(largest) * len(largest) / 48_000  # of places that are the same by chance
+    assert len(set(one["conv3.weight"]) & set(largest)) <= expected + 6 * expected**0.5 + 1
+    starts = {q: space.module.weight.detach().flatten() for q, space in subspaces(model)}
+    for q, index in other.items():
+        if name == "freezenet_snip":
+            assert torch.equal(starts[q], Gaussian(before[q].detach(), key=Key(3).fold(q).fold("d"))().flatten())
+        else:
+            assert torch.equal(starts[q][index], before[q].detach().flatten()[index])
+            assert int(starts[q].count_nonzero()) == len(index)
+
+
+def test_every_saliency_can_be_reshuffled():
+    assert [name for name, known in METHODS.items() if known.from_dense] == CHOOSING
+    assert all("shuffle" in METHODS[name].options for name in CHOOSING)
+
+
+def test_the_loss_of_raw_logits_chooses_otherwise():
+    assert supports(applied("snip", loss="nll")) != supports(applied("snip"))
+
+
+def test_another_batch_is_another_objective():
+    s, model = setting("snip"), dense()
+    values = [s.loss(20, batch=batch)(model).item() for batch in (0, 0, 1, 2)]
+    assert values[0] == values[1]
+    assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize("rule", ["authors", "norms"])
+@pytest.mark.parametrize("alpha", ["trained", "fixed"])
+def test_alphas_of_fixup(rule, alpha):
+    expected = models.fixup_resnet110(Key(0), in_channels=1)
+    recipes.dctps(expected, density=0.01, seed=3, budget=budgets.epl)
+    set_alphas(expected, rule)
+    model = applied("dctps", model=models.fixup_resnet110(Key(0), in_channels=1), alphas=rule, alpha=alpha)
+    assert supports(model) == supports(expected)
+    size = subspace.summary(model)
+    assert size.alpha == (subspace.summary(expected).alpha if alpha == "trained" else 0)
+    assert size.dim - size.alpha == subspace.summary(expected).dim - subspace.summary(expected).alpha
+    weights = {q: space.module.weight.detach() for q, space in subspaces(expected)}
+    for q, space in subspaces(model):
+        torch.testing.assert_close(space.module.weight.detach(), weights[q])
+        along = any(isinstance(part, Direction) for part in space.parametrization.modules())
+        assert along == (alpha == "trained" and len(supports(model)[q]) < weights[q].numel())
+
+
+def test_alphas_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="model must be a FixupResNet, got LeNet5"):
+        applied("dctps", alphas="norms")
+
+
+def test_own_methods_may_have_options_of_the_same_names():
+    own = dataclasses.replace(METHODS["dctps"], options={"budget": "mine"})
+    assert own.with_defaults("own", {"budget": "yours"}) == {"budget": "yours"}
+
+
+@pytest.mark.parametrize("name", ["force", "iterative_snip"])
+def test_every_round_scores_a_fresh_batch_unless_one_is_asked_for(name, monkeypatch):
+    drawn, loss = [], Setting.loss
+
+    def noted(s, samples, name="cross_entropy", batch=0):
+        drawn.append(batch)
+        return loss(s, samples, name, batch)
+
+    monkeypatch.setattr(Setting, "loss", noted)
+    applied(name, steps=4, samples=20)
+    assert drawn == [0, 1, 2, 3]
+    drawn.clear()
+    one = applied(name, steps=4, samples=20, batches="one")
+    assert drawn == [0]
+    assert supports(one) == supports(getattr(recipes, name)(dense(), setting(name).loss(20), density=0.01, steps=4))
+    fresh = [applied(name, steps=4, samples=20) for _ in range(2)]
+    assert supports(fresh[0]) == supports(fresh[1]) != supports(one)
+
+
+def test_the_rule_of_the_original_code_has_fresh_batches_too():
+    fresh, one = (
+        applied("force", rule="authors", steps=3, samples=20, batches=batches) for batches in ("fresh", "one")
+    )
+    assert supports(fresh) != supports(one)
+
+
+@pytest.mark.parametrize("name", ["force", "iterative_snip"])
+def test_results_of_one_batch_keep_their_hash_and_say_so_in_their_label(name):
+    one, fresh = (Run(Choice(name, {"batches": batches}), density=0.1) for batches in ("one", "fresh"))
+    assert "batches" not in one.configuration()["method"]["options"]
+    assert fresh.configuration()["method"]["options"]["batches"] == "fresh"
+    for run in (one, fresh):
+        assert Run.parse(run.configuration()) == run
+    assert (one.label, fresh.label) == (f"{METHODS[name].label}, batches=one", METHODS[name].label)
+    theirs = Run(Choice("force", {"rule": "authors"}), density=0.1)
+    assert "batches" not in theirs.configuration()["method"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "density", "hash_"),
+    [
+        ({"name": "force", "batches": "one"}, 0, 0.1, "4d13a6adc55c68f7"),
+        ("ordinary", 0, None, "6f7af1550732f4b1"),
+        ("dctps", 0, 0.01, "30c200b6a3a98dd4"),
+        ("rigl", 1, 0.001, "6282130f4ce9681e"),
+        ("imp", 0, 0.1, "645d1785828f7290"),
+    ],
+)
+def test_hashes_of_runs_are_those_of_the_first_version(name, seed, density, hash_):
+    assert Run(Choice.of(name, "method"), density=density, seed=seed, version="0.1.0").hash == hash_
