@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from benchmarks.timing import Call, interleave
 OVER = ("dense", "compiled", "int8")
 
 
-def contest(size: int, density: float) -> dict[str, nn.Module]:
+def contest(size: int, density: float) -> dict[str, Any]:
     """The layers by name; all of one size, without a bias."""
     dense = nn.Linear(size, size, bias=False).eval()
     ours = subspace.recipes.dctps(nn.Sequential(nn.Linear(size, size, bias=False)), density=density, seed=0)
@@ -29,10 +30,10 @@ def contest(size: int, density: float) -> dict[str, nn.Module]:
     }
 
 
-def megabytes(layer: nn.Module, name: str, size: int) -> float:
+def megabytes(ours: nn.Module, name: str, size: int) -> float:
     """What a file of the layer holds: a weight, one of a byte each, or theta and the support's key."""
     if name == "auto":
-        return 4e-6 * sum(parameter.numel() for parameter in layer.parameters())
+        return 4e-6 * sum(parameter.numel() for parameter in ours.parameters())
     return (1e-6 if name == "int8" else 4e-6) * size * size
 
 
@@ -56,7 +57,7 @@ def main() -> None:
                     interleave(calls, args.rounds, args.seconds), OVER, size=size, batch=batch, density=args.density
                 )
                 for row in found:
-                    row["MB"] = megabytes(layers[str(row["variant"])], str(row["variant"]), size)
+                    row["MB"] = megabytes(layers["auto"], str(row["variant"]), size)
                     show(row)
                 table += found
     write(args.out, table)
