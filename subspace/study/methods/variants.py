@@ -25,8 +25,8 @@ from typing import Any, cast
 import torch
 from torch import Size, Tensor, nn
 
-from subspace import Key, budgets, methods, recipes, register, subspaces
-from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
+from subspace import Key, budgets, methods, owner_of, recipes, register, subspaces
+from subspace.embeddings import Sparse
 from subspace.methods import Supports
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
 from subspace.study.methods import authors
@@ -147,16 +147,14 @@ def empty_budget(shapes: Sequence[Size], total: int) -> list[int]:
 
 def fix_alphas(plain: nn.Module, model: nn.Module) -> nn.Module:
     """The plain model with the same d, U and start, each alpha fixed at its present value as the gain of its d."""
-    for q, space in subspaces(model):
-        d, U, theta = space.parametrization.offset, space.parametrization.embedding, space.theta.detach()
-        if isinstance(U, DirectSum):
-            along, U = (cast("Embedding", part) for part in U.embeddings)
-            scaled, options = cast("Direction", along).offset, cast("Direction", along).offset.describe()
+    for name, space in subspaces(model):
+        d, (U, *others), theta = space.offset, space.embedding.parts(), space.theta.detach()
+        if (scaled := U.direction()) is not None:
+            options = scaled.describe()
             del options["class"]
-            d = type(scaled)(plain.get_parameter(q), **options | {"gain": float(theta[0]) * options["gain"]})
-            theta = theta[1:]
-        owner, _, name = q.rpartition(".")
-        register(plain.get_submodule(owner), name, d, U, theta)
+            d = type(scaled)(plain.get_parameter(name), **options | {"gain": float(theta[0]) * options["gain"]})
+            (U,), theta = others, theta[1:]
+        register(*owner_of(plain, name), d, U, theta)
     return plain
 
 
@@ -168,24 +166,24 @@ def shuffled(choose: Apply) -> Apply:
             return choose(model, s)
         chosen = choose(copy.deepcopy(model), s)
         spaces = dict(subspaces(chosen))
-        weights = {q: model.get_parameter(q) for q in spaces}
-        if not all(isinstance(space.parametrization.embedding, Sparse) for space in spaces.values()):
+        weights = {name: model.get_parameter(name) for name in spaces}
+        found = {name: index for name, space in spaces.items() if (index := space.embedding.support()) is not None}
+        if len(found) < len(spaces):
             return chosen  # nothing was pruned
-        found = {q: cast("Sparse", space.parametrization.embedding).index for q, space in spaces.items()}
         places = methods.shuffle(found, weights, Key(s.seed).fold("shuffle"))
-        return keep(model, places, {q: space.parametrization.offset for q, space in spaces.items()})
+        return keep(model, places, {name: space.offset for name, space in spaces.items()})
 
     return apply
 
 
 def keep(model: nn.Module, places: Supports, offsets: dict[str, Offset] | None = None) -> nn.Module:
     """d = 0 and theta = the weights kept; or another d, and theta = 0."""
-    for q, index in places.items():
-        owner, _, name = q.rpartition(".")
-        weight = model.get_parameter(q)
-        d = Zero(weight) if offsets is None else offsets[q]
-        theta = None if isinstance(d, Zero) else weight.new_zeros(len(index))
-        register(model.get_submodule(owner), name, d, Sparse(weight, index=index), theta)
+    for name, index in places.items():
+        weight = model.get_parameter(name)
+        d = Zero(weight) if offsets is None else offsets[name]
+        structure = d.structure()
+        theta = None if structure is not None and structure.is_zero else weight.new_zeros(len(index))
+        register(*owner_of(model, name), d, Sparse(weight, index=index), theta)
     return model
 
 
