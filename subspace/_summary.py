@@ -120,7 +120,7 @@ def summary(model: nn.Module) -> Summary:
         route = None if forward is None else forward.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
         rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
-        alpha += sum(part.direction() is not None for part in U.parts())
+        alpha += U.alphas()
     return Summary(
         tuple(rows),
         weights=sum(math.prod(row.shape) for row in rows),

@@ -94,6 +94,10 @@ class Embedding(PlugIn, abc.ABC):
         """The d of U theta = theta d, for a U of that kind; None for any other."""
         return None
 
+    def alphas(self) -> int:
+        """How many of theta's numbers scale an offset."""
+        return sum(U.direction() is not None for U in self.parts())
+
     def support(self) -> Tensor | None:
         """The sorted flat places in w of theta's numbers, for a U of unit columns: (dim,) int64; None for any other.
 

@@ -56,5 +56,8 @@ class DirectSum(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return reduce(torch.add, [U.linear(part, x) for U, part in self._split(theta)])
 
+    def alphas(self) -> int:
+        return sum(U.alphas() for U in self.parts())
+
     def has_fast_linear(self) -> bool:
         return all(U.has_fast_linear() for U in self.parts())

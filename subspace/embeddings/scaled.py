@@ -49,5 +49,8 @@ class Scaled(Embedding):
     def has_fast_linear(self) -> bool:
         return self.embedding.has_fast_linear()
 
+    def alphas(self) -> int:
+        return self.embedding.alphas()
+
     def build_flops(self) -> float:
         return self.embedding.build_flops()

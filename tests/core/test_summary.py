@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from subspace import Key, recipes, register, save, subspaces, summary
-from subspace.embeddings import Sparse
-from subspace.offsets import DCT
+from subspace.embeddings import Direction, DirectSum, Embedding, Scaled, Sparse
+from subspace.offsets import DCT, Zero
 
 
 def net() -> nn.Module:
@@ -75,3 +75,12 @@ def test_a_model_without_subspaces_has_an_empty_summary():
     s = summary(net())
     assert (s.weights, s.dim, s.density, s.rows) == (0, 0, 0.0, ())
     assert "total" in str(s)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_alpha_is_counted_apart_however_it_is_wrapped(scaled):
+    layer = nn.Linear(10, 10, bias=False)
+    alpha: Embedding = Direction(DCT(layer.weight))
+    U = DirectSum([Scaled(alpha, torch.ones(1)) if scaled else alpha, Sparse(layer.weight, 7, key=Key(0))])
+    register(layer, "weight", Zero(layer.weight), U)
+    assert (summary(layer).alpha, summary(layer).dim) == (1, 8)

@@ -29,8 +29,7 @@ def tensors(model: nn.Module) -> list[dict[str, Any]]:
     """
     rows = []
     for row, (_, space) in zip(subspace.summary(model).rows, subspaces(model), strict=True):
-        alpha = sum(part.direction() is not None for part in space.embedding.parts())
-        numel, dim = space.shape.numel(), row.dim - alpha
+        numel, dim = space.shape.numel(), row.dim - space.embedding.alphas()
         named = {"name": row.name, "shape": [*row.shape], "offset": row.offset, "embedding": row.embedding}
         rows.append({**named, "numel": numel, "dim": dim, "density": dim / numel})
     return rows
