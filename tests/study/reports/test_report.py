@@ -98,6 +98,7 @@ def test_the_page_needs_nothing_else_and_names_everything_once(folder):
     assert page.tags.count("h1") == 1
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_at_every_call(folder, tmp_path):
     write(STUDY, RECORDS, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
@@ -142,6 +143,7 @@ def test_a_study_of_which_nothing_has_finished_says_so(records, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [RECORDS[0], RECORDS[2]])
 def test_a_study_of_which_one_run_has_finished_is_reported(record, tmp_path):
     assert "Test accuracy" in printed([record], tmp_path)

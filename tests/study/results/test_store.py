@@ -162,6 +162,7 @@ def test_a_state_is_read_back_until_it_is_cleared_and_damage_of_it_is_named(stor
     assert files(store) == [f"runs/{RUN.hash}/epochs.json"]
 
 
+@pytest.mark.slow
 def test_a_run_is_held_by_one_at_a_time_and_let_go_of_by_the_dead(store):
     holding = """
 import sys, time
