@@ -14,12 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "-q", "-n", "2", "-m", "not planted"])
+EVERYTHING = ["pytest", "-q", "-n", "2", "-m", ""]
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"], EVERYTHING)
 
 
 def set_up() -> None:
     """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
-    sources = sorted((ROOT / "subspace" / "kernels" / "cpp").iterdir())
+    sources = sorted((ROOT / "subspace" / "products" / "native" / "cpp").iterdir())
     wanted = [path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", *sources)]
     stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(b"".join(wanted) + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -39,7 +40,7 @@ def main(command: str = "", *options: str) -> int:
     set_up()
     if command == "study":
         return subprocess.call([PYTHON, "-m", "subspace.study.cli", "run", *options])
-    checks = [[PYTHON, "-m", *check, *(options if "pytest" in check else [])] for check in CHECKS]
+    checks = [[PYTHON.with_name(check[0]), *check[1:], *(options if "pytest" in check else [])] for check in CHECKS]
     return int(any(subprocess.call(check, cwd=ROOT) for check in checks))  # a list: all of them, whatever fails
 
 

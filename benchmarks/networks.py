@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -124,3 +125,62 @@ def label(module: nn.Module, shape: tuple[int, ...]) -> str:
     (k, _), (stride, _) = module.kernel_size, module.stride
     marks = [f" s{stride}"] * (stride > 1) + [f" g{module.groups}"] * (module.groups > 1)
     return f"{k}x{k} {module.in_channels}->{module.out_channels} @{shape[-1]}{''.join(marks)}"
+
+
+def mlp(width: int, depth: int) -> nn.Sequential:
+    """Linear layers of one width with ReLUs behind them."""
+    return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a linear layer each for queries, keys, values and the output."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(-2)
+        z: Tensor = self.output(y)
+        return z
+
+
+def transformer(width: int, depth: int, heads: int, causal: bool) -> nn.Sequential:
+    """Pre-norm blocks of attention and an MLP four times as wide."""
+    blocks: list[nn.Module] = []
+    for _ in range(depth):
+        blocks.append(Residual(nn.Sequential(nn.LayerNorm(width), Attention(width, heads, causal))))
+        mlp = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        blocks.append(Residual(nn.Sequential(nn.LayerNorm(width), *mlp)))
+    return nn.Sequential(*blocks, nn.LayerNorm(width))
+
+
+def gpt(width: int = 1024, depth: int = 12, heads: int = 16, words: int = 8192) -> nn.Sequential:
+    """A GPT (Radford et al. 2019) of so many layers, without positions: (N, length) -> (N, length, words)."""
+    return nn.Sequential(nn.Embedding(words, width), transformer(width, depth, heads, True), nn.Linear(width, words))
+
+
+class Patches(nn.Module):
+    """(N, 3, H, W) -> (N, tokens, width) by 16 x 16 patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, width, 16, stride=16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(x).flatten(2).transpose(1, 2)
+        return y
+
+
+class Mean(nn.Module):
+    """The mean over the tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def vit_b16(classes: int = 1000) -> nn.Sequential:
+    """ViT-B/16 (Dosovitskiy et al. 2021) with the mean of the tokens in the place of a class token."""
+    return nn.Sequential(Patches(768), transformer(768, 12, 12, False), Mean(), nn.Linear(768, classes))

@@ -16,7 +16,7 @@ import torch
 from benchmarks.report import stamp
 from benchmarks.targets import GROUPS, Group, Target
 from benchmarks.timing import Spread
-from subspace.kernels import native
+from subspace.products.native import load
 
 MODES = ("native", "wheels-only")
 
@@ -60,8 +60,8 @@ def main() -> int:
     parser.add_argument("--wheels-only", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.child == "native" and not native.available():
-        print(f"native      {native.status()}")
+    if args.child == "native" and not load.is_available():
+        print(f"native      {load.status()}")
         return 0
     if args.child:
         return min(run(GROUPS, args.child), 1)

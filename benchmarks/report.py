@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.timing import Times, ratio, spread
-from subspace.kernels import native
+from subspace import products
 from subspace.study.execution.environment import environment
 
 Row = dict[str, object]
@@ -43,7 +43,7 @@ def stamp() -> dict[str, object]:
         "scipy": version("scipy"),
         "cores": os.cpu_count(),
         "commit": commit or "unknown",
-        "compiled kernels": native.status(),
+        "compiled kernels": products.status(),
     }
 
 

@@ -1,10 +1,18 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from importlib.metadata import version
-
-from subspace import embeddings, methods, offsets, recipes
+from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
+from subspace._base.key import Key
+from subspace._base.layout import Layout
+from subspace._base.preserve import preserved
+from subspace._base.qualified import owner_of
+from subspace._base.selection import is_default_target, targets
+from subspace._base.transforms import dct, fwht, idct
+from subspace._base.version import VERSION
+from subspace._initialize import initialize
+from subspace._structured.forward import is_structured, structured, unstructured
+from subspace._structured.report import Routes, routes
+from subspace._summary import Summary, summary
 from subspace.checkpoint import load, save
-from subspace.initialize import initialize
 from subspace.methods import budgets
 from subspace.parametrization import (
     Subspace,
@@ -14,31 +22,33 @@ from subspace.parametrization import (
     share,
     subspaces,
 )
-from subspace.random import Key
-from subspace.routes import Routes, routes
-from subspace.structured import structured, unstructured
-from subspace.summary import Summary, summary
-from subspace.targets import targets
-from subspace.transforms import dct, fwht, idct
 
-__version__ = version("torch-subspace")
+__version__ = VERSION
 
 __all__ = [
     "Key",
+    "Layout",
     "Routes",
     "Subspace",
     "SubspaceParametrization",
     "Summary",
     "budgets",
+    "checkpoint",
     "dct",
     "embeddings",
     "fwht",
     "idct",
     "initialize",
+    "is_default_target",
+    "is_structured",
     "load",
     "materialize",
     "methods",
     "offsets",
+    "owner_of",
+    "parametrization",
+    "preserved",
+    "products",
     "recipes",
     "register",
     "routes",

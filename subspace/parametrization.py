@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 
 from subspace.embeddings import Embedding
@@ -35,6 +35,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
+        self.first: Tensor | None = None  # theta, while `register` hands it over
 
     @property
     def dim(self) -> int:
@@ -47,6 +48,8 @@ class SubspaceParametrization(nn.Module):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """U^+ (w - d): shape -> (dim,)."""
+        if self.first is not None:
+            return self.first
         return self.embedding.coordinates(weight - self.offset())
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ class SubspaceParametrization(nn.Module):
 
 
 class Subspace(NamedTuple):
-    """A handle on one parametrized tensor; it holds no state of its own."""
+    """A handle on one parametrized tensor; it holds no state."""
 
     module: nn.Module
     name: str
@@ -66,9 +69,54 @@ class Subspace(NamedTuple):
         """The trained numbers: (dim,)."""
         return cast(nn.Parameter, _original(self.module, self.name).original)
 
+    @property
+    def offset(self) -> Offset:
+        """d."""
+        return self.parametrization.offset
 
-def check(module: nn.Module, name: str, parametrization: SubspaceParametrization) -> nn.Parameter:
-    """The Parameter that `register` would turn into theta; raises what `register` raises, touching nothing."""
+    @property
+    def embedding(self) -> Embedding:
+        """U."""
+        return self.parametrization.embedding
+
+    @property
+    def shape(self) -> Size:
+        """The weight's."""
+        return self.parametrization.offset.shape
+
+
+class Registration(NamedTuple):
+    """A subspace that `prepare` has found to fit a module's Parameter."""
+
+    module: nn.Module
+    name: str
+    parametrization: SubspaceParametrization
+    weight: nn.Parameter
+
+    def commit(self, theta: Tensor | None = None) -> Subspace:
+        """Register it; raises ValueError for a theta of another shape, the module then as it was."""
+        module, name, parametrization, weight = self
+        with torch.no_grad():
+            if theta is None:
+                fresh = weight.new_empty(parametrization.dim)
+                theta = fresh if weight.is_meta else parametrization.right_inverse(weight)
+            start = theta.detach().to(weight)
+        if start.shape != (parametrization.dim,):
+            raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
+        if start.is_meta and not theta.is_meta:
+            parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
+        weight.grad = None  # of the old shape
+        parametrization.first = start.clone(memory_format=torch.contiguous_format)
+        parametrize.register_parametrization(module, name, parametrization, unsafe=True)
+        parametrization.first = None
+        weight.requires_grad_(True)
+        type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
+        return Subspace(module, name, parametrization)
+
+
+def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
+    """Check everything that `register` checks of a module, raising what it raises; touches nothing."""
+    parametrization = SubspaceParametrization(offset, embedding)
     if parametrize.is_parametrized(module, name):
         raise ValueError(f"{name} must not be parametrized yet, got one that is")
     parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
@@ -81,62 +129,64 @@ def check(module: nn.Module, name: str, parametrization: SubspaceParametrization
         raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
     if tied := [n for n, p in parameters.items() if p is weight and n != name]:
         raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
-    if weight.shape != parametrization.offset.shape:
+    if weight.shape != offset.shape:
         raise ValueError(
-            f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, "
-            f"got {tuple(parametrization.offset.shape)}"
+            f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
         )
-    for part in (parametrization.offset, parametrization.embedding):
+    for part in (offset, embedding):
         if (part.like.dtype, part.like.device) != (weight.dtype, weight.device):
             raise ValueError(
                 f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
                 f"got {part.like.dtype} on {part.like.device}"
             )
-    return weight
+    return Registration(module, name, parametrization, weight)
 
 
 def register(
     module: nn.Module, name: str, offset: Offset, embedding: Embedding, theta: Tensor | None = None
 ) -> Subspace:
-    """Make module's Parameter `name` equal to d + U theta, theta trained in its place.
+    """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    theta: (dim,), where training starts; by default U^+ (w - d), the point of the subspace nearest to the present
-    weight. The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the
-    meta device, where nothing has values, it keeps those of a real `theta` for `initialize`.
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the meta
+    device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
-    Raises ValueError if the module has no such Parameter, or it is parametrized already, or under two names, or its
-    shape, dtype or device is not that of `offset` and `embedding`; TypeError if it is not real floating-point. The
-    module is then as it was. A Parameter tied to one of another module cannot be seen from here; `recipes` refuse it.
+    Args:
+        module: Any module, of any class.
+        name: Of one of its own Parameters, as "weight".
+        offset: d, made for this Parameter.
+        embedding: U, made for this Parameter.
+        theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
+            weight.
 
+    Returns:
+        A handle on the registered tensor.
+
+    Raises:
+        ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
+            shape, dtype or device is not that of `offset` and `embedding`, or theta has another shape. The module is
+            then as it was. A Parameter tied to one of another module cannot be seen from here; `recipes` refuse it.
+        TypeError: If the Parameter is not real floating-point.
+
+    >>> from subspace import Key
     >>> from subspace.offsets import DCT
     >>> from subspace.embeddings import Sparse
-    >>> from subspace.random import Key
     >>> layer = nn.Linear(100, 100)
     >>> space = register(layer, "weight", DCT(layer.weight), Sparse(layer.weight, 10, key=Key(0)))
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    parametrization = SubspaceParametrization(offset, embedding)
-    weight = check(module, name, parametrization)
-    with torch.no_grad():
-        if theta is None:
-            theta = weight.new_empty(embedding.dim) if weight.is_meta else parametrization.right_inverse(weight)
-        start = theta.detach().to(weight)
-    if start.shape != (embedding.dim,):
-        raise ValueError(f"theta must have shape ({embedding.dim},), got {tuple(start.shape)}")
-    if start.is_meta and not theta.is_meta:
-        parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
-    weight.grad = None  # of the old shape
-    parametrization.__dict__["right_inverse"] = lambda _: start.clone(memory_format=torch.contiguous_format)
-    parametrize.register_parametrization(module, name, parametrization, unsafe=True)
-    del parametrization.__dict__["right_inverse"]
-    weight.requires_grad_(True)
-    type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
-    return Subspace(module, name, parametrization)
+    return prepare(module, name, offset, embedding).commit(theta)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
-    """Every registered tensor of the model with its qualified name, as ("layer1.weight", Subspace)."""
+    """The registered tensors of a model, in its order.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        The qualified name of a tensor, as "layer1.weight", and the handle on it.
+    """
     for prefix, module in model.named_modules():
         if parametrize.is_parametrized(module):
             for name, parametrization in cast(nn.ModuleDict, module.parametrizations).items():
@@ -145,22 +195,27 @@ def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
 
 
 def share(model: nn.Module, theta: nn.Parameter) -> None:
-    """Make `theta` the theta of every subspace of the model: ordinary weight tying, one gradient, their sum.
+    """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
     Make the optimizer afterwards. FSDP2 refuses a Parameter of several groups: give `fully_shard` the option
     ignored_params={theta} and all-reduce theta.grad, dim numbers, after the backward pass.
 
-    Raises ValueError if a subspace's dim, dtype or device differs from theta's, or there is no subspace; the model is
-    then as it was.
+    Args:
+        model: With subspaces of one dim, dtype and device.
+        theta: The Parameter: (dim,).
+
+    Raises:
+        ValueError: If the dim, dtype or device of a subspace differs from theta's, or there is no subspace. The model
+            is then as it was.
     """
     spaces = [space for _, space in subspaces(model)]
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    tie(spaces, theta)
+    share_theta(spaces, theta)
 
 
-def tie(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
-    """Make `theta` the theta of these subspaces; raises as `share`."""
+def share_theta(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
+    """Make `theta` that of these subspaces; raises as `share`."""
     for space in spaces:
         old = space.theta
         if (old.shape, old.dtype, old.device) != (theta.shape, theta.dtype, theta.device):
@@ -169,17 +224,43 @@ def tie(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
                 f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
             )
     for space in spaces:
-        _original(space.module, space.name).original = theta
+        stack = _original(space.module, space.name)
+        stack.original = theta
+        if len(spaces) > 1:
+            stack.__class__, stack.is_tensor, stack.ntensors = _Sharing, False, 1
+
+
+class _Sharing(parametrize.ParametrizationList):
+    """That of a tensor whose theta is also another's.
+
+    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
+    """
+
+    @property
+    def original0(self) -> Tensor:
+        return self.original
+
+    def right_inverse(self, value: Tensor) -> None:
+        with torch.no_grad():
+            self.original.copy_(cast(SubspaceParametrization, self[0]).right_inverse(value))
 
 
 def materialize(model: nn.Module) -> nn.Module:
-    """A copy of the model with plain dense Parameters in place of its subspaces; the model stays as it is."""
+    """A copy of a model with plain dense Parameters in place of its subspaces.
+
+    Args:
+        model: With any number of subspaces; it stays as it is.
+
+    Returns:
+        The copy. A Parameter of it requires a gradient if its theta did.
+    """
     dense = copy.deepcopy(model)
     for _, space in list(subspaces(dense)):
         with torch.no_grad():
             weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
         vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
-        _original(space.module, space.name).original = weight  # in place of theta, which may be shared
+        stack = _original(space.module, space.name)
+        stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
     return dense
 
@@ -189,7 +270,7 @@ def _original(module: nn.Module, name: str) -> Any:
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a parametrized module, with a class of its own.
+    """Copy a parametrized module, with its own class.
 
     torch injects a class per module, whose properties remember that module; a plain deepcopy shares it, so that
     removing the copy's parametrizations would destroy the original's, and `cached()` would give one the other's

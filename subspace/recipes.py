@@ -23,62 +23,95 @@ import torch
 from torch import Tensor, nn
 
 from subspace import methods
+from subspace._base.key import Key
+from subspace._base.selection import Selection, targets
 from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
 from subspace.methods.groups import Groups
-from subspace.methods.recipe import Recipe, Start, home, keep, narrowed, register_all, sparse, zeros
-from subspace.methods.saliency import Objective, Saliency
+from subspace.methods.recipe import (
+    SparseRecipe,
+    Start,
+    device_for_values,
+    register_all,
+    register_supports,
+    restrict,
+    sparse_recipe,
+    zeros,
+)
+from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
-from subspace.parametrization import subspaces, tie
-from subspace.random import Key
-from subspace.targets import Selection, targets
+from subspace.parametrization import share_theta, subspaces
 
 
 def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Selection | None = None) -> nn.Module:
-    """Ordinary training: d = 0, U = identity, theta = w."""
+    """Ordinary training: d = 0, U = identity, theta = w.
+
+    Args:
+        model: Its tensors are registered in place.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: As `targets`.
+    """
     return register_all(
-        model, {q: (Zero(w), Identity(w), None) for q, (_, _, w) in targets(model, include, exclude).items()}
+        model, {name: (Zero(w), Identity(w), None) for name, (_, _, w) in targets(model, include, exclude).items()}
     )
 
 
-@sparse(methods.snip)
+@sparse_recipe(methods.snip)
 def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
-    """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept."""
+    """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
+
+    Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
+    """
     return Zero(weight), U, None
 
 
-@sparse(methods.snip)
+@sparse_recipe(methods.snip)
 def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
-    With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random.
+    With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
+    recipe (see `SparseRecipe.__call__`).
     """
     return Gaussian(weight, key=key.fold("d"), keep=True), U, zeros(weight, U.dim)
 
 
-@sparse(methods.gradient)
+@sparse_recipe(methods.gradient)
 def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
+    Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
     return Pretrained(weight), U, zeros(weight, U.dim)
 
 
-def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> Recipe:
-    """The recipe w = alpha d + S for any d: DCTpS with offset(weight, key) in place of its DCT.
+def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
+    """Make the recipe w = alpha d + S for any d: DCTpS with another offset in place of its DCT.
 
-    alpha: whether it is trained, from 1; otherwise it is fixed there. With an objective, S is where the gradient at
-    w = d is largest, since |g s| vanishes at s = 0. A weight with a full S has no alpha.
+    With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full
+    S has no alpha.
+
+    Args:
+        offset: (weight, key) -> d.
+        alpha: Whether alpha is trained, from 1; otherwise it is fixed there.
+
+    Returns:
+        The recipe, with the arguments of every sparse recipe (see `SparseRecipe.__call__`).
 
     >>> from subspace.offsets import Hadamard
     >>> hadamard_plus_sparse = offset_plus_sparse(lambda weight, key: Hadamard(weight))
     >>> net = hadamard_plus_sparse(nn.Linear(100, 100), density=0.01)
     """
 
-    @sparse(methods.gradient)
+    @sparse_recipe(methods.gradient)
     def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
         return _plus_sparse(weight, offset(weight, key), U, alpha)
@@ -86,11 +119,12 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     return offset_plus_sparse
 
 
-@sparse(methods.gradient)
+@sparse_recipe(methods.gradient)
 def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
-    """DCTpS (Price and Tanner 2021): w = alpha DCT + S, alpha trained from 1, S sparse at random and trained from 0.
+    """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
-    With an objective, S is where the gradient at w = DCT is largest, since |g s| vanishes at s = 0.
+    alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
+    largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
     return _plus_sparse(weight, DCT(weight), U, True)
 
@@ -103,7 +137,7 @@ def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
     return Zero(weight), DirectSum([Direction(d), U]), theta
 
 
-def prune(
+def prune(  # noqa: PLR0913
     model: nn.Module,
     saliency: Saliency,
     objective: Objective | None,
@@ -116,39 +150,65 @@ def prune(
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> nn.Module:
-    """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept."""
-    chosen = narrowed(saliency, include, exclude)
+    """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept.
+
+    Args:
+        model: Its tensors are registered in place.
+        saliency: Scores the weights, as `methods.snip`.
+        objective: A function of the model that returns one number, as a loss; None for a saliency that needs none.
+        density: The fraction in (0, 1] of all the chosen weights that train; or give dim.
+        dim: How many of them train.
+        steps: Rounds of scoring and pruning.
+        budget: How the total is divided among the tensors; by default they all compete.
+        groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        The model.
+
+    Raises:
+        FloatingPointError: If a score is not finite; TypeError and ValueError as `methods.supports`. The model is then
+            as it was.
+    """
+    chosen = restrict(saliency, include, exclude)
     kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return keep(model, kept)
+    return register_supports(model, kept)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
-    """Magnitude pruning: `prune` by |w|; the objective is not used."""
+    """Magnitude pruning (Han et al. 2015): `prune` by |w|; the objective is not used. options: those of `prune`."""
     return prune(model, methods.magnitude, objective, **options)
 
 
 def snip(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
-    """SNIP (Lee et al. 2019): `prune` by |g w| in one shot."""
+    """SNIP (Lee et al. 2019): `prune` by |g w| in one shot. options: those of `prune`."""
     return prune(model, methods.snip, objective, **options)
 
 
 def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, **options: Any) -> nn.Module:
-    """Iterative SNIP (de Jorge et al. 2021): `prune` by |g w| in rounds."""
+    """Iterative SNIP (de Jorge et al. 2021): `prune` by |g w| in rounds. options: those of `prune`."""
     return prune(model, methods.snip, objective, steps=steps, **options)
 
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
-    """FORCE (de Jorge et al. 2021), `methods.force`: as Iterative SNIP, but pruned weights may return."""
-    return keep(model, methods.force(model, objective, **options))
+    """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
+    return register_supports(model, methods.force(model, objective, **options))
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
-    """GraSP (Wang et al. 2020): `prune` by w (H g), for an objective such as cross_entropy(net(x) / 200, y)."""
+    """GraSP (Wang et al. 2020): `prune` by w (H g). options: those of `prune`.
+
+    objective: such as lambda net: cross_entropy(net(x) / 200, y), x and y ten samples of every class.
+    """
     return prune(model, methods.grasp, objective, **options)
 
 
 def synflow(model: nn.Module, objective: Objective, *, steps: int = 100, **options: Any) -> nn.Module:
-    """SynFlow (Tanaka et al. 2020): `prune` in rounds, for an objective such as `methods.flow(1, 3, 32, 32)`."""
+    """SynFlow (Tanaka et al. 2020): `prune` in rounds, for an objective as `methods.flow(1, 3, 32, 32)`.
+
+    options: those of `prune`.
+    """
     return prune(model, methods.synflow, objective, steps=steps, **options)
 
 
@@ -160,32 +220,44 @@ def imp(
     dim: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The lottery ticket found by iterative magnitude pruning, rewound to the present weights; `methods.LotteryTicket`.
+    """The lottery ticket of iterative magnitude pruning (Frankle and Carbin 2019), rewound to the present weights.
 
-    train(model) trains a copy in place, once in every round.
+    Args:
+        model: Its tensors are registered in place.
+        train: train(model) trains a copy in place, once in every round.
+        density: The fraction in (0, 1] of all the chosen weights that train; or give dim.
+        dim: How many of them train.
+        options: Those of `methods.LotteryTicket`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: As `methods.LotteryTicket`.
+        FloatingPointError: If a trained weight is not finite. The model is then as it was.
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return keep(model, search.supports)
+    return register_supports(model, search.supports)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
-    """The start of SET (Mocanu et al. 2018): `random_pruning`, by ERK; train it with a `methods.SET`."""
+    """The start of SET (Mocanu et al. 2018): `random_pruning` with ERK's budget; train it with a `methods.SET`."""
     return random_pruning(model, budget=budget, **options)
 
 
 def rigl(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
-    """The start of RigL (Evci et al. 2020): `random_pruning`, by ERK; train it with a `methods.RigL`."""
+    """The start of RigL (Evci et al. 2020): `random_pruning` with ERK's budget; train it with a `methods.RigL`."""
     return random_pruning(model, budget=budget, **options)
 
 
 def dctps_set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
-    """The start of DCTpS + SET: `dctps`, by ERK; train it with a `methods.SET`."""
+    """The start of DCTpS with SET: `dctps` with ERK's budget; train it with a `methods.SET`."""
     return dctps(model, budget=budget, **options)
 
 
 def dctps_rigl(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
-    """The start of DCTpS + RigL (Price and Tanner 2021): `dctps`, by ERK; train it with a `methods.RigL`."""
+    """The start of DCTpS with RigL (Price and Tanner, ICML 2021): `dctps` with ERK's budget; then a `methods.RigL`."""
     return dctps(model, budget=budget, **options)
 
 
@@ -195,29 +267,54 @@ def random_subspace(
     density: float | None = None,
     dim: int | None = None,
     seed: int = 0,
+    offset: Callable[[Tensor, Key], Offset] | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> nn.Module:
-    """Random subspace training (Li et al. 2018): one theta for all tensors, d a seeded Kaiming initialisation.
+    """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
-    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1; theta starts at 0. U
-    is stored if it has at most 2^29 entries altogether, and drawn again at every pass if not.
+    The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has
+    at most 2^29 entries altogether, and drawn again at every pass if not.
+
+    Args:
+        model: Its tensors are registered in place.
+        density: The length of theta as a fraction in (0, 1] of the number of the chosen weights; or give dim.
+        dim: The length of theta.
+        seed: Of U and d, folded with each tensor's qualified name.
+        offset: (weight, key) -> d, as `lambda weight, key: Pretrained(weight)` to start from the present weights. By
+            default a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or
+            norm), which has no fan.
+        include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D
+            is their 199,210 and 62,006.)
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the tensors are of several dtypes or devices, and as `targets`. The model is then as it was.
     """
-    weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
+    weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
     n = sum(w.numel() for w in weights.values())
     k, key = entries(n, density, dim), Key(seed)
     parts = {
-        q: GaussianEmbedding(w, k, key=key.fold(q).fold("U"), of=n, stored=n * k <= STORED) for q, w in weights.items()
+        name: GaussianEmbedding(w, k, key=key.fold(name).fold("U"), of=n, stored=n * k <= STORED)
+        for name, w in weights.items()
     }
     first = next(iter(weights.values()))
-    if different := [q for q, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
+    if different := [name for name, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
     squares = torch.stack([part.column_norms().square() for part in parts.values()])
-    scale = squares.sum(0).rsqrt().to(home(first), first.dtype)
+    scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
     starts: dict[str, Start] = {}
-    for q, w in weights.items():
-        starts[q] = Gaussian(w, key=key.fold(q).fold("d"), keep=True), Scaled(parts[q], scale), zeros(w, k)
+    for name, w in weights.items():
+        d = (offset or _kaiming)(w, key.fold(name).fold("d"))
+        starts[name] = d, Scaled(parts[name], scale), zeros(w, k)
     register_all(model, starts)
-    spaces = [space for q, space in subspaces(model) if q in weights]
-    tie(spaces, spaces[0].theta)
+    spaces = [space for name, space in subspaces(model) if name in weights]
+    share_theta(spaces, spaces[0].theta)
     return model
+
+
+def _kaiming(weight: Tensor, key: Key) -> Offset:
+    return Gaussian(weight, key=key, keep=True) if weight.ndim > 1 else Pretrained(weight)

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 os.environ.setdefault("SUBSPACE_COSTS", "typical")  # the same routes on every machine
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; what is started inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]

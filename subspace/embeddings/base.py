@@ -15,14 +15,26 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
-from subspace.fixed import Fixed, wide
-from subspace.random import Key
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.plug_in import PlugIn
+from subspace.offsets import Offset
+from subspace.products.flops import Flops
 
 
-class Embedding(Fixed, abc.ABC):
+class Embedding(PlugIn, abc.ABC):
     """A fixed injective linear map U: R^dim -> R^shape, or, with `of`, numel of the `of` rows of an injective one.
 
-    Raises ValueError if dim is outside [least_dim, of], `of` being numel unless given.
+    Only `forward` is abstract: it makes an embedding complete. What else an embedding can say of itself makes it fast.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where what is random comes from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+
+    Raises:
+        ValueError: If dim is outside [least_dim, of].
     """
 
     least_dim = 1
@@ -49,7 +61,7 @@ class Embedding(Fixed, abc.ABC):
 
     def coordinates(self, weight: Tensor) -> Tensor:
         """U^+ w, the theta that minimises |U theta - w|: shape -> (dim,).  LSMR (Fong and Saunders 2011)."""
-        compute = wide(weight.dtype)
+        compute = at_least_float32(weight.dtype)
 
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values.ravel()).to(weight.device, weight.dtype)
@@ -67,5 +79,39 @@ class Embedding(Fixed, abc.ABC):
         return tensor(lsmr(operator, array(weight), atol=eps, btol=eps, conlim=0, maxiter=10 * self.dim + 100)[0])
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out)."""
-        return F.linear(x, self(theta))
+        """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
+        return F.linear(x, self.layout.to_matrix(self(theta)))
+
+    def has_fast_linear(self) -> bool:
+        """Whether `linear` takes less than to build U theta: by default, whether a class has its own."""
+        return type(self).linear is not Embedding.linear
+
+    def parts(self) -> list[Embedding]:
+        """The U_1, U_2, ... that stand side by side in U, by default U alone; each has dim numbers of theta in turn."""
+        return [self]
+
+    def direction(self) -> Offset | None:
+        """The d of U theta = theta d, for a U of that kind; None for any other."""
+        return None
+
+    def support(self) -> Tensor | None:
+        """The sorted flat places in w of theta's numbers, for a U of unit columns: (dim,) int64; None for any other.
+
+        It is the tensor that U looks at, and methods that move U write it in place.
+        """
+        return None
+
+    def keeps_entries(self) -> bool:
+        """Whether each number of theta is an entry of w."""
+        return self.support() is not None
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        """The FLOPs of a product with U theta at each row or pixel; None if U theta has to be built.
+
+        groups: of the convolution.
+        """
+        return None
+
+    def build_flops(self) -> float:
+        """The FLOPs of building U theta once."""
+        return 2.0 * self.shape.numel() * self.dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,11 @@ from subspace.embeddings.base import Embedding
 class DirectSum(Embedding):
     """U theta = U_1 theta_1 + U_2 theta_2 + ..., theta the concatenation of theta_1, theta_2, ...
 
-    The caller's part: that the ranges meet only in 0. Raises ValueError where the shapes differ or the dims add up to
-    more than numel.
+    Args:
+        embeddings: U_1, U_2, ... of one shape. The caller's part: that their ranges meet only in 0.
+
+    Raises:
+        ValueError: If the shapes differ, or the dims add up to more than numel.
 
     >>> from subspace.embeddings import Direction, Sparse
     >>> from subspace.offsets import DCT
@@ -36,14 +40,21 @@ class DirectSum(Embedding):
     def label(self) -> str:
         return " + ".join(embedding.label() for embedding in self.embeddings)  # type: ignore[operator]
 
-    def _parts(self, theta: Tensor) -> list[tuple[Embedding, Tensor]]:
-        return list(zip(self.embeddings, theta.split([e.dim for e in self.embeddings]), strict=True))  # type: ignore
+    def parts(self) -> list[Embedding]:
+        return [part for embedding in self.embeddings for part in cast(Embedding, embedding).parts()]
+
+    def _split(self, theta: Tensor) -> list[tuple[Embedding, Tensor]]:
+        parts = self.parts()
+        return list(zip(parts, theta.split([part.dim for part in parts]), strict=True))  # type: ignore[no-untyped-call]
 
     def forward(self, theta: Tensor) -> Tensor:
-        return reduce(torch.add, [embedding(part) for embedding, part in self._parts(theta)])
+        return reduce(torch.add, [U(part) for U, part in self._split(theta)])
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        return torch.cat([embedding.adjoint(weight) for embedding in self.embeddings])  # type: ignore[operator]
+        return torch.cat([U.adjoint(weight) for U in self.parts()])
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        return reduce(torch.add, [embedding.linear(part, x) for embedding, part in self._parts(theta)])
+        return reduce(torch.add, [U.linear(part, x) for U, part in self._split(theta)])
+
+    def has_fast_linear(self) -> bool:
+        return all(U.has_fast_linear() for U in self.parts())

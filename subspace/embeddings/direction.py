@@ -5,11 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace.embeddings.base import Embedding
-from subspace.offsets import Offset, Zero
+from subspace.offsets import Offset
+from subspace.products.flops import Flops
 
 
 class Direction(Embedding):
-    """U theta = theta d, d an offset that is not zero; dim = 1. The column is d itself, not normalised.
+    """U theta = theta d; dim = 1. The column is d itself, not normalised.
+
+    Args:
+        offset: d, which must not be zero.
+
+    Raises:
+        ValueError: If it is.
 
     >>> import torch
     >>> from subspace.offsets import DCT
@@ -18,7 +25,8 @@ class Direction(Embedding):
     """
 
     def __init__(self, offset: Offset) -> None:
-        if isinstance(offset, Zero):
+        structure = offset.structure()
+        if structure is not None and structure.is_zero:
             raise ValueError("offset must not be zero, got Zero")
         super().__init__(offset.like.new_empty(()).expand(offset.shape), 1)
         self.offset = offset
@@ -35,3 +43,12 @@ class Direction(Embedding):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return theta.reshape(()) * self.offset.linear(x)
+
+    def has_fast_linear(self) -> bool:
+        return self.offset.has_fast_linear()
+
+    def direction(self) -> Offset:
+        return self.offset
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        return self.offset.flops(groups, alpha=True)

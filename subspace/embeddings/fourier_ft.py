@@ -19,21 +19,27 @@ import math
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD
+from subspace._base.linear_map import LinearMap
+from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.linear_map import LinearMap
-from subspace.patches import fans
-from subspace.random import Key
 
 
 class FourierFT(Embedding):
     """U theta = scale * Re ifft2 of the spectrum that is theta_i at frequencies[i] = (a, b), 0 <= b <= n_in / 2.
 
-    The default scale is each column's own that gives it length 1, so that U^T U = I; a number is peft's `scaling`
-    (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta, at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number
+            of those that are their own negatives. Those for a smaller dim are among those for a larger one.
+        key: Where the frequencies come from.
+        scale: By default each column has the one that gives it length 1, so that U^T U = I; a number is peft's
+            `scaling` (100 to 300 in the paper), which makes almost all lengths scale / (2 n_out n_in)^1/2.
 
-    dim is at most the number of frequencies, (n_out n_in + s) / 2 with s = 1, 2 or 4 the number of those that are
-    their own negatives; ValueError beyond it. Those for a smaller dim are among those for a larger one.
+    Raises:
+        ValueError: If dim is more than the number of frequencies, or scale not positive and finite.
 
     >>> U = FourierFT(torch.empty(64, 48), 5, key=Key(0))
     >>> torch.allclose(U.adjoint(U(torch.arange(5.0))), torch.arange(5.0), atol=1e-5)
@@ -43,15 +49,15 @@ class FourierFT(Embedding):
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, scale: float | None = None) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        if dim > (most := frequency_count(*fans(like.shape))):
+        if dim > (most := frequency_count(*STANDARD.fans(like.shape))):
             raise ValueError(f"dim must be in [1, {most}], got {dim}")
-        super().__init__(like, dim, key=required(key, self))
+        super().__init__(like, dim, key=require_key(key, self))
         self.scale = scale
         self.rebuild()
 
     def rebuild(self) -> None:
-        (n_out, n_in), numel, dtype = fans(self.shape), self.shape.numel(), wide(self.like.dtype)
-        places = required(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
+        (n_out, n_in), numel, dtype = self.fans, self.shape.numel(), at_least_float32(self.like.dtype)
+        places = require_key(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
         a, b = _frequencies(torch.from_numpy(places), n_out, n_in)
         alone = ((2 * a) % n_out == 0) & ((2 * b) % n_in == 0)  # their own negatives: cosines of +-1
         unit = (2 - alone.double()).div(numel).sqrt()
@@ -70,14 +76,14 @@ class FourierFT(Embedding):
         return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten()
 
     def forward(self, theta: Tensor) -> Tensor:
-        n_out, n_in = fans(self.shape)
+        n_out, n_in = self.fans
         entries, rows, columns = self._spectrum(theta), _entries(n_out), _entries(n_in)
         spectrum = entries.new_zeros(columns * rows).index_add(0, self._columns * rows + self._rows, entries)
         weight = _WAVES(_WAVES(spectrum.reshape(columns, rows), n_out).T, n_in)
         return weight.reshape(self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        n_out, n_in = fans(self.shape)
+        n_out, n_in = self.fans
         matrix = weight.to(self._gains.dtype).reshape(n_out, n_in)
         spectrum = _SPECTRUM(_SPECTRUM(matrix, n_in).T, n_out).flatten()
         entries = spectrum[self._columns * _entries(n_out) + self._rows].reshape(self.dim, 2)
@@ -91,6 +97,9 @@ class FourierFT(Embedding):
         waves = _SPECTRUM(x.to(self._gains.dtype), n_in).index_select(-1, self._columns)
         zeros = waves.new_zeros(*x.shape[:-1], _entries(n_out))
         return _WAVES(zeros.index_add(-1, self._rows, waves * self._spectrum(theta)), n_out).to(x.dtype)
+
+    def build_flops(self) -> float:
+        return 2.5 * self.shape.numel() * math.log2(self.shape.numel())
 
 
 def frequency_count(n_out: int, n_in: int) -> int:

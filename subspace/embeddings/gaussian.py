@@ -12,19 +12,28 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.linear_map import LinearMap, Product
+from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.linear_map import LinearMap, Product
-from subspace.random import Key
 
 STORED = 1 << 29  # entries up to which U is stored unless told otherwise: 2 GiB in float32
 BLOCK = 1 << 20  # entries drawn at a time
 
 
 class Gaussian(Embedding):
-    """U i.i.d. N(0, 1 / numel), so that E|U theta|^2 = |theta|^2; `stored` chooses between memory and time.
+    """U i.i.d. N(0, 1 / numel), so that E|U theta|^2 = |theta|^2.
 
     With `of`, these are the rows of one tensor in a U of that many rows for several tensors, of variance 1 / of.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where the entries come from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+        stored: Whether U is held, which costs memory, or drawn again at every product, which costs time; by default it
+            is held up to 2^29 entries.
 
     >>> U = Gaussian(torch.empty(1000, 50), 20, key=Key(0))
     >>> round(float(U(torch.ones(20)).norm() ** 2 / 20), 1)
@@ -34,7 +43,7 @@ class Gaussian(Embedding):
     def __init__(
         self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None, stored: bool | None = None
     ) -> None:
-        super().__init__(like, dim, key=required(key, self), of=of)
+        super().__init__(like, dim, key=require_key(key, self), of=of)
         self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
         self.stored = like.numel() * dim <= STORED if stored is None else stored
         self.rebuild()
@@ -77,7 +86,7 @@ def _rows(dim: int) -> int:
 
 def _blocks(like: Tensor, stream: str, numel: int, dim: int, of: int) -> Iterator[tuple[int, Tensor]]:
     """(first row, rows of U) after one another, in at least float32 on like's device."""
-    parsed, dtype = Key.parse(stream), wide(like.dtype)
+    parsed, dtype = Key.parse(stream), at_least_float32(like.dtype)
     for start in range(0, numel, _rows(dim)):
         count = min(_rows(dim), numel - start)
         values = parsed.normal(count * dim, start * dim, dtype=str(dtype).removeprefix("torch."))
@@ -92,7 +101,7 @@ def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tenso
 
 
 def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
-    out = torch.zeros(*weight.shape[:-1], dim, dtype=wide(weight.dtype), device=weight.device)
+    out = torch.zeros(*weight.shape[:-1], dim, dtype=at_least_float32(weight.dtype), device=weight.device)
     for start, block in _blocks(weight, stream, numel, dim, of):
         out += weight[..., start : start + len(block)].to(block.dtype) @ block
     return out.to(weight.dtype)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.embeddings.base import Embedding
-from subspace.random import Key
+from subspace.products.flops import Flops
 
 
 class Identity(Embedding):
     """U theta = theta in the weight's shape; dim = numel.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Not used.
 
     >>> import torch
     >>> Identity(torch.empty(2, 2))(torch.arange(4.0))
@@ -27,3 +32,13 @@ class Identity(Embedding):
         return weight.reshape(-1)
 
     coordinates = adjoint
+
+    def keeps_entries(self) -> bool:
+        return True
+
+    def flops(self, groups: int = 1) -> Flops:
+        dense = 2.0 * self.dim
+        return Flops(dense, dense, dense)
+
+    def build_flops(self) -> float:
+        return self.dim

@@ -8,7 +8,14 @@ from subspace.embeddings.base import Embedding
 
 
 class Scaled(Embedding):
-    """U diag(scale), scale of shape (dim,), finite and nowhere zero, in the state_dict.
+    """U diag(scale).
+
+    Args:
+        embedding: U.
+        scale: (dim,), finite and nowhere zero; it is in the state_dict.
+
+    Raises:
+        ValueError: If the scale is not that.
 
     >>> import torch
     >>> from subspace.embeddings import Identity
@@ -38,3 +45,9 @@ class Scaled(Embedding):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return self.embedding.linear(self.scale * theta, x)
+
+    def has_fast_linear(self) -> bool:
+        return self.embedding.has_fast_linear()
+
+    def build_flops(self) -> float:
+        return self.embedding.build_flops()

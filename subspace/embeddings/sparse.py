@@ -10,17 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.index import check, fault
+from subspace._base.key import Key
+from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.random import Key
+from subspace.products.flops import Flops
 
 
 class Sparse(Embedding):
     """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
 
-    Give `dim` and `key` for `dim` places at random (those for a smaller dim are among them), or the `index` itself. dim
-    may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
+    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
     state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: How many places, drawn at random (those for a smaller dim are among them); or give the index.
+        key: Where they come from.
+        index: The places themselves: (dim,) int64 or int32, in any order.
+
+    Raises:
+        TypeError: If not exactly one of dim and index is given, or the index is no 1-d tensor of integers.
+        ValueError: If a place is out of range or given twice.
 
     >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
     tensor([[0., 5.],
@@ -43,8 +55,27 @@ class Sparse(Embedding):
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
-        places = required(self.key, self).distinct(self.shape.numel(), self.dim)
+        places = require_key(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch's, but an index that this weight cannot have is an error, and not taken."""
+        index = state_dict.get(name := f"{prefix}index")
+        if isinstance(index, Tensor) and (why := fault(index, size := self.shape.numel())):
+            error_msgs.append(f"{name} must be 1-d int64, sorted, distinct and in [0, {size}), got {why}")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def describe(self) -> dict[str, Any]:
         rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
@@ -65,17 +96,21 @@ class Sparse(Embedding):
         n_out, n_in = self.shape
         if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
             return super().linear(theta, x)
-        compute, rows = wide(x.dtype), self.index // n_in
+        compute, rows = at_least_float32(x.dtype), self.index // n_in
         products = x[..., self.index % n_in].to(compute) * theta.to(compute)
         return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
+
+    def support(self) -> Tensor:
+        return self.index
+
+    def flops(self, groups: int = 1) -> Flops:
+        each = 2.0 * self.dim
+        return Flops(each, each, each)
 
 
 def _checked(index: Tensor, like: Tensor) -> Tensor:
     if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
     index = index.long().sort().values
-    if len(index) and not (int(index[0]) >= 0 and int(index[-1]) < like.numel()):
-        raise ValueError(f"index must be in [0, {like.numel()}), got {int(index[0])} ... {int(index[-1])}")
-    if repeated := int((index.diff() == 0).sum()):
-        raise ValueError(f"index must have distinct entries, got {repeated} repeated")
+    check(index, like.numel())
     return index

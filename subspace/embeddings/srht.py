@@ -1,9 +1,10 @@
 """Block subsampled randomised Hadamard transform: a dense U of +-of^-1/2 that is never stored.
 
-U = (P / of)^1/2 [H S_0; H S_1; ...], cut after numel rows: H the orthonormal Walsh-Hadamard matrix of length P, the
-next power of two from dim, and S_b a diagonal of random signs (Ailon and Chazelle, "The fast Johnson-Lindenstrauss
-transform and approximate nearest neighbors", SIAM J. Comput. 39, 2009). theta is padded with zeros to P, and sign j of
-block b is sign b dim + j of the key's stream.
+U = (P / of)^1/2 R [H S_0; H S_1; ...], cut after numel rows: H the orthonormal Walsh-Hadamard matrix of length P, the
+next power of two from dim, and R and S_b diagonals of random signs. theta is padded with zeros to P; sign j of S_b is
+sign b dim + j of the key's stream, and sign i of R sign i of that of its "w". Signs on the side of w are those of Ailon
+and Chazelle, "The fast Johnson-Lindenstrauss transform and approximate nearest neighbors" (SIAM J. Comput. 39, 2009):
+with them |U^T w| is as for a Gaussian U whatever w is, a constant, too. Those on theta's side do the same for U theta.
 
 Of a last block with too few rows, its first rows are kept, or, where other tensors share theta (`of` beyond numel),
 rows at random, those that the key's "rows" draws from P: first rows do not tell theta_j from theta_{j + 2^i}.
@@ -19,11 +20,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.linear_map import LinearMap, Product
+from subspace._base.plug_in import require_key
+from subspace._base.transforms import fwht
 from subspace.embeddings.base import Embedding
-from subspace.fixed import required, wide
-from subspace.linear_map import LinearMap, Product
-from subspace.random import Key
-from subspace.transforms import fwht
 
 BLOCK = 1 << 18  # entries transformed at a time, so that they stay in cache
 
@@ -38,13 +40,19 @@ class SRHT(Embedding):
     With `of`, these are the rows of one tensor in a U of that many rows for several tensors, injective with a
     probability that falls short of 1 only for a dim close to `of`.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        dim: The length of theta.
+        key: Where the signs come from.
+        of: The rows of a U that several tensors share; numel of `like` by default.
+
     >>> U = SRHT(torch.empty(8, 3), 5, key=Key(0))
     >>> torch.allclose(U.adjoint(U(torch.arange(5.0))), torch.arange(5.0), atol=1e-5)
     True
     """
 
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
-        super().__init__(like, dim, key=required(key, self), of=of)
+        super().__init__(like, dim, key=require_key(key, self), of=of)
         self._stream = str(self.key)  # ahead of time: torch.compile cannot trace it
 
     def _constants(self) -> tuple[str, int, int, int]:
@@ -62,18 +70,22 @@ class SRHT(Embedding):
             return super().coordinates(weight)
         return self.adjoint(weight) * (self.of / numel)
 
+    def build_flops(self) -> float:
+        return self.shape.numel() * float((self.dim - 1).bit_length() + 1)
+
 
 def _length(dim: int) -> int:
     return 1 << (dim - 1).bit_length()
 
 
-Piece = tuple[slice, slice | Tensor, Tensor, Tensor, Tensor]
+Piece = tuple[slice, slice | Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _pieces(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Iterator[Piece]:
-    """Some blocks after one another: rows of U, which of the blocks' rows those are, signs (blocks, dim), two buffers.
+    """Some blocks after one another: rows of U, which of the blocks' rows those are, signs of both sides, two buffers.
 
-    The buffers, (len(x), blocks, P), are the same every time: fresh ones would cost more than the arithmetic.
+    The signs are those of w, (rows,), and of theta, (blocks, dim). The buffers, (len(x), blocks, P), are the same every
+    time: fresh ones would cost more than the arithmetic.
     """
     key, length = Key.parse(stream), _length(dim)
     blocks, step = -(-numel // length), max(1, BLOCK // (len(x) * length))
@@ -86,9 +98,10 @@ def _pieces(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Iterator[P
             whole = (count - 1) * length
             chosen = whole + torch.from_numpy(key.fold("rows").distinct(length, few))
             kept = torch.cat([torch.arange(whole), chosen]).to(x.device)
-        signs = torch.from_numpy(key.signs(count * dim, first * dim)).reshape(count, dim).to(x.device)
+        of_theta = torch.from_numpy(key.signs(count * dim, first * dim)).reshape(count, dim).to(x.device)
+        of_w = torch.from_numpy(key.fold("w").signs(stop - start, start)).to(x.device)
         one, other = buffers[:, : len(x) * count * length].reshape(2, len(x), count, length)
-        yield slice(start, stop), kept, signs, one, other
+        yield slice(start, stop), kept, of_w, of_theta, one, other
 
 
 def _factors(length: int, like: Tensor) -> list[Tensor]:
@@ -120,23 +133,23 @@ def _hadamard(x: Tensor, spare: Tensor, factors: list[Tensor]) -> Tensor:
 
 def _product(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     batch, length = theta.shape[:-1], _length(dim)
-    scaled = theta.reshape(batch.numel(), 1, dim).to(wide(theta.dtype)) * math.sqrt(length / of)
+    scaled = theta.reshape(batch.numel(), 1, dim).to(at_least_float32(theta.dtype)) * math.sqrt(length / of)
     out, factors = theta.new_empty(batch.numel(), numel), _factors(length, scaled)
-    for rows, kept, signs, x, spare in _pieces(scaled, stream, numel, dim, of):
-        torch.mul(signs, scaled, out=x[..., :dim])
+    for rows, kept, of_w, of_theta, x, spare in _pieces(scaled, stream, numel, dim, of):
+        torch.mul(of_theta, scaled, out=x[..., :dim])
         x[..., dim:] = 0
-        out[:, rows] = _hadamard(x, spare, factors).flatten(1)[:, kept]
+        out[:, rows] = _hadamard(x, spare, factors).flatten(1)[:, kept] * of_w
     return out.reshape(*batch, numel)
 
 
 def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
     batch, length = weight.shape[:-1], _length(dim)
     flat = weight.reshape(batch.numel(), numel)
-    out = torch.zeros(len(flat), dim, dtype=wide(weight.dtype), device=weight.device)
+    out = torch.zeros(len(flat), dim, dtype=at_least_float32(weight.dtype), device=weight.device)
     factors = _factors(length, out)
-    for rows, kept, signs, x, spare in _pieces(out, stream, numel, dim, of):
-        x.zero_().flatten(1)[:, kept] = flat[:, rows].to(x.dtype)
-        out += _hadamard(x, spare, factors)[..., :dim].mul_(signs).sum(1)
+    for rows, kept, of_w, of_theta, x, spare in _pieces(out, stream, numel, dim, of):
+        x.zero_().flatten(1)[:, kept] = flat[:, rows].to(x.dtype) * of_w
+        out += _hadamard(x, spare, factors)[..., :dim].mul_(of_theta).sum(1)
     return (out * math.sqrt(length / of)).to(weight.dtype).reshape(*batch, dim)
 
 

@@ -6,18 +6,18 @@ here and a line in tests/test_methods_saliency.py.
 """
 
 from subspace.methods import budgets
-from subspace.methods.grasp import grasp
 from subspace.methods.groups import blocks, rows
 from subspace.methods.lottery_ticket import LotteryTicket
-from subspace.methods.magnitude import magnitude, random
 from subspace.methods.moving import Mover, constant, cosine, linear
 from subspace.methods.prune import force, supports
+from subspace.methods.ranking import Supports, select, shuffle
 from subspace.methods.rigl import RigL
-from subspace.methods.saliency import Objective, Saliency, Scores, gradient, saliency
-from subspace.methods.select import Supports, select, shuffle
+from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient, saliency
+from subspace.methods.saliencies.grasp import grasp
+from subspace.methods.saliencies.magnitude import magnitude, random
+from subspace.methods.saliencies.snip import snip
+from subspace.methods.saliencies.synflow import flow, synflow
 from subspace.methods.set import SET
-from subspace.methods.snip import snip
-from subspace.methods.synflow import flow, synflow
 
 __all__ = [
     "SET",

@@ -1,5 +1,8 @@
 """How many entries each tensor gets: budgets, exact in total and nested (a larger total takes from no tensor).
 
+A budget is a function of the shapes of the tensors and of the total, and returns a count for every tensor. It raises
+ValueError if the total is negative or more than the tensors have entries.
+
 Every exact budget is min(numel, eps * share) for some share of each tensor, with eps such that the total is exact:
 what does not fit into a tensor goes to the others. `apportion` solves any such monotone rule, level -> a count for
 every tensor: it takes the highest level whose total is not too large, and gives what is left one each to the first
@@ -11,10 +14,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from numbers import Rational
 
 from torch import Size
 
-Budget = Callable[[Sequence[Size], int], list[int]]
+Budget = Callable[[Sequence[Size], int], list[int]]  # (the tensors' shapes, total) -> a count for every tensor
 
 
 def uniform(shapes: Sequence[Size], total: int) -> list[int]:
@@ -27,7 +32,7 @@ def uniform(shapes: Sequence[Size], total: int) -> list[int]:
 
 
 def epl(shapes: Sequence[Size], total: int) -> list[int]:
-    """Equal per layer (Price and Tanner 2021): the same count in every tensor.
+    """Equal per layer (Price and Tanner, ICML 2021): the same count in every tensor.
 
     >>> epl([Size([100]), Size([10]), Size([40])], 70)
     [30, 10, 30]
@@ -35,25 +40,11 @@ def epl(shapes: Sequence[Size], total: int) -> list[int]:
     return _shared([1] * len(shapes), shapes, total)
 
 
-def epl_to_last(shapes: Sequence[Size], total: int) -> list[int]:
-    """Equal per layer by the authors' rule: whatever does not fit goes to the last tensor, and there may be lost.
-
-    For comparison with their figures only: it is not exact. It overfills the last tensor before the others have had
-    their share, loses what does not fit there, and rounds every tensor on its own.
-
-    >>> epl_to_last([Size([10]), Size([100]), Size([40])], 90), epl_to_last([Size([10]), Size([100]), Size([40])], 129)
-    ([10, 30, 40], [10, 43, 40])
-    """
-    counts = [min(shape.numel(), total / len(shapes)) for shape in shapes]
-    counts[-1] = min(counts[-1] + total - sum(counts), shapes[-1].numel())
-    return [round(count) for count in counts]
-
-
 def epf(shapes: Sequence[Size], total: int) -> list[int]:
-    """Equal per filter (Price and Tanner 2021): the same count in every row of every tensor.
+    """Equal per filter (Price and Tanner, ICML 2021): the same count in every row of every tensor.
 
     This fixes each tensor's total; with `groups=rows` the entries are also spread evenly inside it, so that no two rows
-    of a tensor differ by more than one. (The authors' code fixes the totals only.)
+    of a tensor differ by more than one. (The paper's code fixes the totals only.)
 
     >>> epf([Size([2, 9]), Size([5, 9]), Size([3, 2])], 30)
     [7, 17, 6]
@@ -73,8 +64,8 @@ def er(shapes: Sequence[Size], total: int) -> list[int]:
 def erk(shapes: Sequence[Size], total: int) -> list[int]:
     """Erdos-Renyi-Kernel (Evci et al. 2020): density proportional to the sum of the axes over their product.
 
-    The authors' iteration: where that exceeds 1 the tensor is dense, and eps is solved again for the others. (The DCTpS
-    code clips instead, and loses the excess.)
+    By the paper's iteration: where that exceeds 1 the tensor is dense, and eps is solved again for the others. (Price
+    and Tanner's code of DCTpS clips instead, and loses the excess.)
 
     >>> erk([Size([100, 100]), Size([10, 100]), Size([10, 10, 3, 3])], 600)
     [357, 197, 46]
@@ -95,9 +86,18 @@ def _shared(shares: Sequence[int], shapes: Sequence[Size], total: int) -> list[i
 
 
 def apportion(counts: Callable[[int], list[int]], top: int, total: int) -> list[int]:
-    """The counts of the highest level in [0, top] that come to at most `total`, filled up to `total` in order.
+    """Find the counts of the highest level that come to at most a total, filled up to the total in order.
 
-    Raises ValueError if `total` is more than the top level's counts come to.
+    Args:
+        counts: level -> a count for every tensor, none of which falls as the level rises.
+        top: The highest level.
+        total: What the counts come to.
+
+    Returns:
+        A count for every tensor.
+
+    Raises:
+        ValueError: If `total` is negative, or more than the top level's counts come to.
     """
     if not 0 <= total <= sum(counts(top)):
         raise ValueError(f"total must be in [0, {sum(counts(top))}], got {total}")
@@ -109,13 +109,27 @@ def apportion(counts: Callable[[int], list[int]], top: int, total: int) -> list[
     return base
 
 
+def exact(number: float) -> Fraction:
+    """The number as it is written: 0.1 is one tenth here, so that 0.9 of 10 leaves 1 and not a little less.
+
+    >>> int((1 - exact(0.9)) * 10), int((1 - 0.9) * 10)
+    (1, 0)
+    """
+    return Fraction(number) if isinstance(number, Rational) else Fraction(str(float(number)))
+
+
 def entries(numel: int, density: float | None, dim: int | None) -> int:
-    """How many of `numel` weights exactly one of density and dim asks for; ValueError outside (0, 1] and [1, numel]."""
+    """How many of `numel` weights exactly one of density and dim asks for.
+
+    Raises:
+        TypeError: If not exactly one of them is given.
+        ValueError: If density is outside (0, 1], or the number outside [1, numel].
+    """
     if (density is None) == (dim is None):
         raise TypeError(f"exactly one of density and dim must be given, got density={density} and dim={dim}")
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")
-    count = round(density * numel) if density is not None else dim
+    count = round(exact(density) * numel) if density is not None else dim
     if count is None or not 1 <= count <= numel:
         asked = f"dim={dim}" if density is None else f"density={density}, which is {count} entries"
         raise ValueError(f"dim must be in [1, {numel}], got {asked}")

@@ -18,6 +18,12 @@ Groups = Callable[[Size], Tensor]
 def rows(shape: Size) -> Tensor:
     """Every row (filter) is a group: a constant fan-in, EPF.
 
+    Args:
+        shape: Of the weight.
+
+    Returns:
+        The flat places of each group, one group in each line.
+
     >>> rows(Size([2, 3]))
     tensor([[0, 1, 2],
             [3, 4, 5]])
@@ -26,9 +32,15 @@ def rows(shape: Size) -> Tensor:
 
 
 def blocks(m: int) -> Groups:
-    """Every m consecutive inputs (channels, at one tap of one filter) are a group: N:M sparsity at density N / M.
+    """Make the grouping of every m consecutive inputs: N:M sparsity at density N / M.
 
-    The grouping raises ValueError where m does not divide the number of inputs, shape[1].
+    Inputs are the channels, at one tap of one filter.
+
+    Args:
+        m: The size of a group. The grouping raises ValueError where it does not divide the number of inputs, shape[1].
+
+    Returns:
+        The grouping: shape -> the flat places of each group, one group in each line.
 
     >>> blocks(2)(Size([1, 4, 2]))
     tensor([[0, 2],
@@ -47,7 +59,7 @@ def blocks(m: int) -> Groups:
     return grouping
 
 
-def spread(scores: Tensor, count: int, groups: Tensor) -> Tensor:
+def top_per_group(scores: Tensor, count: int, groups: Tensor) -> Tensor:
     """The `count` highest scores, shared evenly by the groups: (numel,) -> sorted (count,) int64.
 
     Where count is no multiple of the number of groups, the groups with the highest next score get one more.

@@ -18,13 +18,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from subspace.fixed import wide
-from subspace.kernels import weight_gradient
-from subspace.kernels.layers import LAYERS, Layer, call
-from subspace.methods.saliency import Objective, evaluate, preserved
-from subspace.methods.select import Supports
-from subspace.methods.top import infinite, top
+from subspace._base.dtypes import at_least_float32
+from subspace._base.preserve import preserved
+from subspace.methods import weight_gradient
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective, evaluate
+from subspace.methods.top import count_nonfinite, top
 from subspace.parametrization import Subspace
+from subspace.products.layers import LAYERS, Layer, as_product
 
 BLOCK = 1 << 20  # entries looked at together
 
@@ -32,7 +33,7 @@ Block = tuple[int, Tensor]  # where it starts, and the flat gradient from there 
 Read = tuple[Tensor, Tensor]  # a layer's input and the gradient to its output
 
 
-def steepest(
+def largest_gradients(
     model: nn.Module,
     spaces: Mapping[str, Subspace],
     objective: Objective | None,
@@ -40,48 +41,63 @@ def steepest(
     counts: Mapping[str, int],
     when: str = "",
 ) -> Supports:
-    """The sorted places, so many in each tensor and none of those kept, of the largest |d objective / d w|.
+    """The sorted places in each tensor, `counts` of them and none of those kept, of the largest |d objective / d w|.
 
     Tensors that the objective does not depend on are left out. The model is preserved. Under DistributedDataParallel
     give every process the same objective. Raises as `evaluate`, and FloatingPointError naming a tensor whose gradient
     is not finite.
     """
-    reads: Counter[str] = Counter()
-    sums: dict[str, Tensor] = {}
-    calls: dict[str, list[Read]] = defaultdict(list)
-    chosen: Supports = {}
-
-    def read(q: str, tensor: Tensor, x: Tensor | None = None) -> None:  # the weight, or what the layer made of x
-        reads[q] += 1
-        tensor.register_hook(partial(arrived, q, x))  # type: ignore[no-untyped-call]
-
-    def arrived(q: str, x: Tensor | None, gradient: Tensor) -> None:  # of one read; a weight may be read several times
-        if x is not None:
-            calls[q].append((x, gradient))
-        else:
-            sums[q] = sums[q] + gradient if q in sums else gradient
-        reads[q] -= 1
-        if not reads[q]:
-            reduce(q)
-
-    def reduce(q: str) -> None:
-        blocks = _blocks(spaces[q], sums.pop(q, None), calls.pop(q, []))
-        chosen[q] = largest(_finite(blocks, q, when), kept[q], counts[q])
-
+    reader = GradientReader(spaces, lambda name, blocks: largest(_finite(blocks, name, when), kept[name], counts[name]))
     with preserved(model), torch.enable_grad():
-        with _watched(spaces, read):
+        with _watched(spaces, reader.read):
             value = evaluate(objective, model)
         torch.autograd.grad(value, [space.theta for space in spaces.values()], allow_unused=True)
-        for q in {**sums, **calls}:  # of which some read was of no consequence
-            reduce(q)
-    return chosen
+        reader.finish()
+    return reader.found
+
+
+class GradientReader:
+    """Reduces the gradient of each weight as soon as the backward pass has made all of it.
+
+    A weight may be read several times in a forward pass, and its gradient is the sum over these reads.
+    """
+
+    def __init__(self, spaces: Mapping[str, Subspace], reduce: Callable[[str, Iterator[Block]], Tensor]) -> None:
+        self.spaces, self.reduce = spaces, reduce
+        self.found: Supports = {}
+        self._reads: Counter[str] = Counter()  # whose gradient has not arrived
+        self._sums: dict[str, Tensor] = {}
+        self._calls: dict[str, list[Read]] = defaultdict(list)
+
+    def read(self, name: str, tensor: Tensor, x: Tensor | None = None) -> None:
+        """Expect the gradient to `tensor`: a weight, or what its layer made of x without computing the weight."""
+        self._reads[name] += 1
+        tensor.register_hook(partial(self._arrived, name, x))  # type: ignore[no-untyped-call]
+
+    def _arrived(self, name: str, x: Tensor | None, gradient: Tensor) -> None:
+        if x is not None:
+            self._calls[name].append((x, gradient))
+        else:
+            self._sums[name] = self._sums[name] + gradient if name in self._sums else gradient
+        self._reads[name] -= 1
+        if not self._reads[name]:
+            self._reduce(name)
+
+    def _reduce(self, name: str) -> None:
+        blocks = _blocks(self.spaces[name], self._sums.pop(name, None), self._calls.pop(name, []))
+        self.found[name] = self.reduce(name, blocks)
+
+    def finish(self) -> None:
+        """Reduce the weights that the objective depends on by some of their reads only."""
+        for name in {**self._sums, **self._calls}:
+            self._reduce(name)
 
 
 def largest(blocks: Iterable[Block], kept: Tensor, count: int) -> Tensor:
     """The sorted places, outside of the sorted `kept`, of the `count` largest |gradient|: blocks -> (count,)."""
     values, places, least = torch.empty(0, device=kept.device), kept.new_empty(0), -1.0
     for start, gradient in blocks:
-        block = gradient.abs().to(wide(gradient.dtype))
+        block = gradient.abs().to(at_least_float32(gradient.dtype))
         first, last = torch.searchsorted(kept, kept.new_tensor([start, start + len(block)])).tolist()
         block[kept[first:last] - start] = -1
         above = (block > least).nonzero().squeeze(1)  # equal ones come too late
@@ -101,25 +117,24 @@ def _blocks(space: Subspace, whole: Tensor | None, calls: list[Read]) -> Iterato
             yield from ((start, flat[start : start + BLOCK]) for start in range(0, len(flat), BLOCK))
         return
     layer, shape = cast(Layer, space.module), space.parametrization.offset.shape
-    made = [call(layer, x) for x, _ in calls]
+    made = [as_product(layer, x) for x, _ in calls]
     pairs = [
         (x, gy.reshape(len(x), shape[0], *gy.shape[gy.ndim - len(shape) + 2 :]))
-        for (x, *_), (_, gy) in zip(made, calls, strict=True)
+        for (x, _), (_, gy) in zip(made, calls, strict=True)
     ]
-    _, stride, padding, dilation, groups = made[0]
-    for row, block in weight_gradient.blocks(pairs, shape, stride, padding, dilation, groups, entries=BLOCK):
+    for row, block in weight_gradient.blocks(pairs, shape, made[0].geometry, entries=BLOCK):
         start, gradient = row * shape[1:].numel(), block.reshape(-1)
         yield start, gradient if flat is None else gradient + flat[start : start + len(gradient)]
 
 
-def _finite(blocks: Iterable[Block], q: str, when: str) -> Iterator[Block]:
+def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:
     """The blocks; raises FloatingPointError after the last, if not all entries were finite."""
     bad = 0
     for start, block in blocks:
-        bad += infinite(block)
+        bad += count_nonfinite(block)
         yield start, block
     if bad:
-        raise FloatingPointError(f"gradients must be finite, got {bad} in {q} that are not{when}")
+        raise FloatingPointError(f"gradients must be finite, got {bad} in {name} that are not{when}")
 
 
 @contextmanager
@@ -131,20 +146,20 @@ def _watched(spaces: Mapping[str, Subspace], read: Callable[..., None]) -> Itera
     computed: Counter[str] = Counter()
     before: dict[str, int] = {}
     with ExitStack() as undo:
-        for q, space in spaces.items():
+        for name, space in spaces.items():
 
-            def weighed(_: nn.Module, __: Any, weight: Tensor, q: str = q) -> None:
-                computed[q] += 1
+            def weighed(_: nn.Module, __: Any, weight: Tensor, name: str = name) -> None:
+                computed[name] += 1
                 if weight.requires_grad:
-                    read(q, weight)
+                    read(name, weight)
 
-            def entered(_: nn.Module, __: Any, q: str = q) -> None:
-                before[q] = computed[q]
+            def entered(_: nn.Module, __: Any, name: str = name) -> None:
+                before[name] = computed[name]
 
-            def left(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], y: Tensor, q: str = q) -> None:
-                if computed[q] == before[q] and y.requires_grad:
+            def left(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], y: Tensor, name: str = name) -> None:
+                if computed[name] == before[name] and y.requires_grad:
                     x: Tensor = args[0] if args else options["input"]
-                    read(q, y, x.detach())
+                    read(name, y, x.detach())
 
             undo.callback(space.parametrization.register_forward_hook(weighed).remove)
             if isinstance(space.module, LAYERS) and space.name == "weight" and "forward" in vars(space.module):

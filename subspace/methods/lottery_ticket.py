@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from subspace._base.qualified import owner_of
+from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
-from subspace.methods.budgets import entries
-from subspace.methods.saliency import Scores, valued
-from subspace.methods.select import Supports, choose, finite, warn_empty
+from subspace.methods.budgets import entries, exact
+from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
+from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
 from subspace.parametrization import register
-from subspace.targets import Selection, targets
 
 
 class LotteryTicket:
@@ -23,10 +24,17 @@ class LotteryTicket:
 
     The rewinding point is the model as it is given: at initialization, or after some steps of training (Frankle et al.
     2020). Every round trains a fresh copy of it, biases and norms included, with w = U theta, so the model itself is
-    never touched. train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+    never touched.
 
-    fraction: pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %. include, exclude: as
-    `targets`. Raises ValueError if fraction is not in (0, 1), and as `targets`.
+    Args:
+        model: At the rewinding point.
+        train: train(model) trains its argument in place and makes its own optimizer: dim shrinks every round.
+        fraction: Pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Raises:
+        ValueError: If fraction is not in (0, 1), and as `targets`.
     """
 
     def __init__(
@@ -40,9 +48,9 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {q: weight for q, (_, _, weight) in targets(model, include, exclude).items()}
-        valued(weights)
-        self.supports: Supports = {q: torch.arange(w.numel(), device=w.device) for q, w in weights.items()}
+        weights = {name: weight for name, (_, _, weight) in targets(model, include, exclude).items()}
+        require_values(weights)
+        self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
         self.rounds = 0
@@ -55,10 +63,10 @@ class LotteryTicket:
     def ticket(self) -> nn.Module:
         """A copy of the model at the rewinding point, with what is pruned so far gone from it."""
         model = copy.deepcopy(self.start)
-        for q, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
-            module, name = _owner(model, q)
-            weight = getattr(module, name)
-            register(module, name, Zero(weight), Sparse(weight, index=index))
+        for name, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
+            module, last = owner_of(model, name)
+            weight = getattr(module, last)
+            register(module, last, Zero(weight), Sparse(weight, index=index))
         return model
 
     def prune(self, dim: int | None = None) -> None:
@@ -67,14 +75,14 @@ class LotteryTicket:
         Raises ValueError if dim is more than remains, FloatingPointError naming tensor and round where a trained
         weight is not finite; the rounds so far are then as they were.
         """
-        dim = int((1 - self.fraction) * self.dim) if dim is None else dim
+        dim = self._left() if dim is None else dim
         if not 1 <= dim <= self.dim:
             raise ValueError(f"dim must be in [1, {self.dim}], got {dim}")
         model = self.ticket()
         self.train(model)
         with torch.no_grad():
-            scores: Scores = {q: getattr(*_owner(model, q)).abs() for q in self.supports}
-        finite(scores, f" in round {self.rounds + 1}")
+            scores: Scores = {name: getattr(*owner_of(model, name)).abs() for name in self.supports}
+        require_finite(scores, f" in round {self.rounds + 1}")
         self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1
 
@@ -82,9 +90,13 @@ class LotteryTicket:
         """Rounds until dim = round(density N) weights remain, the last one as small as it takes; then the ticket."""
         total = entries(self.numel, density, dim)
         while self.dim > total:
-            self.prune(max(total, int((1 - self.fraction) * self.dim)))
-        warn_empty({q: len(index) for q, index in self.supports.items()})
+            self.prune(max(total, self._left()))
+        warn_empty({name: len(index) for name, index in self.supports.items()})
         return self.ticket()
+
+    def _left(self) -> int:
+        """What remains after a round."""
+        return int((1 - exact(self.fraction)) * self.dim)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rounds so far have come to, the rewinding point included: tensors and numbers."""
@@ -94,8 +106,3 @@ class LotteryTicket:
         """Go on from a `state_dict`."""
         self.rounds, self.supports = int(state["rounds"]), dict(state["supports"])
         self.start.load_state_dict(state["start"])
-
-
-def _owner(model: nn.Module, qualified: str) -> tuple[nn.Module, str]:
-    prefix, _, name = qualified.rpartition(".")
-    return model.get_submodule(prefix), name

@@ -1,4 +1,4 @@
-"""Dynamic sparse training: every so many steps, drop the smallest |theta| of every tensor and grow as many elsewhere.
+"""Dynamic sparse training: every delta_t steps, drop the smallest |theta| of each tensor and grow as many elsewhere.
 
 U moves in place: the index, theta and the optimizer's state of every entry move together, so that theta stays the same
 Parameter and no optimizer need be made again. Costs O(dim) memory and, every delta_t steps, what growing costs.
@@ -10,16 +10,19 @@ import abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from subspace.embeddings import DirectSum, Embedding, Sparse
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
+from subspace.embeddings import Embedding
+from subspace.methods.budgets import exact
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
+from subspace.products.sparse_index import renew
 
 Decay = Callable[[float], float]  # t / t_end in [0, 1) -> the factor of the fraction to drop
 
@@ -44,8 +47,13 @@ class Part:
     """A sparse embedding that can be moved, and where in its tensor's theta its entries start."""
 
     space: Subspace
-    sparse: Sparse
+    sparse: Embedding
     start: int
+
+    @property
+    def index(self) -> Tensor:
+        """The places, which `move` writes."""
+        return cast(Tensor, self.sparse.support())
 
     def entries(self, per_entry: Tensor) -> Tensor:
         """The sparse part of theta, or of anything of theta's shape: a view."""
@@ -54,7 +62,7 @@ class Part:
     @torch.no_grad()
     def move(self, index: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Make `index`, sorted, the places; what belongs to a place goes with it, a new one starts at 0."""
-        old, theta = self.sparse.index, self.space.theta
+        old, theta = self.index, self.space.theta
         source = torch.searchsorted(old, index).clamp(max=len(old) - 1)
         stays = old[source] == index
         state = optimizer.state.get(theta, {}).values()
@@ -62,18 +70,29 @@ class Part:
         for per_entry in map(self.entries, of_theta):
             per_entry.copy_(torch.where(stays, per_entry[source], 0))
         old.copy_(index)
+        renew(old)
 
 
 class Mover(abc.ABC):
-    """Call `step` after every `optimizer.step()`; at multiples of delta_t before t_end it moves U.
+    """Moves U in training: call `step` after every `optimizer.step()`; at multiples of delta_t before t_end it acts.
 
     A multiple t drops, in every tensor, the floor(fraction decay(t / t_end) dim) entries of smallest magnitude (those
     of S alone under a DirectSum: alpha stays), and grows as many among all the others, the dropped ones included: one
     that is grown again keeps its value and state, as in RigL's code; a new one is 0 with zeroed state. Tensors whose
     theta requires no gradient are left alone.
 
-    Raises ValueError if the model has no subspace, a theta is shared or not the optimizer's, or an argument is out of
-    range, and TypeError if an embedding is not sparse.
+    Args:
+        model: With a Sparse embedding of every registered tensor, alone or in a DirectSum.
+        optimizer: Of the thetas.
+        t_end: The step from which nothing moves.
+        delta_t: Steps from one move to the next.
+        fraction: Dropped at first.
+        decay: t / t_end in [0, 1) -> the factor of the fraction.
+
+    Raises:
+        ValueError: If the model has no subspace, a theta is shared or not the optimizer's, or an argument is out of
+            range.
+        TypeError: If an embedding is not sparse.
     """
 
     def __init__(
@@ -96,32 +115,35 @@ class Mover(abc.ABC):
         self.parts = dict(_parts(model))
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if thetas.count(id(part.space.theta)) > 1:
-                raise ValueError(f"theta must belong to one tensor to be moved, got that of {q}, which is shared")
+                raise ValueError(f"theta must belong to one tensor to be moved, got that of {name}, which is shared")
             if part.space.theta.requires_grad and id(part.space.theta) not in trained:
-                raise ValueError(f"optimizer must train every theta, got one without that of {q}")
+                raise ValueError(f"optimizer must train every theta, got one without that of {name}")
 
     def step(self, objective: Objective | None = None) -> None:
-        """Count one step and, if it is due, move U; objective: as for the saliencies, where growing needs one."""
+        """Count one step and, if it is due, move U. objective: as for the saliencies, where growing needs one."""
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
-        dropped = self.fraction * self.decay(self.steps / self.t_end)
+        dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         kept, counts = {}, {}
-        for q, part in self.parts.items():
+        for name, part in self.parts.items():
             if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
                 magnitude = part.entries(part.space.theta).abs()
-                kept[q], counts[q] = part.sparse.index[top(magnitude, part.sparse.dim - count)], count
-        for q, grown in self.grow(kept, counts, objective).items() if kept else ():
-            self.parts[q].move(torch.cat([kept[q], grown]).sort().values, self.optimizer)
+                kept[name], counts[name] = part.index[top(magnitude, part.sparse.dim - count)], count
+        for name, grown in self.grow(kept, counts, objective).items() if kept else ():
+            self.parts[name].move(torch.cat([kept[name], grown]).sort().values, self.optimizer)
 
     @abc.abstractmethod
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
-        """The sorted places to grow, so many in each tensor and none of those kept; a tensor left out is not moved."""
+        """Choose the sorted places to grow in each tensor: `counts` of them, and none of those kept.
+
+        A tensor that is left out is not moved.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the model's and the optimizer's own."""
+        """What resuming needs besides the states of the model and of the optimizer."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -133,13 +155,11 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, Part]]:
     spaces = list(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    for q, space in spaces:
-        embedding, start, found = space.parametrization.embedding, 0, []
-        parts = cast("list[Embedding]", list(embedding.embeddings) if isinstance(embedding, DirectSum) else [embedding])
-        for part in parts:
-            if isinstance(part, Sparse):
-                found.append(Part(space, part, start))
-            start += part.dim
+    for name, space in spaces:
+        parts = space.parametrization.embedding.parts()
+        starts = accumulate((U.dim for U in parts), initial=0)
+        found = [Part(space, U, start) for U, start in zip(parts, starts, strict=False) if U.support() is not None]
         if len(found) != 1:
-            raise TypeError(f"{q} must have a Sparse embedding, alone or in a DirectSum, got {embedding.label()}")
-        yield q, found[0]
+            label = space.parametrization.embedding.label()
+            raise TypeError(f"{name} must have a Sparse embedding, alone or in a DirectSum, got {label}")
+        yield name, found[0]

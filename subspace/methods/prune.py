@@ -8,14 +8,15 @@ from functools import partial
 import torch
 from torch import nn
 
+from subspace._base.preserve import replaced
+from subspace._base.selection import Selection
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
-from subspace.methods.saliency import Objective, Saliency, Scores, gradient, replaced
-from subspace.methods.select import Supports, choose, finite, warn_empty
-from subspace.targets import Selection
+from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
+from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
 
-def supports(
+def supports(  # noqa: PLR0913
     model: nn.Module,
     saliency: Saliency,
     objective: Objective | None,
@@ -26,18 +27,36 @@ def supports(
     budget: Budget | None = None,
     groups: Groups | None = None,
 ) -> Supports:
-    """What the saliency keeps: in round t of `steps`, the best N density^(t / steps) of those kept before.
+    """Choose what a saliency keeps, in one shot or in rounds.
 
-    Every round scores the network with the weights pruned so far set to zero. One round is SNIP, GraSP or magnitude
-    pruning; 100 with `synflow` are SynFlow; with `snip` they are Iterative SNIP (de Jorge et al. 2021). All tensors
-    that the saliency scores take part: partial(snip, include=...) scores others than the default.
+    Round t of `steps` keeps the best N density^(t / steps) of those kept before, and scores the network with the
+    weights pruned so far set to zero. One round is SNIP, GraSP or magnitude pruning; 100 with `synflow` are SynFlow;
+    with `snip` they are Iterative SNIP (de Jorge et al. 2021).
 
-    Raises FloatingPointError naming tensor and round where a score is not finite, and as `select`.
+    Args:
+        model: It stays as it is.
+        saliency: (model, objective) -> scores. All tensors that it scores take part: partial(snip, include=...) scores
+            others than the default.
+        objective: A function of the model that returns one number, as a loss; None for a saliency that needs none.
+        density: The fraction in (0, 1] of all scored entries that is kept; or give dim.
+        dim: How many entries are kept.
+        steps: How many rounds.
+        budget: How the total is divided among the tensors; by default they all compete.
+        groups: How the entries of a tensor are spread inside it, as `rows` or `blocks(4)`.
+
+    Returns:
+        The sorted flat places kept of each tensor, by qualified name.
+
+    Raises:
+        FloatingPointError: If a score is not finite; it names tensor and round.
+        TypeError: If not exactly one of density and dim is given, or the saliency needs an objective.
+        ValueError: If an argument is out of range.
     """
-    return _rounds(model, partial(saliency, model, objective), density, dim, steps, budget, groups)
+    size = partial(entries, density=density, dim=dim)
+    return _rounds(model, partial(saliency, model, objective), size, steps, budget, groups)
 
 
-def force(
+def force(  # noqa: PLR0913
     model: nn.Module,
     objective: Objective,
     density: float | None = None,
@@ -49,45 +68,63 @@ def force(
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> Supports:
-    """What FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
+    """Choose what FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
 
-    The score is |g w|, g the gradient at the network as pruned so far, w the dense weight. One round is SNIP. (What the
-    DCTpS code calls FORCE is Iterative SNIP with 10 rounds: there pruned weights never return.) Raises as `supports`.
+    The score is |g w|, g the gradient at the network as pruned so far, w the dense weight. One round is SNIP. (What
+    Price and Tanner's code of DCTpS calls FORCE is Iterative SNIP with 10 rounds: there pruned weights never return.)
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns one number, as a loss.
+        density: The fraction in (0, 1] of all scored entries that is kept; or give dim.
+        dim: How many entries are kept.
+        steps: How many rounds.
+        budget: How the total is divided among the tensors; by default they all compete.
+        groups: How the entries of a tensor are spread inside it, as `rows` or `blocks(4)`.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        The sorted flat places kept of each tensor, by qualified name.
+
+    Raises:
+        FloatingPointError, TypeError, ValueError: As `supports`.
     """
     weights = dict(model.named_parameters())
-    dense = {q: w.detach() for q, w in weights.items()}
+    dense = {name: w.detach() for name, w in weights.items()}
 
     def score() -> Scores:
         slopes = gradient(model, objective, include=include, exclude=exclude)
-        return {q: slope * dense[q].abs() for q, slope in slopes.items()}
+        return {name: slope * dense[name].abs() for name, slope in slopes.items()}
 
-    return _rounds(model, score, density, dim, steps, budget, groups, returning=True)
+    size = partial(entries, density=density, dim=dim)
+    return _rounds(model, score, size, steps, budget, groups, returning=True)
 
 
 def _rounds(
     model: nn.Module,
     score: Callable[[], Scores],
-    density: float | None,
-    dim: int | None,
+    size: Callable[[int], int],
     steps: int,
     budget: Budget | None,
     groups: Groups | None,
     returning: bool = False,
 ) -> Supports:
+    """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     weights = dict(model.named_parameters())
     kept: Supports = {}
     for step in range(1, steps + 1):
-        pruned = {q: torch.zeros_like(weights[q]).flatten() for q in kept}
-        for q, index in kept.items():
-            pruned[q][index] = weights[q].detach().flatten()[index]
-        with replaced(weights, {q: w.reshape(weights[q].shape) for q, w in pruned.items()}):
+        pruned = {name: torch.zeros_like(weights[name]).flatten() for name in kept}
+        for name, index in kept.items():
+            pruned[name][index] = weights[name].detach().flatten()[index]
+        with replaced(weights, {name: w.reshape(weights[name].shape) for name, w in pruned.items()}):
             scores = score()
-        finite(scores, f" in round {step} of {steps}")
+        require_finite(scores, f" in round {step} of {steps}")
         numel = sum(s.numel() for s in scores.values())
-        total = entries(numel, density, dim)
+        total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
         kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
-    warn_empty({q: len(index) for q, index in kept.items()}, stacklevel=4)
+    warn_empty({name: len(index) for name, index in kept.items()}, stacklevel=4)
     return kept

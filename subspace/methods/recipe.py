@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from subspace._base.key import Key
+from subspace._base.preserve import replaced
+from subspace._base.qualified import owner_of
+from subspace._base.selection import Selection, targets
 from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, entries, epl
-from subspace.methods.groups import Groups, spread
+from subspace.methods.groups import Groups, top_per_group
 from subspace.methods.prune import supports
-from subspace.methods.saliency import Objective, Saliency, replaced, valued
-from subspace.methods.select import Supports, warn_empty
+from subspace.methods.ranking import Supports, warn_empty
+from subspace.methods.saliencies.base import Objective, Saliency, require_values
 from subspace.offsets import Offset, Zero
-from subspace.parametrization import SubspaceParametrization, check, register
-from subspace.random import Key
-from subspace.targets import Selection, targets
+from subspace.parametrization import prepare
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
+StartRule = Callable[[Tensor, Sparse, Key], Start]  # of a weight, the U chosen for it, and the tensor's key
 
 
-class Recipe(Protocol):
-    """What every recipe with a sparse U takes.
+class SparseRecipe:
+    """The recipe that registers each tensor with start(weight, U, key), U sparse.
 
-    U is random, divided by `budget` (EPL by default); or, given an objective, chosen at the recipe's first w by
-    `saliency` (the recipe's docstring names its own), from all tensors together unless there is a budget.
+    U is random, divided by `budget`; or, given an objective, chosen at the recipe's first w by a saliency.
     """
 
-    def __call__(
+    def __init__(self, start: StartRule, saliency: Saliency) -> None:
+        self.start, self.saliency = start, saliency
+        self.__name__, self.__qualname__, self.__doc__ = start.__name__, start.__name__, start.__doc__
+
+    def __call__(  # noqa: PLR0913
         self,
         model: nn.Module,
         *,
@@ -43,93 +48,102 @@ class Recipe(Protocol):
         saliency: Saliency | None = None,
         include: Selection | None = None,
         exclude: Selection | None = None,
-    ) -> nn.Module: ...
+    ) -> nn.Module:
+        """Register the chosen tensors of a model.
+
+        Args:
+            model: Its tensors are registered in place.
+            density: The fraction in (0, 1] of all the chosen weights that train; or give dim.
+            dim: How many of them train.
+            seed: Of everything random, folded with each tensor's qualified name.
+            budget: How the total is divided among the tensors: EPL by default, or for an objective no budget, and then
+                all tensors compete.
+            groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
+            objective: A function of the model that returns one number, as a loss; U is then chosen by a saliency.
+            saliency: In place of the recipe's own.
+            include: Which tensors, as of `targets`.
+            exclude: Which tensors not, as of `targets`.
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: If not exactly one of density and dim is given.
+            ValueError: If one of them is out of range, or as `targets` and `methods.supports`; the model is then as it
+                was.
+        """
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
+        keys = {name: Key(seed).fold(name) for name in weights}
+        total = entries(sum(w.numel() for w in weights.values()), density, dim)
+        if objective is None:
+            U = _random(weights, keys, total, budget or epl, groups)
+        else:
+            chosen = restrict(saliency or self.saliency, include, exclude)
+            with replaced(weights, self._first(weights, keys)):
+                kept = supports(model, chosen, objective, dim=total, budget=budget, groups=groups)
+            U = {name: Sparse(w, index=kept[name]) for name, w in weights.items()}
+        return register_all(model, {name: self.start(w, U[name], keys[name]) for name, w in weights.items()})
+
+    def _first(self, weights: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str, Tensor]:
+        """The w that training starts from, if U takes every entry."""
+        require_values(weights)
+        first = {}
+        for name, weight in weights.items():
+            everything = Sparse(weight, index=torch.arange(weight.numel()))
+            offset, embedding, theta = self.start(weight, everything, keys[name])
+            with torch.no_grad():
+                first[name] = weight if theta is None else offset() + embedding(theta)
+        return first
 
 
-def sparse(default: Saliency) -> Callable[[Callable[[Tensor, Sparse, Key], Start]], Recipe]:
-    """Makes the recipe whose tensors are start(weight, U, key), U sparse; `default` is its saliency."""
-
-    def make(start: Callable[[Tensor, Sparse, Key], Start]) -> Recipe:
-        def recipe(
-            model: nn.Module,
-            *,
-            density: float | None = None,
-            dim: int | None = None,
-            seed: int = 0,
-            budget: Budget | None = None,
-            groups: Groups | None = None,
-            objective: Objective | None = None,
-            saliency: Saliency | None = None,
-            include: Selection | None = None,
-            exclude: Selection | None = None,
-        ) -> nn.Module:
-            weights = {q: w for q, (_, _, w) in targets(model, include, exclude).items()}
-            keys = {q: Key(seed).fold(q) for q in weights}
-            total = entries(sum(w.numel() for w in weights.values()), density, dim)
-            if objective is None:
-                counts = dict(zip(weights, (budget or epl)([w.shape for w in weights.values()], total), strict=True))
-                warn_empty(counts)
-                U = {q: _random(w, counts[q], keys[q].fold("U"), groups) for q, w in weights.items()}
-            else:
-                valued(weights)
-                first = {
-                    q: _first(w, start(w, Sparse(w, index=torch.arange(w.numel())), keys[q]))
-                    for q, w in weights.items()
-                }
-                chosen = narrowed(saliency or default, include, exclude)
-                with replaced(weights, first):
-                    kept = supports(model, chosen, objective, dim=total, budget=budget, groups=groups)
-                U = {q: Sparse(w, index=kept[q]) for q, w in weights.items()}
-            return register_all(model, {q: start(w, U[q], keys[q]) for q, w in weights.items()})
-
-        recipe.__name__, recipe.__qualname__, recipe.__doc__ = start.__name__, start.__name__, start.__doc__
-        return recipe
-
-    return make
+def sparse_recipe(saliency: Saliency) -> Callable[[StartRule], SparseRecipe]:
+    """Decorate the start of a recipe: the recipe has its name and docstring. saliency: the recipe's own."""
+    return partial(SparseRecipe, saliency=saliency)
 
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=home(weight))
+    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
 
 
-def home(weight: Tensor) -> torch.device:
-    """The device of what goes with the weight and has values."""
+def device_for_values(weight: Tensor) -> torch.device:
+    """The weight's device; the CPU for a weight on the meta device, which holds no values."""
     return torch.device("cpu") if weight.is_meta else weight.device
 
 
-def register_all(model: nn.Module, starts: dict[str, Start]) -> nn.Module:
-    """Register every tensor, once all of them have passed the checks."""
-    modules = dict(model.named_modules())
-    owners = {q: (modules[q.rpartition(".")[0]], q.rpartition(".")[2]) for q in starts}
-    for q, (offset, embedding, _) in starts.items():
-        check(*owners[q], SubspaceParametrization(offset, embedding))
-    for q, (offset, embedding, theta) in starts.items():
-        register(*owners[q], offset, embedding, theta)
+def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
+    """Register every tensor, once all of them have passed the checks; return the model."""
+    prepared = {name: prepare(*owner_of(model, name), d, U) for name, (d, U, _) in starts.items()}
+    for name, (_, _, theta) in starts.items():
+        prepared[name].commit(theta)
     return model
 
 
-def keep(model: nn.Module, kept: Supports) -> nn.Module:
-    """d = 0, U = what is kept, theta = the weights kept."""
+def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
+    """Register d = 0, U = what is kept, theta = the weights kept; return the model."""
     weights = dict(model.named_parameters())
-    return register_all(model, {q: (Zero(weights[q]), Sparse(weights[q], index=i), None) for q, i in kept.items()})
+    starts: dict[str, Start] = {
+        name: (Zero(weights[name]), Sparse(weights[name], index=index), None) for name, index in kept.items()
+    }
+    return register_all(model, starts)
 
 
-def narrowed(saliency: Saliency, include: Selection | None, exclude: Selection | None) -> Saliency:
-    """The saliency of the tensors chosen; one that knows of no choice is left as it is where there is none."""
+def restrict(saliency: Saliency, include: Selection | None, exclude: Selection | None) -> Saliency:
+    """Bind the choice of tensors to a saliency; where none is given the saliency need not take these arguments."""
     given = {"include": include, "exclude": exclude}
     return partial(saliency, **{name: value for name, value in given.items() if value is not None})
 
 
-def _random(weight: Tensor, k: int, key: Key, groups: Groups | None) -> Sparse:
+def _random(
+    weights: Mapping[str, Tensor], keys: Mapping[str, Key], total: int, budget: Budget, groups: Groups | None
+) -> dict[str, Sparse]:
+    counts = dict(zip(weights, budget([w.shape for w in weights.values()], total), strict=True))
+    warn_empty(counts, stacklevel=4)
+    return {name: _random_sparse(w, counts[name], keys[name].fold("U"), groups) for name, w in weights.items()}
+
+
+def _random_sparse(weight: Tensor, k: int, key: Key, groups: Groups | None) -> Sparse:
     if groups is None:
         return Sparse(weight, k, key=key)
     scores = torch.from_numpy(key.uniform(weight.numel()))
-    return Sparse(weight, index=spread(scores, k, groups(weight.shape)))
-
-
-def _first(weight: Tensor, start: Start) -> Tensor:
-    """The first w of a start."""
-    offset, embedding, theta = start
-    with torch.no_grad():
-        return weight if theta is None else offset() + embedding(theta)
+    return Sparse(weight, index=top_per_group(scores, k, groups(weight.shape)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from subspace.methods.growth import steepest
+from subspace.methods.growth import largest_gradients
 from subspace.methods.moving import Mover
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 
 
 class RigL(Mover):
@@ -21,5 +21,5 @@ class RigL(Mover):
     """
 
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
-        spaces = {q: self.parts[q].space for q in kept}
-        return steepest(self.model, spaces, objective, kept, counts, when=f" in step {self.steps}")
+        spaces = {name: self.parts[name].space for name in kept}
+        return largest_gradients(self.model, spaces, objective, kept, counts, when=f" in step {self.steps}")

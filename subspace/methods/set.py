@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.methods.moving import Mover
-from subspace.methods.saliency import Objective
-from subspace.methods.select import Supports
-from subspace.random import Key
+from subspace.methods.ranking import Supports
+from subspace.methods.saliencies.base import Objective
 
 
 class SET(Mover):
@@ -25,10 +25,10 @@ class SET(Mover):
 
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
         grown = {}
-        for q, index in kept.items():
-            free = self.parts[q].sparse.shape.numel() - len(index)
-            drawn = self.key.fold(q).fold(str(self.steps)).distinct(free, counts[q])
-            grown[q] = _outside(index, torch.from_numpy(drawn).sort().values.to(index.device))
+        for name, index in kept.items():
+            free = self.parts[name].sparse.shape.numel() - len(index)
+            drawn = self.key.fold(name).fold(str(self.steps)).distinct(free, counts[name])
+            grown[name] = _outside(index, torch.from_numpy(drawn).sort().values.to(index.device))
         return grown
 
 

@@ -22,7 +22,7 @@ def top(values: Tensor, k: int) -> Tensor:
     return chosen.nonzero().squeeze(1)
 
 
-def infinite(values: Tensor) -> int:
+def count_nonfinite(values: Tensor) -> int:
     """How many values are not finite; where none is, it costs one fast pass."""
     if values.numel() == 0 or all(bool(bound.isfinite()) for bound in values.aminmax()):
         return 0

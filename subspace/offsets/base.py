@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from subspace.fixed import Fixed
+from subspace._base.plug_in import PlugIn
+from subspace.products.flops import Flops
+from subspace.products.weight import Structure
 
 
-class Offset(Fixed, abc.ABC):
-    """A fixed tensor d, the same at every call."""
+class Offset(PlugIn, abc.ABC):
+    """A fixed tensor d, the same at every call.
+
+    Only `forward` is abstract: it makes an offset complete. What else an offset can say of itself makes it fast.
+    """
 
     if TYPE_CHECKING:
 
@@ -23,5 +28,20 @@ class Offset(Fixed, abc.ABC):
         """d: shape."""
 
     def linear(self, x: Tensor) -> Tensor:
-        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out)."""
-        return F.linear(x, self())
+        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it."""
+        return F.linear(x, self.layout.to_matrix(self()))
+
+    def has_fast_linear(self) -> bool:
+        """Whether `linear` takes less than to build d: by default, whether a class has its own."""
+        return type(self).linear is not Offset.linear
+
+    def structure(self) -> Structure | None:
+        """What d is as a transform that `products` multiply by; None if it is none."""
+        return None
+
+    def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
+        """The FLOPs of a product with d, or with alpha d, at each row or pixel; None if d has to be built.
+
+        groups: of the convolution.
+        """
+        return None

@@ -13,14 +13,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from subspace.fixed import required, wide
+from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
+from subspace._base.plug_in import require_key
 from subspace.offsets.base import Offset
-from subspace.patches import fans
-from subspace.random import Key
 
 
 class Gaussian(Offset):
-    """d i.i.d. of mean zero and variance gain^2 / fan, drawn from the key; gain defaults to sqrt 2, for Xavier to 1.
+    """d i.i.d. of mean zero and variance gain^2 / fan, drawn from the key.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where the entries come from.
+        distribution: Of an entry.
+        fan: What the variance is divided by: the inputs of an output, the outputs of an input, or their average.
+        gain: By default sqrt 2, for fan "average" 1.
+        keep: Whether d is drawn once and held, in place of at every call.
+        layout: How the weight is a matrix.
+
+    Raises:
+        ValueError: If `like` has fewer than two axes, or an argument is none of its choices.
 
     >>> d = Gaussian(torch.empty(100, 300), key=Key(0))()
     >>> round(float(d.var()) * 300, 1)
@@ -36,8 +49,9 @@ class Gaussian(Offset):
         fan: Literal["in", "out", "average"] = "in",
         gain: float | None = None,
         keep: bool = False,
+        layout: Layout = STANDARD,
     ) -> None:
-        super().__init__(like, key=required(key, self))
+        super().__init__(like, key=require_key(key, self), layout=layout)
         if like.ndim < 2:
             raise ValueError(f"like must have at least 2 axes to have a fan, got shape {tuple(like.shape)}")
         if distribution not in ("normal", "uniform"):
@@ -51,8 +65,8 @@ class Gaussian(Offset):
     @property
     def std(self) -> float:
         """The standard deviation of an entry."""
-        n_out, n_in = fans(self.shape)
-        fan_out = n_out * self.shape[2:].numel()
+        n_out, n_in = self.fans
+        fan_out = n_out * self.layout.taps(self.shape)
         fan = {"in": n_in, "out": fan_out, "average": (n_in + fan_out) / 2}[self.fan]
         gain = self.gain if self.gain is not None else 1.0 if self.fan == "average" else math.sqrt(2)
         return gain / math.sqrt(fan)
@@ -70,7 +84,7 @@ class Gaussian(Offset):
 
 
 def _draw(key: str, shape: list[int], uniform: bool, std: float, like: Tensor) -> Tensor:
-    n, dtype = math.prod(shape), wide(like.dtype)
+    n, dtype = math.prod(shape), at_least_float32(like.dtype)
     if uniform:
         values = torch.from_numpy(Key.parse(key).uniform(n)).mul_(2).sub_(1).mul_(std * math.sqrt(3)).to(dtype)
     else:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from subspace._base.key import Key
 from subspace.offsets.base import Offset
-from subspace.random import Key
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Pretrained(Offset):
     """d = a copy of `like`. It is in no checkpoint and no state_dict: load the pretrained weights, then register.
 
-    Raises ValueError if a value is not finite, or there are none, on the meta device.
+    It keeps its values whatever becomes of the module's: on the meta device, and through `to_empty`.
+
+    Args:
+        like: The weight.
+        key: Not used.
+
+    Raises:
+        ValueError: If a value is not finite, or there are none, on the meta device.
     """
 
     def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
@@ -31,6 +38,11 @@ class Pretrained(Offset):
     def forward(self) -> Tensor:
         return self.weight
 
+    def has_fast_linear(self) -> bool:
+        return True  # d is there anyway
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self.weight = fn(self.weight)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if not self.like.is_meta:  # which has no values to give back
+            self.weight = self.weight.to(self.like)  # not fn, as that of `to_empty` gives none either
+        return self

@@ -14,9 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from subspace.fixed import required
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
+from subspace._base.plug_in import require_key
 from subspace.offsets.dct import DCT
-from subspace.random import Key
+from subspace.products.flops import Flops
+from subspace.products.weight import Structure
 
 
 class SignedDCT(DCT):
@@ -24,21 +27,34 @@ class SignedDCT(DCT):
 
     A channel is a place on the weight's second axis, with one sign for all of its taps.
 
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        key: Where the signs come from.
+        gain: Of d.
+        layout: How the weight is a matrix.
+
     >>> d = SignedDCT(torch.empty(2, 8), key=Key(0))()
     >>> torch.allclose(d @ d.T, torch.eye(2), atol=1e-6), torch.equal(d.abs(), DCT(d)().abs())
     (True, True)
     """
 
-    def __init__(self, like: Tensor, *, key: Key | None = None, gain: float = 1.0) -> None:
-        super().__init__(like, key=required(key, self), gain=gain)
+    def __init__(self, like: Tensor, *, key: Key | None = None, gain: float = 1.0, layout: Layout = STANDARD) -> None:
+        super().__init__(like, key=require_key(key, self), gain=gain, layout=layout)
         self.rebuild()
 
     def rebuild(self) -> None:
-        drawn = required(self.key, self).fold("signs").signs(self.shape[1:2].numel())
+        drawn = require_key(self.key, self).fold("signs").signs(self.layout.channels(self.shape))
         self.signs = torch.from_numpy(drawn).to(self.like)
 
-    def forward(self) -> Tensor:
-        return super().forward().mul_(self.signs.reshape([*self.shape[1:2], *(1 for _ in self.shape[2:])]))
+    def matrix(self) -> Tensor:
+        return super().matrix().mul_(self.signs.repeat(self.layout.taps(self.shape)))
 
     def linear(self, x: Tensor) -> Tensor:
         return super().linear(x * self.signs)
+
+    def structure(self) -> Structure | None:
+        return Structure("dct", self.gain, self.signs) if self.layout == STANDARD else None
+
+    def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
+        dct, n = super().flops(groups, alpha=alpha), self.fans[1]
+        return None if dct is None else dct + Flops(n, n)

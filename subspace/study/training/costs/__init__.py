@@ -7,8 +7,9 @@ meter     torch's own count, of what is computed as it is
 sizes     numbers, bytes and files
 """
 
+from subspace.products.flops import Flops
+from subspace.products.flops import dct_flops as transform
 from subspace.study.training.costs.model_flops import Read, flops, reads
-from subspace.study.training.costs.product_flops import Flops, transform
 from subspace.study.training.costs.sizes import file_bytes, file_bytes_dense, stored, tensors
 from subspace.study.training.costs.torch_flops import Meter, computed, computed_forward
 

@@ -16,7 +16,8 @@ from torch import Size, Tensor, cat, nn
 from torch.nn.utils import parametrize
 
 from subspace import SubspaceParametrization, subspaces
-from subspace.study.training.costs.product_flops import Flops, layer
+from subspace.products.flops import Flops
+from subspace.study.training.costs.product_flops import layer
 from subspace.study.training.costs.torch_flops import Meter, undisturbed
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

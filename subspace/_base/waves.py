@@ -1,0 +1,18 @@
+"""Cosines and sines of fractions of a turn: computed in float64 on the CPU, for not every device has that type."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a tensor born in inference mode could never again be saved for a backward pass
+def waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """scale cos and scale sin of 2 pi i / period, i = 0 ... count - 1, each rounded once: (2, count)."""
+    angle = torch.arange(count, dtype=torch.float64, device="cpu") * (2 * math.pi / period)
+    return (scale * torch.stack([angle.cos(), angle.sin()])).to(dtype).to(device)

@@ -1,0 +1,1 @@
+"""Models whose layers multiply by d and U themselves, and never build w."""

@@ -1,0 +1,53 @@
+"""Two numbers that tell one (d, U) from another: <r, d> and <r, U z>, for fixed pseudo-random r and z.
+
+They are compared with a tolerance, since d and U z may be rounded differently on another machine. Another key, index or
+gain moves them by the order of |d| or |U z|; one misplaced entry out of k, by the order of |U z| k^-1/2. For a weight
+of two axes r = sum_j a_j b_j^T, so that <r, d> = sum_j <a_j, d b_j> takes products with d and not d itself: no more
+memory and time than those do. Several are summed, as a single one can be near zero for a d of few rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD
+from subspace.parametrization import SubspaceParametrization
+
+NARROW = (torch.float16, torch.bfloat16)
+PRODUCTS = 8
+
+
+class Probe(NamedTuple):
+    """<r, x>, and the difference from it that rounding can explain."""
+
+    value: float
+    tolerance: float
+
+
+def probe(x: Tensor, r: str = "r") -> Probe:
+    """<r, x> for the fixed numbers of the name `r`, in float64."""
+    x = x.detach().resolve_conj()
+    flat = (torch.view_as_real(x) if x.is_complex() else x).flatten().cpu().double()
+    relative = 1e-2 if x.dtype in NARROW else 1e-4
+    return Probe(float(flat @ _numbers(r, len(flat))), relative * float(flat.norm()))
+
+
+def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
+    """The probes of d and of U z."""
+    offset, embedding = parametrization.offset, parametrization.embedding
+    z = _numbers("z", embedding.dim).to(embedding.like)
+    with torch.no_grad():
+        if len(offset.shape) != 2 or not offset.layout == embedding.layout == STANDARD:
+            return {"d": probe(offset()), "U": probe(embedding(z))}
+        b = _numbers("b", PRODUCTS * offset.shape[1]).reshape(PRODUCTS, -1).to(offset.like)
+        return {"d": probe(offset.linear(b), "a"), "U": probe(embedding.linear(z, b), "a")}
+
+
+def _numbers(name: str, n: int) -> Tensor:
+    """n numbers of random signs and of magnitudes uniform on (1/2, 1)."""
+    key = Key(0).fold("fingerprint").fold(name)
+    return torch.from_numpy(key.fold("signs").signs(n) * (1 + key.uniform(n)) / 2)

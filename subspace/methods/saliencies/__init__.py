@@ -1,0 +1,1 @@
+"""Saliencies: scores of the entries of weights, one file each."""

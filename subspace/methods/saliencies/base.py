@@ -1,0 +1,110 @@
+"""Saliency: a score for every entry of every chosen weight, from a model and an objective; the highest are kept.
+
+An objective is any function of the model that returns one number: it holds the data and the loss, so that they can be
+anything. Scoring leaves the model as it was, to the bit: weights, buffers, gradients, modes, and torch's random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from subspace._base.dtypes import at_least_float32
+from subspace._base.preserve import preserved
+from subspace._base.selection import Selection, targets
+
+Objective = Callable[[nn.Module], Tensor]  # e.g. lambda net: cross_entropy(net(x), y)
+Scores = dict[str, Tensor]  # by qualified name, shaped like the weight
+Saliency = Callable[[nn.Module, Any], Scores]  # (model, objective), which some do not need
+Weights = Mapping[str, nn.Parameter]
+
+
+class TargetSaliency(Protocol):
+    """A saliency of the weights that `targets` chooses."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        objective: Objective | None = None,
+        *,
+        include: Selection | None = None,
+        exclude: Selection | None = None,
+    ) -> Scores: ...
+
+
+def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) -> TargetSaliency:
+    """Make a saliency of a function of the chosen weights, as a decorator.
+
+    Args:
+        score: (model, objective, weights) -> a score for every entry of every weight, by qualified name. The weights
+            require gradients; whatever it does to the model is undone.
+
+    Returns:
+        The saliency: (model, objective, include=, exclude=) -> scores.
+    """
+
+    def scored(
+        model: nn.Module,
+        objective: Objective | None = None,
+        *,
+        include: Selection | None = None,
+        exclude: Selection | None = None,
+    ) -> Scores:
+        weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+        require_values(weights)
+        with preserved(model), torch.enable_grad():
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            return {name: s.detach() for name, s in score(model, objective, weights).items()}
+
+    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(scored, attribute, getattr(score, attribute))
+    return scored
+
+
+def require_values(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming a weight on the meta device, where none has values."""
+    if empty := [name for name, weight in weights.items() if weight.is_meta]:
+        raise ValueError(f"{empty[0]} must have values for what is asked, got a weight on the meta device")
+
+
+def evaluate(objective: Objective | None, model: nn.Module) -> Tensor:
+    """objective(model), of shape (); TypeError if there is none, ValueError if it is not one number with a gradient."""
+    if objective is None:
+        raise TypeError("objective must be a function of the model, got None")
+    value = objective(model)
+    if value.numel() != 1 or not value.requires_grad:
+        got = "a constant" if value.numel() == 1 else f"shape {tuple(value.shape)}"
+        raise ValueError(f"objective must return one number that depends on the weights, got {got}")
+    return value.reshape(())
+
+
+def gradients(
+    model: nn.Module, objective: Objective | None, weights: Weights, create_graph: bool = False
+) -> dict[str, Tensor]:
+    """d objective / d weight in at least float32, zero where the objective does not depend on the weight.
+
+    Raises as `evaluate`.
+    """
+    value = evaluate(objective, model)
+    slopes = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
+    return {name: slope.to(at_least_float32(slope.dtype)) for name, slope in zip(weights, slopes, strict=True)}
+
+
+@saliency
+def gradient(model: nn.Module, objective: Objective | None, weights: Weights) -> Scores:
+    """|g|, g the gradient: the saliency of the entries of S in w = d + S, at S = 0, where SNIP's |g s| vanishes.
+
+    Args:
+        model: It stays as it is.
+        objective: A function of the model that returns one number, as a loss.
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        A score for every entry of every weight, by qualified name.
+    """
+    return {name: g.abs() for name, g in gradients(model, objective, weights).items()}

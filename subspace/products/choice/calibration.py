@@ -1,0 +1,233 @@
+"""The constants of the cost model, measured once per machine, in about a second for a family of problems.
+
+They are kept in the user's cache folder, by processor, threads, torch's and this package's version and the compiled
+kernels. Nothing depends on that file: what is not there, or not as it was written, is measured again, and where it
+cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to read and write, or
+"typical" for constants that ship with the package.
+
+Measured constants differ a little from one measurement to the next, and with them the routes and so the last bits of
+results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run. (`python -m
+subspace.products` prints this machine's.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from subspace._base.files import write_atomically
+from subspace._base.machine import cpu_name
+from subspace._base.version import VERSION
+from subspace.products.choice.router import Constants
+from subspace.products.geometry import Geometry, last_format
+from subspace.products.native import load
+from subspace.products.problem import Problem
+from subspace.products.routes.base import Route
+from subspace.products.weight import Needs, Weight
+
+Routes = tuple[Route, ...]
+Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
+COUNTS = 1  # raised with every change of what any `Route.counts` counts
+TYPICAL = Path(__file__).with_name("typical.json")
+REPEATS = 3
+LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
+LINEAR_ON_GPU = [
+    (256, 256, 4096),
+    (1024, 1024, 1024),
+    (1024, 1024, 8192),
+    (4096, 4096, 256),
+    (4096, 4096, 8192),
+    (2048, 8192, 4096),
+]
+BATCHES_ON_GPU = 8  # times as many images, or a GPU would have nothing to do
+CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
+    "pointwise": [
+        (8, 32, 32, 16),
+        (32, 24, 144, 32),
+        (8, 128, 128, 8),
+        (32, 512, 512, 4),
+        (32, 64, 256, 32),
+        (32, 96, 24, 32),
+    ],
+    "conv": [(8, 32, 32, 16), (8, 64, 64, 32), (8, 128, 128, 8), (8, 512, 512, 4), (8, 64, 256, 16), (32, 3, 64, 32)],
+    "grouped": [
+        (8, 32, 32, 16),
+        (32, 96, 96, 32),
+        (8, 128, 128, 8),
+        (32, 960, 960, 4),
+        (32, 192, 192, 16),
+        (8, 16, 16, 32),
+    ],
+}
+
+
+def constants(routes: Routes, family: str, dtype: torch.dtype, device: str) -> Constants:
+    """Seconds per count of the routes of a family, as `Route.counts` orders them."""
+    return _constants(routes, family, dtype, device, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, threads: int) -> Constants:
+    path = _path()
+    if path == TYPICAL:
+        known: Constants = json.loads(path.read_text())["typical"][family]
+        return known
+    name = f"{machine(device, threads)}, {str(dtype).removeprefix('torch.')}"
+    found = _read(path).get(name, {}).get(family, {})
+    if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
+        found = measure(routes, family, dtype, device)
+        table = _read(path)  # others may have written to it since
+        table.setdefault(name, {})[family] = found
+        _write(path, table)
+    return found
+
+
+def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, int]:
+    """How many constants each route of the family has."""
+    problems = list(samples(family, dtype, device))
+    return {r.name: len(r.counts(problem)) for problem in problems for r in routes if r.supports(problem)}
+
+
+def machine(device: str, threads: int) -> str:
+    """What the constants depend on."""
+    versions = f"torch {torch.__version__}, subspace {VERSION}, counts {COUNTS}"
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, {versions}"
+    return f"{device}: {cpu_name()}, {threads} threads, {versions}, kernels {load.status()}"
+
+
+def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
+    """Time all routes of the family on some problems and fit their constants, none of them negative."""
+    rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
+    for problem in samples(family, dtype, device):
+        possible = [route for route in routes if route.supports(problem)]
+        for route, seconds in zip(possible, time_routes(possible, problem).values(), strict=True):
+            rows.setdefault(route.name, []).append((route.counts(problem), seconds))
+    return {name: _fit(found) for name, found in rows.items()}
+
+
+def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
+    """Least squares of the relative errors."""
+    a = np.array([count for count, _ in found]) / np.array([[seconds] for _, seconds in found])
+    scale = a.max(axis=0)
+    scale[scale == 0] = 1
+    solution: list[float] = (nnls(a / scale, np.ones(len(found)))[0] / scale).tolist()
+    return solution
+
+
+def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
+    """Small problems of a family, of two densities each."""
+    kind, _, layout = family.partition(", ")
+    gpu = device == "cuda"
+    for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
+        if kind == "linear":
+            n_out, n_in, rows = (LINEAR_ON_GPU if gpu else LINEAR)[n]
+            yield Problem((n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
+            continue
+        batch, channels, n_out, size = CONV[kind][n]
+        groups = channels if kind == "grouped" else 1
+        kernel = (1, 1) if kind == "pointwise" else (3, 3)
+        shape = (channels if groups > 1 else n_out, channels // groups, *kernel)
+        geometry = Geometry(kernel, (1, 1), tuple((t - 1) // 2 for t in kernel), (1, 1), groups)
+        k = max(1, round(density * math.prod(shape)))
+        batch *= BATCHES_ON_GPU if gpu else 1
+        yield Problem(shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), geometry)
+
+
+def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns."""
+    options = {"dtype": problem.dtype, "device": problem.device}
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(problem.device, enabled=False):
+        x = torch.ones(problem.x_shape, **options)  # type: ignore[call-overload]
+        if problem.channels_last:
+            x = x.contiguous(memory_format=last_format(x))
+        scale = None if problem.transform == "zero" else x.new_ones(1)
+        index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
+        w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform)
+        best = {route.name: math.inf for route in routes}
+        for _ in range(1 + repeats):  # the first warms up
+            for route in routes:
+                with _Clock(x) as clock:
+                    y = route.forward(x, w, problem.geometry)
+                    route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
+                best[route.name] = min(best[route.name], clock.seconds)
+    return best
+
+
+class _Clock:
+    """Seconds of what is within; on a GPU, its own, from event to event."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.on_gpu, self.seconds = x.is_cuda, 0.0
+
+    def __enter__(self) -> _Clock:
+        if self.on_gpu:
+            self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            self.first.record()
+        else:
+            self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.on_gpu:
+            self.last.record()
+            self.last.synchronize()
+            self.seconds = self.first.elapsed_time(self.last) / 1000
+        else:
+            self.seconds = time.perf_counter() - self.start
+
+
+def _path() -> Path | None:
+    """The file of the cache; None where the user has no folder for it."""
+    if chosen := os.environ.get("SUBSPACE_COSTS"):
+        return TYPICAL if chosen == "typical" else Path(chosen)
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "subspace" / "costs.json"
+    try:
+        return Path.home() / ".cache" / "subspace" / "costs.json"
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
+
+
+def _read(path: Path | None) -> Table:
+    """What of the cache is as it was written."""
+    try:
+        table = json.loads(path.read_bytes()) if path else {}
+    except (OSError, ValueError, RecursionError):  # missing, or damaged: it is only a cache
+        return {}
+    names = _dictionaries(table)
+    return {
+        name: {
+            family: found
+            for family, found in _dictionaries(families).items()
+            if all(map(_are_constants, found.values()))
+        }
+        for name, families in names.items()
+    }
+
+
+def _dictionaries(value: Any) -> dict[str, Any]:
+    """What of a dictionary is one itself."""
+    return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
+
+
+def _are_constants(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, float) and 0 <= each < math.inf for each in value)
+
+
+def _write(path: Path | None, table: Table) -> None:
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError):  # a read-only home, or a full disk: measured again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(table, indent=1).encode())

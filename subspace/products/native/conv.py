@@ -1,0 +1,166 @@
+"""The compiled 2-d convolution (cpp/conv.h) and the sparse part alone, contiguous float32 on the CPU.
+
+D is given to it in thin factors, as in `factors`, but with angles from the middle channel: column (tap, ch) of row o is
+c_o cos(a + b), a = pi C o (tap + 1/2) / q and b = pi o (ch - (C - 1) / 2) / q. The cosines of b are even in the channel
+and the sines odd, so that each of the two parts has half of the rank and half of the channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from subspace.products.geometry import Geometry
+from subspace.products.native import load
+from subspace.products.native.load import check, pointers
+from subspace.products.weight import Gradients, Needs, Weight
+
+TOLERANCE = 1e-7  # singular values below this part of the largest are dropped; float32 resolves 6e-8
+
+_N, _P = ctypes.c_int64, ctypes.c_void_p
+_ENTRIES: list[Any] = [_P, _P, _N]  # values, index, k
+
+
+class _Geometry(ctypes.Structure):
+    names = "images c h w o kh kw sh sw ph pw dh dw groups"
+    _fields_ = [(name, _N) for name in names.split()]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("data", _P), ("blocks", _N), ("rows", _N), ("depth", _N)]
+
+
+class _Factors(ctypes.Structure):
+    _fields_ = [
+        *((name, _Matrix * 2) for name in ("analysis", "synthesis", "analysis_t", "synthesis_t")),
+        ("columns", _P),
+        ("row_taps", _P),
+    ]
+
+
+class _Kept(NamedTuple):
+    """The factors and the tensors that they point to."""
+
+    factors: _Factors
+    tensors: list[Tensor]
+
+
+def _library() -> ctypes.CDLL:
+    return _declared(load.library())
+
+
+@functools.cache
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    geometry: Any = ctypes.POINTER(_Geometry)
+    dense: list[Any] = [ctypes.POINTER(_Factors), ctypes.c_float]
+    library.subspace_conv_forward.argtypes = [geometry, *dense, _P, *_ENTRIES, _P, ctypes.c_int]
+    library.subspace_conv_backward.argtypes = [geometry, *dense, _P, _P, *_ENTRIES, _P, _P, _P, ctypes.c_int]
+    library.subspace_sparse_conv_forward.argtypes = [geometry, _P, *_ENTRIES, _P, ctypes.c_int]
+    library.subspace_sparse_conv_backward.argtypes = [geometry, _P, _P, *_ENTRIES, _P, _P, ctypes.c_int]
+    return library
+
+
+def _blocks(matrix: Tensor, most: int, kept: list[Tensor]) -> _Matrix:
+    """(rows, depth) in blocks of at most `most` rows: (blocks, depth, rows of a block), float32."""
+    n_rows, depth = matrix.shape
+    blocks = -(-n_rows // most)
+    rows = -(-n_rows // blocks)
+    padded = F.pad(matrix, (0, 0, 0, blocks * rows - n_rows)).view(blocks, rows, depth)
+    kept.append(padded.transpose(1, 2).float().contiguous())
+    return _Matrix(kept[-1].data_ptr(), blocks, rows, depth)
+
+
+@functools.lru_cache(maxsize=64)
+def _factors(n_out: int, channels: int, kh: int, kw: int, most: int) -> _Kept:
+    """most: rows of a block, as many as the registers of the instruction set hold."""
+    q = max(n_out, channels * kh * kw)
+    o = torch.arange(n_out, dtype=torch.float64)[:, None]
+    norm = torch.full_like(o, math.sqrt(2 / q))
+    norm[0] = math.sqrt(1 / q)
+    b = math.pi * o * (torch.arange((channels + 1) // 2) - (channels - 1) / 2) / q
+    found = [torch.linalg.svd(norm * part, full_matrices=False) for part in (b.cos(), b.sin())]
+    least = TOLERANCE * max(float(singular[0]) for _, singular, _ in found)
+    ranks = [max(1, int((singular > least).sum())) for _, singular, _ in found]
+    thin = [left[:, :r] * singular[:r] for (left, singular, _), r in zip(found, ranks, strict=True)]
+    basis = [right[:r] for (_, _, right), r in zip(found, ranks, strict=True)]
+    angle = math.pi * channels * o / q
+    columns = angle * (torch.arange(kw // 2) + (1 if kw % 2 else 0.5))
+    rows = angle * (torch.arange(kh) * kw + kw / 2)
+    tensors = [torch.stack([turn.cos(), turn.sin()], -1).float() for turn in (columns, rows)]
+    pointers = [t.data_ptr() for t in tensors]
+    pairs = [basis, thin, [m.T for m in basis], [m.T for m in thin]]
+    matrices = [(_Matrix * 2)(*(_blocks(matrix, most, tensors) for matrix in pair)) for pair in pairs]
+    return _Kept(_Factors(*matrices, *pointers), tensors)
+
+
+def _geometry(x: Tensor, w: Weight, geometry: Geometry) -> _Geometry:
+    _, stride, padding, dilation, groups = geometry
+    return _Geometry(*x.shape, w.shape[0], *w.shape[2:], *stride, *padding, *dilation, groups)
+
+
+def _plain(w: Weight) -> Weight:
+    """With float32 values and an index that C++ can read."""
+    return w._replace(values=w.values.float().contiguous(), index=w.index.contiguous())
+
+
+def _entries(w: Weight) -> tuple[int | None, int | None, int]:
+    if (len(w.index), w.index.dtype) != (len(w.values), torch.int64):
+        raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
+    return *pointers(w.values, w.index), len(w.values)  # type: ignore[return-value]
+
+
+def _dense(w: Weight) -> tuple[_Factors | None, float]:
+    if w.scale is None:
+        return None, 0.0
+    return _factors(*w.shape, _library().subspace_conv_rows()).factors, w.scale.item()
+
+
+def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
+    """The convolution, stride 1, groups 1: (N, C, H, W) -> (N, C_out, H', W'), contiguous float32."""
+    x, w = x.contiguous(), _plain(w)
+    y = x.new_empty(len(x), w.shape[0], *geometry.sizes(tuple(x.shape[2:])))
+    if y.numel():
+        sizes, threads = _geometry(x, w, geometry), torch.get_num_threads()
+        check(_library().subspace_conv_forward(sizes, *_dense(w), *pointers(x), *_entries(w), *pointers(y), threads))
+    return y
+
+
+def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
+    """The gradients, that to the scale of one element."""
+    gy, x, w = gy.contiguous(), x.contiguous(), _plain(w)
+    gx = torch.empty_like(x) if needs.x else None
+    gscale = x.new_zeros(1) if needs.scale and w.scale is not None else None
+    gvalues = torch.zeros_like(w.values) if needs.values else None
+    if gy.numel():
+        sizes, threads = _geometry(x, w, geometry), torch.get_num_threads()
+        data, out = pointers(gy, x), pointers(gx, gscale, gvalues)
+        check(_library().subspace_conv_backward(sizes, *_dense(w), *data, *_entries(w), *out, threads))
+    return Gradients(gx, gscale, gvalues)
+
+
+def add_sparse(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
+    """y += S * x in place, 2-d, any geometry, contiguous float32 on the CPU."""
+    if y.numel():
+        w, threads = _plain(w), torch.get_num_threads()
+        entries, sizes = _entries(w), _geometry(x, w, geometry)
+        check(_library().subspace_sparse_conv_forward(sizes, *pointers(x), *entries, *pointers(y), threads))
+
+
+def add_sparse_gradients(
+    gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, gx: Tensor | None, gvalues: Tensor | None
+) -> None:
+    """gx += S^T gy and gvalues += S's dot products, in place where given."""
+    if gy.numel():
+        w, threads = _plain(w), torch.get_num_threads()
+        entries, sizes = _entries(w), _geometry(x, w, geometry)
+        found = torch.zeros_like(w.values)
+        out = pointers(gx, found)
+        check(_library().subspace_sparse_conv_backward(sizes, *pointers(gy, x), *entries, *out, threads))
+        if gvalues is not None:
+            gvalues += found

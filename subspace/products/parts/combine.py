@@ -1,0 +1,29 @@
+"""All gradients of a product from T^T gy and the sparse part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from subspace._base.dtypes import at_least_float32
+from subspace.products.geometry import Geometry
+from subspace.products.parts import sparse
+from subspace.products.weight import Gradients, Needs, Weight
+
+
+def combine(product: Tensor | None, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
+    """product: T^T gy, which is overwritten; None stands for zero, or not needed."""
+    gscale = gx = None
+    if product is not None and w.scale is not None:
+        gscale = dot(x, product) if needs.scale else None
+        gx = product.mul_(w.scale) if needs.x else None
+    elif needs.x:
+        gx = torch.zeros_like(x)
+    gvalues = sparse.backward(gy, x, w, geometry, gx, needs.values) if needs.x or needs.values else None
+    return Gradients(gx, gscale, gvalues)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of tensors of one shape, summed in float32 at least."""
+    dtype = at_least_float32(a.dtype)
+    return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))

@@ -1,0 +1,98 @@
+"""w = scale T + S and T themselves, about 1 ns an entry: outer products of thin factors instead of cosines.
+
+With i = i1 s + i2 the angle of the DCT splits, cos(a i1 + b(i2)) = cos(a i1) cos(b(i2)) - sin(a i1) sin(b(i2)), and so
+do the signs of a Hadamard matrix for s a power of two. The factors, n_out x (n_in / s + s), are made in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Size, Tensor
+
+from subspace._base.dtypes import at_least_float32
+from subspace._base.layout import STANDARD
+from subspace._base.matrices import parity_signs
+from subspace._base.waves import waves
+from subspace.products.weight import Weight
+
+SMALL = 1 << 16  # entries of a T worth keeping
+
+
+def build(w: Weight, like: Tensor) -> Tensor:
+    """w, new, contiguous, with the dtype and device of `like`; not differentiable."""
+    dtype = at_least_float32(like.dtype)
+    if w.scale is None:
+        dense = torch.zeros(w.shape, dtype=dtype, device=like.device)
+    else:
+        dense = build_transform(w.shape, w.transform, like, w.scale)
+    dense.view(-1).index_add_(0, w.index, w.values.to(dtype))
+    return dense.to(like.dtype)
+
+
+def build_transform(shape: tuple[int, ...], transform: str, like: Tensor, scale: Tensor | None = None) -> Tensor:
+    """scale T (T for None), new, in `at_least_float32(like.dtype)` on like's device."""
+    arguments = shape, transform, at_least_float32(like.dtype), like.device
+    if math.prod(shape) <= SMALL:
+        t = _small(*arguments)
+        return t.clone() if scale is None else t * scale.to(t)
+    return outer(*factors(*arguments), shape, transform, scale)
+
+
+def outer(coarse: Tensor, fine: Tensor, shape: tuple[int, ...], transform: str, scale: Tensor | None = None) -> Tensor:
+    """scale times sum_j coarse[j] (x) fine[j], row by row, as a weight."""
+    if scale is not None:
+        coarse = coarse * scale.to(coarse)
+    product = coarse[0, :, :, None] * fine[0, :, None]
+    for a, b in zip(coarse[1:], fine[1:], strict=True):
+        product.addcmul_(a[:, :, None], b[:, None])
+    matrix = product.flatten(1)[:, : math.prod(shape[1:])]
+    t = STANDARD.from_matrix(matrix, Size(shape)) if transform == "hadamard" else matrix.reshape(shape)
+    return t.contiguous()
+
+
+def split(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(coarse, fine), what `outer` takes."""
+    if transform == "hadamard":
+        return _hadamard(shape, dtype, device)
+    return _dct(shape, dtype, device)
+
+
+def _whole(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return outer(*split(shape, transform, dtype, device), shape, transform)
+
+
+# Tensors born in inference mode could never again be saved for a backward pass.
+factors = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(split))
+_small = functools.lru_cache(maxsize=256)(torch.inference_mode(False)(_whole))
+
+
+def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    n_out, n_in = STANDARD.fans(Size(shape))
+    channels, taps = shape[1], math.prod(shape[2:])
+    q, width = max(n_out, n_in), _block(channels)
+    rows = torch.arange(n_out, device=device)[:, None]
+    starts = 2 * width * torch.arange(-(-channels // width), device=device)
+    within = torch.arange(width, device=device)[:, None] + channels * torch.arange(taps, device=device)
+    a, b = rows * starts % (4 * q), rows * (2 * within.flatten() + 1) % (4 * q)  # whole turns dropped exactly
+    (cos, sin), scaled = (waves(4 * q, 4 * q, scale, dtype, device) for scale in (1.0, math.sqrt(2 / q)))
+    coarse = scaled[:, a]
+    coarse[0, 0] = math.sqrt(1 / q)  # of the first row, where the sines are 0
+    return coarse, torch.stack([cos[b], -sin[b]])
+
+
+def _hadamard(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    n_out, n_in = STANDARD.fans(Size(shape))
+    width = 1 << (n_in.bit_length() // 2)
+    rows = torch.arange(n_out, device=device)[:, None]
+    starts = width * torch.arange(-(-n_in // width), device=device)
+    coarse = parity_signs(rows & starts).to(dtype) / math.sqrt(max(n_out, n_in))
+    return coarse[None], parity_signs(rows & torch.arange(width, device=device)).to(dtype)[None]
+
+
+def _block(channels: int) -> int:
+    """A divisor near the square root, so that nothing needs to be cut off; else the square root."""
+    root = math.isqrt(channels)
+    return next((width for width in range(root, root // 2, -1) if channels % width == 0), root)

@@ -1,0 +1,251 @@
+"""A product with w = scale T + S as an operator: w never saved for the backward pass, every mode of torch served.
+
+Eagerly it is an autograd.Function that calls a route directly, for the least overhead; in a compiled graph, on fake and
+meta tensors and on subclasses an operator `subspace::product` with its backward. Inside torch.func's transforms, in
+forward-mode differentiation and where gradients are differentiated again it is the plain reference.
+
+Here alone a `Weight` is flattened: torch.library and autograd know nothing but tensors and numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspace.products import reference
+from subspace.products.choice import calibration, router
+from subspace.products.geometry import LINEAR, Geometry, memory_format
+from subspace.products.problem import Problem
+from subspace.products.routes import DENSE, ROUTES, Route
+from subspace.products.sparse_index import check_once
+from subspace.products.weight import Gradients, Needs, Weight
+
+
+def linear(x: Tensor, w: Weight, route: str = "auto") -> Tensor:
+    """Multiply x by the transpose of w, without building w where a route can do without.
+
+    Args:
+        x: (..., n_in).
+        w: Of shape (n_out, n_in).
+        route: The name of one of `ROUTES`, or "auto" for the fastest by the cost model.
+
+    Returns:
+        y: (..., n_out), in the dtype of x, or autocast's.
+
+    Raises:
+        ValueError: For an x of another width, an index that cannot be right, and a route that cannot do this.
+    """
+    if x.ndim == 0 or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"x must have a last axis of {w.shape[1]}, got shape {tuple(x.shape)}")
+    return multiply(x, w, LINEAR, route)
+
+
+def conv(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
+    """Convolve x with w, zero-padded, without building w where a route can do without.
+
+    Args:
+        x: (N, C, *spatial), with 1 to 3 spatial axes.
+        w: Of shape (C_out, C / groups, *kernel).
+        geometry: Kernel, stride, padding, dilation and groups.
+        route: The name of one of `ROUTES`, or "auto" for the fastest by the cost model.
+
+    Returns:
+        y: (N, C_out, *spatial'), in the dtype of x, or autocast's, and channels_last where x is.
+
+    Raises:
+        ValueError: For an x of another shape, an index that cannot be right, and a route that cannot do this.
+    """
+    axes, channels = len(w.shape), w.shape[1] * geometry.groups
+    if x.ndim != axes or x.shape[1] != channels:
+        raise ValueError(f"x must have {axes} axes and {channels} channels, got shape {tuple(x.shape)}")
+    return multiply(x, w, geometry, route)
+
+
+def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
+    """`linear` or `conv`, without a look at the shape of x."""
+    if _in_autocast(x) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
+        y: Tensor = _operator(x, *_flat(w, geometry, route))
+        return y
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        with _without_autocast(x):
+            return reference.multiply(x, w, geometry)
+    y = _Apply.apply(x, *_flat(w, geometry, route))  # type: ignore[no-untyped-call]
+    return y
+
+
+def possible(problem: Problem) -> list[Route]:
+    """The routes that can compute it."""
+    return [route for route in ROUTES if route.supports(problem)]
+
+
+def constants(problem: Problem) -> router.Constants:
+    """Seconds per count of the routes that can compute it."""
+    return calibration.constants(ROUTES, problem.family, problem.dtype, problem.device)
+
+
+def select(problem: Problem, name: str = "auto") -> Route:
+    """The route of that name, the fastest by the cost model for "auto"; ValueError if it cannot compute it."""
+    return _select(problem, name, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=4096)
+def _select(problem: Problem, name: str, threads: int) -> Route:
+    found = {route.name: route for route in possible(problem)}
+    if name not in ("auto", *found):
+        raise ValueError(f"route must be one of {', '.join(['auto', *found])}, got {name!r}")
+    if 0 in problem.x_shape:  # which some FFT libraries refuse
+        return DENSE
+    return found[name] if name != "auto" else router.choose(problem, list(found.values()), constants(problem))
+
+
+def _flat(w: Weight, geometry: Geometry, route: str) -> tuple[Any, ...]:
+    """What the operators take after x, in the order of SCHEMA; the kernel is in w's shape."""
+    return w.scale, w.values, w.index, w.signs, w.shape, w.transform, *geometry[1:], route
+
+
+def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
+    """The inverse of `_flat`, for lists in the place of tuples too."""
+    scale, values, index, signs, shape, transform, stride, padding, dilation, groups, route = flat
+    shape = tuple(shape)
+    geometry = Geometry(shape[2:], tuple(stride), tuple(padding), tuple(dilation), groups)
+    return Weight(scale, values, index, shape, transform, signs), geometry, route
+
+
+def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
+    """By this route, without autograd: contiguous, or channels_last where x is."""
+    check_once(w.index, len(w.values), math.prod(w.shape))
+    with _without_autocast(x):
+        y = route.forward(*_taken(x, w, geometry, route), geometry).contiguous(memory_format=memory_format(x))
+    return y if x.ndim == 2 or geometry.kernel else y.view(*x.shape[:-1], w.shape[0])
+
+
+def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
+    """By this route, in the formats, shapes and dtypes of what the gradients belong to."""
+    check_once(w.index, len(w.values), math.prod(w.shape))
+    form = memory_format(x)
+    gy = gy.contiguous(memory_format=form) if geometry.kernel else _rows(gy)
+    with _without_autocast(x):
+        gx, gscale, gvalues = route.backward(gy, *_taken(x, w, geometry, route), geometry, needs)
+        if w.signs is not None and not route.takes_signs:
+            gx = None if gx is None else w.turn_input(gx)
+            gvalues = None if gvalues is None else w.turn_values(gvalues)
+    if gx is not None:
+        gx = gx.to(x.dtype).view(x.shape).contiguous(memory_format=form)
+    if w.scale is not None and gscale is not None:
+        gscale = gscale.to(w.scale.dtype).reshape(w.scale.shape)
+    return Gradients(gx, gscale, None if gvalues is None else gvalues.to(w.values.dtype))
+
+
+def _taken(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> tuple[Tensor, Weight]:
+    """x and w as the route takes them: in rows, or in one of two formats; turned, if it knows no signs."""
+    x = x.contiguous(memory_format=memory_format(x)) if geometry.kernel else _rows(x)
+    return (x, w) if w.signs is None or route.takes_signs else (w.turn_input(x), w.turned())
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *flat: Any) -> Tensor:
+        w, geometry, name = _whole(flat)
+        route = select(Problem.of(x, w, geometry), name)
+        ctx.save_for_backward(x, *w[:3], w.signs)
+        ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
+        y = _forward(x, w, geometry, route)
+        return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gy,), (x, scale, values, index, signs) = gradients, ctx.saved_tensors
+        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, signs), Needs(*ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled():
+            found = _differentiable(gy, x, w, ctx.geometry, needs)
+        else:
+            found = _backward(gy, x, w, ctx.geometry, ctx.route, needs)
+        return *found, *(None for _ in ctx.needs_input_grad[3:])
+
+
+def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
+    """The gradients with a graph of their own, through the reference."""
+    x, values = x.view_as(x), w.values.view_as(w.values)  # or one could lead to another
+    scale = None if w.scale is None else w.scale.view_as(w.scale)
+    y = reference.multiply(x, w._replace(scale=scale, values=values), geometry)
+    wanted = [tensor for tensor, need in zip((x, scale, values), needs, strict=True) if need]
+    found = iter(torch.autograd.grad(y, wanted, gy, create_graph=True))  # type: ignore[arg-type]
+    return Gradients(*(next(found) if need else None for need in needs))
+
+
+INPUTS = (
+    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, int[] shape, str transform, "
+    "int[] stride, int[] padding, int[] dilation, int groups, str route"
+)
+
+
+@torch.library.custom_op("subspace::product", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
+def _operator(x: Tensor, *flat: Any) -> Tensor:
+    w, geometry, name = _whole(flat)
+    return _forward(x, w, geometry, select(Problem.of(x, w, geometry), name))
+
+
+@_operator.register_fake
+def _(x: Tensor, *flat: Any) -> Tensor:
+    w, geometry, _ = _whole(flat)
+    if not geometry.kernel:
+        return x.new_empty(*x.shape[:-1], w.shape[0])
+    y = x.new_empty(x.shape[0], w.shape[0], *geometry.sizes(tuple(x.shape[2:])))
+    return y.contiguous(memory_format=memory_format(x))
+
+
+@torch.library.custom_op(
+    "subspace::product_backward",
+    mutates_args=(),
+    schema=f"(Tensor gy, bool[] needs, {INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _backward_operator(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    w, geometry, name = _whole(flat)
+    route = select(Problem.of(x, w, geometry), name)
+    gradients = _backward(gy, x, w, geometry, route, Needs(*needs))
+    return tuple(gy.new_empty(0) if g is None else g for g in gradients)
+
+
+@_backward_operator.register_fake
+def _(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    scale, values = flat[:2]
+    gx = torch.empty_like(x, memory_format=memory_format(x)) if needs[0] else gy.new_empty(0)
+    gscale = gy.new_empty(0) if scale is None or not needs[1] else torch.empty_like(scale)
+    return gx, gscale, torch.empty_like(values) if needs[2] else gy.new_empty(0)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.constants = inputs[5:]
+
+
+def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:3])
+    gradients = _backward_operator(gy, needs, *ctx.saved_tensors, *ctx.constants)
+    wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
+    return *wanted, None, None, *(None for _ in ctx.constants)
+
+
+_operator.register_autograd(_operator_gradients, setup_context=_setup_context)
+
+
+def _in_autocast(x: Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, enabled=False) if _in_autocast(x) else contextlib.nullcontext()

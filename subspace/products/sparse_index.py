@@ -1,0 +1,131 @@
+"""The nonzeros of S in the orders that products want them in, kept for as long as their index is.
+
+The products are torch's embedding bags: weighted sums of the rows of a table, which holds a row for each column of S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from subspace._base.index import check
+
+GATHER_BELOW = 8  # numbers in a row of a table, below which gathering beats the bags' gradient
+
+Made = TypeVar("Made")
+_made = WeakTensorKeyDictionary()
+_checked = WeakTensorKeyDictionary()
+
+
+class Bags(NamedTuple):
+    """S in both orders, int32: row and column (k,), where each row starts; by column: places, rows, starts."""
+
+    row: Tensor
+    column: Tensor
+    row_starts: Tensor
+    by_column: Tensor
+    row_by_column: Tensor
+    column_starts: Tensor
+
+    def forward(self, table: Tensor, values: Tensor) -> Tensor:
+        """S table: (columns, n) -> (rows, n)."""
+        return _bag(table, self.column, self.row_starts, values)
+
+    def adjoint(self, table: Tensor, values: Tensor) -> Tensor:
+        """S^T table: (rows, n) -> (columns, n)."""
+        return _bag(table, self.row_by_column, self.column_starts, values[self.by_column])
+
+    def dots(self, gy: Tensor, x: Tensor) -> Tensor:
+        """<gy[row_j], x[column_j]>: (rows, n), (columns, n) -> (k,)."""
+        if x.shape[1] < GATHER_BELOW:
+            return (gy.index_select(0, self.row) * x.index_select(0, self.column)).sum(1)
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
+            gy, x, self.column, self.row_starts, self.row, 0
+        )
+
+
+def _bag(table: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    bag: Tensor = torch.embedding_bag(table, index, starts, False, 0, False, weights)[0]
+    return bag
+
+
+def in_order(row: Tensor, column: Tensor, n_rows: int, n_columns: int) -> Bags:
+    """The bags of the matrix with nonzeros at (row, column): (k,) each, sorted by row."""
+    by_column = torch.argsort(column, stable=True)
+    columns = column[by_column]
+    device = row.device
+    row_starts = torch.searchsorted(row, torch.arange(n_rows, device=device))
+    column_starts = torch.searchsorted(columns, torch.arange(n_columns, device=device))
+    parts = row, column, row_starts, by_column, row[by_column], column_starts
+    return Bags(*(part.int() for part in parts))
+
+
+def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: object) -> Made:
+    """make(index, *arguments), kept until the index is gone, and made anew once it is written to.
+
+    Anew in place, where it is tensors of the same shapes: a captured CUDA graph goes on to read what it has read.
+    """
+    if index.is_inference():  # which counts no versions
+        return make(index, *arguments)
+    wanted = (*_version(index), make, *arguments)
+    found = _made.get(index)  # type: ignore[no-untyped-call]
+    if found is None or found[0] != wanted:
+        with torch.inference_mode(False):
+            made = make(index, *arguments)
+        if found is not None and found[0][3:] == wanted[3:]:
+            made = _in_place(found[1], made)
+        _made[index] = found = wanted, made
+    return found[1]  # type: ignore[no-any-return]
+
+
+def renew(index: Tensor) -> None:
+    """Make what is kept for an index anew, right after it was written to, for graphs that no longer ask."""
+    if (found := _made.get(index)) is not None:  # type: ignore[no-untyped-call]
+        cached_per_index(index, *found[0][3:])
+
+
+def _in_place(old: Any, new: Any) -> Any:
+    """The old tuple of tensors with the values of the new one; the new one, where it is not such or of other shapes."""
+    if not (isinstance(new, tuple) and all(isinstance(t, Tensor) for t in new)):
+        return new
+    if [t.shape for t in old] != [t.shape for t in new]:
+        return new
+    for t, value in zip(old, new, strict=True):
+        t.copy_(value)
+    return old
+
+
+def check_once(index: Tensor, k: int, size: int) -> None:
+    """Raise ValueError unless the index holds k sorted, distinct places in range(size); looked at once for a version.
+
+    Every product does, by whatever route: compiled kernels use an index as it is, and anyone can write to it.
+    """
+    if len(index) != k:
+        raise ValueError(f"index must have a place for each of {k} values, got {len(index)}")
+    if index.is_inference():
+        check(index, size)
+        return
+    wanted = (*_version(index), size)
+    if _checked.get(index) != wanted:  # type: ignore[no-untyped-call]
+        check(index, size)
+        _checked[index] = wanted
+
+
+def _version(index: Tensor) -> tuple[int, int, int]:
+    """What changes when the index is written to, given another storage, or resized."""
+    return index._version, index.data_ptr(), len(index)
+
+
+def of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
+    """The bags of S with nonzeros at the flat index of a matrix, cached."""
+    return cached_per_index(index, _of_matrix, n_out, n_in)
+
+
+def _of_matrix(index: Tensor, n_out: int, n_in: int) -> Bags:
+    check(index, n_out * n_in)
+    row = index // n_in
+    return in_order(row, index - row * n_in, n_out, n_in)

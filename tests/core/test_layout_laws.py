@@ -1,0 +1,111 @@
+"""A layout says how a tensor is a matrix: there and back, as its module's map, and as offsets take it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Size, nn
+
+from subspace import Key, Layout, load, register, save, subspaces, targets
+from subspace._base.layout import STANDARD
+from subspace.embeddings import Sparse
+from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
+from tests.support.strategies import numbers, shapes
+
+TRANSPOSED = Layout(outputs=(1,), inputs=(0,))
+OFFSETS = [DCT, SignedDCT, Hadamard, RankOne]
+
+
+@st.composite
+def layouts(draw):
+    """A shape of up to five axes, and a layout that gives some of them a part."""
+    shape = Size(draw(st.lists(st.integers(1, 4), min_size=1, max_size=5)))
+    axes = draw(st.permutations(range(len(shape))))
+    cuts = sorted(draw(st.lists(st.integers(0, len(shape)), min_size=3, max_size=3)))
+    outputs, inputs, batch = (tuple(axes[a:b]) for a, b in zip([0, *cuts[:2]], cuts, strict=True))
+    return shape, Layout(outputs, inputs, batch)
+
+
+@given(layouts())
+def test_a_weight_is_a_matrix_and_back(case):
+    shape, layout = case
+    weight = numbers(0, *shape)
+    matrix = layout.to_matrix(weight)
+    assert matrix.shape[-2:] == layout.fans(shape)
+    assert layout.fans(shape)[1] == layout.taps(shape) * layout.channels(shape)
+    assert torch.equal(layout.from_matrix(matrix, shape), weight)
+
+
+@given(layouts())
+def test_one_matrix_may_be_that_of_a_whole_batch(case):
+    shape, layout = case
+    matrix = numbers(0, *layout.fans(shape))
+    assert all(
+        torch.equal(one, matrix) for one in layout.to_matrix(layout.from_matrix(matrix, shape)).view(-1, *matrix.shape)
+    )
+
+
+def test_the_standard_layout_is_a_convolutions():
+    weight = numbers(0, 5, 3, 2, 4)
+    patches = nn.functional.unfold(x := numbers(1, 2, 3, 7, 6), (2, 4)).view(2, 3, 8, -1).transpose(1, 2).flatten(1, 2)
+    y = nn.functional.conv2d(x, weight).flatten(2)
+    torch.testing.assert_close(STANDARD.to_matrix(weight) @ patches, y)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Linear(4, 7),
+        nn.Conv1d(4, 7, 1),
+        nn.Conv2d(4, 7, 1),
+        nn.Conv3d(4, 7, 1),
+        nn.ConvTranspose1d(4, 7, 1),
+        nn.ConvTranspose2d(4, 7, 1),
+        nn.ConvTranspose3d(4, 7, 1),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_a_targets_layout_gives_its_modules_map(module):
+    (target,) = targets(module.double()).values()
+    x = numbers(0, 3, 4)
+    y = module(x.reshape(3, 4, *(1 for _ in target.weight.shape[2:]))).flatten(1) - module.bias
+    assert target.layout.fans(target.weight.shape) == (7, 4)
+    torch.testing.assert_close(x @ target.layout.to_matrix(target.weight).T, y)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@given(shape=shapes)
+def test_an_offset_is_the_same_matrix_in_every_layout(offset, shape):
+    like = numbers(0, *(shape if len(shape) > 1 else (*shape, 1)))
+    d, other = offset(like, key=Key(0)), offset(like.transpose(0, 1), key=Key(0), layout=TRANSPOSED)
+    assert d.fans == other.fans
+    torch.testing.assert_close(TRANSPOSED.to_matrix(other()), STANDARD.to_matrix(d()), rtol=1e-12, atol=1e-12)
+    if len(shape) == 2:
+        x = numbers(1, 3, shape[1])
+        torch.testing.assert_close(other.linear(x), d.linear(x))
+
+
+def test_the_fans_of_an_initialisation_are_the_layouts():
+    like = torch.empty(4, 6, 3)
+    for fan in ("in", "out", "average"):
+        std = Gaussian(like, key=Key(0), fan=fan).std
+        assert Gaussian(like.transpose(0, 1), key=Key(0), fan=fan, layout=TRANSPOSED).std == std
+
+
+@pytest.mark.parametrize("offset, alike", list(itertools.product([DCT, SignedDCT], [True, False])))
+def test_a_checkpoint_knows_the_layout(offset, alike, tmp_path):
+    def make(layout):
+        module = nn.Linear(6, 4)
+        like = module.weight
+        register(module, "weight", offset(like, key=Key(0), layout=layout), Sparse(like, 5, key=Key(1)))
+        return module
+
+    module = make(TRANSPOSED if alike else STANDARD)
+    save(module, tmp_path / "c")
+    again = load(nn.Linear(6, 4), tmp_path / "c")
+    assert torch.equal(again.weight, module.weight)
+    assert next(subspaces(again))[1].offset.layout == (TRANSPOSED if alike else STANDARD)

@@ -1,0 +1,616 @@
+"""Bugs that must each make a law fail: the laws are tested too.
+
+A bug is a change to one line of the package, and the law that ought to notice. `python -m pytest tests/mutants` plants
+them one after the other in a copy of the package, which takes some minutes: it is no part of the test command. One
+whose line has changed "cannot be planted": write it anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Bug(NamedTuple):
+    """In file, `right` becomes `wrong`; then a test of `laws` whose name contains `law` must fail."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    laws: str
+    law: str
+
+
+BUGS = [
+    # randomness
+    Bug(
+        "ambiguous path",
+        "_base/key.py",
+        "[self.seed, *self.path]",
+        '[self.seed, "".join(self.path)]',
+        "random",
+        "names",
+    ),
+    Bug("counter ignored", "_base/key.py", "counter=start // 4", "counter=0", "random", "entered"),
+    Bug("biased integers", "_base/key.py", "[words <= largest]", "[words <= words]", "random", "fair_words"),
+    Bug("repeated places", "_base/key.py", "np.sort(first)[:sparse]", ":sparse", "random", "distinct_places"),
+    Bug("places not nested", "_base/key.py", "np.sort(first)[:sparse]", "first[:sparse]", "random", "distinct_places"),
+    Bug("one-sided tails", "_base/key.py", "np.copysign(", "np.maximum(", "random", "quantiles"),
+    Bug("one bit, two signs", "_base/key.py", 'bitorder="little"', 'bitorder="big"', "random", "fair_bits"),
+    # transforms
+    Bug(
+        "swapped adjoint",
+        "_base/transforms.py",
+        "_IDCT.adjoint = _IDCT, _DCT",
+        "_IDCT.adjoint = _DCT, _IDCT",
+        "transform",
+        "adj",
+    ),
+    Bug("first coefficient", "_base/transforms.py", "y[..., 0] *= math.sqrt(0.5)", "pass", "transform", "scipy"),
+    Bug("half precision inside", "_base/transforms.py", "else x.float()", "else x", "transform", "half"),
+    Bug("lazy conj", "_base/transforms.py", "+1, y), n)", "-1, y).conj(), n)", "transform", "operator"),
+    # offsets
+    Bug("wrong normalisation", "offsets/dct.py", "self.gain / math.sqrt(q)", "self.gain", "offset", "truncated_orth"),
+    Bug(
+        "wrong length", "offsets/dct.py", "q, device = max(n_out, n_in)", "q, device = n_in", "offset", "truncated_orth"
+    ),
+    Bug(
+        "wrong patch order",
+        "_base/layout.py",
+        "self._taps(shape) + self.inputs",
+        "self.inputs + self._taps(shape)",
+        "offset",
+        "patch",
+    ),
+    Bug("axes exchanged", "_base/layout.py", "order.index(axis) for", "order[axis] for", "layout", "and_back"),
+    Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
+    Bug("signs of another stream", "offsets/signed_dct.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
+    Bug(
+        "Hadamard scale", "offsets/hadamard.py", "math.sqrt(max(n_out, n_in))", "math.sqrt(n_in)", "offset", "hadamard"
+    ),
+    Bug("fan of a channel", "offsets/gaussian.py", "n_out * self.layout.taps(self.shape)", "n_out", "offset", "torchs"),
+    Bug("uniform bound", "offsets/gaussian.py", "std * math.sqrt(3)", "std", "offset", "torchs"),
+    Bug(
+        "global generator",
+        "offsets/gaussian.py",
+        "n, dtype = math.prod(shape)",
+        "torch.rand(1); n, dtype = math.prod(shape)",
+        "offset",
+        "global",
+    ),
+    Bug("weights shared", "offsets/pretrained.py", "like.detach().clone()", "like.detach()", "offset", "copy"),
+    # embeddings
+    Bug(
+        "unsorted index",
+        "embeddings/sparse.py",
+        "from_numpy(places).sort().values",
+        "from_numpy(places)",
+        "embedding",
+        "column",
+    ),
+    Bug("index forgotten", "_base/plug_in.py", "now.copy_(buffer)", "pass", "embedding", "leaves_the_meta"),
+    Bug("not to scale", "embeddings/gaussian.py", ".mul_(of**-0.5)", "", "embedding", "lengths"),
+    Bug(
+        "one block again",
+        "embeddings/gaussian.py",
+        "count * dim, start * dim,",
+        "count * dim, 0,",
+        "embedding",
+        "stream",
+    ),
+    Bug(
+        "U held whole", "embeddings/gaussian.py", "return max(1, BLOCK // dim)", "return 1 << 30", "embedding", "block"
+    ),
+    Bug("no square", "embeddings/direction.py", "/ (d * d).sum()", "/ d.norm()", "embedding", "pseudo"),
+    Bug(
+        "summands swapped",
+        "embeddings/direct_sum.py",
+        "[U.adjoint(weight) for U in self.parts()]",
+        "[U.adjoint(weight) for U in self.parts()][::-1]",
+        "embedding",
+        "adjoint",
+    ),
+    Bug(
+        "scale forgotten",
+        "embeddings/scaled.py",
+        "self.scale * self.embedding.adjoint",
+        "self.embedding.adjoint",
+        "embedding",
+        "adjoint",
+    ),
+    # the parametrization and its traps
+    Bug(
+        "d forgotten",
+        "parametrization.py",
+        "return self.offset() + self.embedding(theta)",
+        "return self.embedding(theta)",
+        "parametrization",
+        "d_plus_u",
+    ),
+    Bug(
+        "d not subtracted",
+        "parametrization.py",
+        "coordinates(weight - self.offset())",
+        "coordinates(weight)",
+        "parametrization",
+        "nearest",
+    ),
+    Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
+    Bug("shared class", "parametrization.py", "type(module).__deepcopy__ = _deepcopy", "pass", "traps", "deepcopy"),
+    Bug("frozen theta", "parametrization.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
+    Bug(
+        "copy left parametrized",
+        "parametrization.py",
+        "parametrize.remove_parametrizations(",
+        "id(",
+        "parametrization",
+        "materialize",
+    ),
+    # recipes and budgets
+    Bug("names not folded in", "methods/recipe.py", "Key(seed).fold(name)", "Key(seed)", "recipes", "different_maps"),
+    Bug("columns as they come", "recipes.py", ".sum(0).rsqrt()", ".sum(0).square().rsqrt()", "recipes", "unit_columns"),
+    Bug("truncated budget", "methods/budgets.py", "base[i] += 1", "pass", "recipes", "exact"),
+    # off the meta device
+    Bug(
+        "start forgotten",
+        "_initialize.py",
+        "else as_parameter_like(start, theta)",
+        "else empty_like(theta)",
+        "initialize",
+        "start_is",
+    ),
+    Bug(
+        "parents first",
+        "_initialize.py",
+        "in reversed(list(model.named_modules()))",
+        "in list(model.named_modules())",
+        "initialize",
+        "set_by_its_module",
+    ),
+    Bug(
+        "unset and kept",
+        "_initialize.py",
+        "or bool(tensors[name].isnan().any())",
+        "and False",
+        "initialize",
+        "nothing_sets",
+    ),
+    # choosing and moving U
+    Bug(
+        "no mask in RigL",
+        "methods/growth.py",
+        "block[kept[first:last] - start] = -1",
+        "pass",
+        "moving",
+        "masks",
+    ),
+    Bug(
+        "channels of another group",
+        "methods/weight_gradient.py",
+        "lowest * channels : highest",
+        "0 : highest",
+        "weight_gradient",
+        "convolution",
+    ),
+    Bug("one read of two", "methods/growth.py", "gradient + flat[start", "flat[start", "moving", "layers_that"),
+    Bug("moments stay behind", "methods/moving.py", "(theta, theta.grad, *state)", "(theta,)", "moving", "state"),
+    Bug(
+        "grown from a neighbour",
+        "methods/moving.py",
+        "stays, per_entry[source], 0",
+        "stays | True, per_entry[source], 0",
+        "moving",
+        "zero",
+    ),
+    Bug(
+        "statistics moved",
+        "_base/preserve.py",
+        "owner[name] = buffer.copy_(content)",
+        "pass",
+        "saliency",
+        "as_it_was",
+    ),
+    Bug("mode changed", "_base/preserve.py", "module.training = training", "pass", "saliency", "as_it_was"),
+    Bug(
+        "SynFlow in float32",
+        "methods/saliencies/synflow.py",
+        "tensor.abs().double()",
+        "tensor.abs().float()",
+        "saliency",
+        "conserves",
+    ),
+    Bug(
+        "FORCE that never returns",
+        "methods/prune.py",
+        "returning=True)",
+        "returning=False)",
+        "saliency",
+        "force",
+    ),
+    Bug(
+        "not rewound",
+        "methods/lottery_ticket.py",
+        "model = copy.deepcopy(self.start)",
+        "model = self.start",
+        "lottery",
+        "rewinds",
+    ),
+    # checkpoints
+    Bug(
+        "no fingerprint",
+        "checkpoint/format.py",
+        "if not abs(saved - now.value) <= now.tolerance",
+        "if False",
+        "checkpoint",
+        "as_saved",
+    ),
+    Bug(
+        "no digest",
+        "checkpoint/sealed.py",
+        'if metadata.get("digest") != digest(metadata["subspace"], tensors)',
+        "if False",
+        "checkpoint",
+        "flipped",
+    ),
+    Bug(
+        "metadata not in the digest",
+        "checkpoint/sealed.py",
+        "json.dumps(text).encode(), ",
+        "",
+        "file_laws",
+        "flipped_bit",
+    ),
+    Bug(
+        "lies believed",
+        "checkpoint/format.py",
+        "schema.check(about, held)",
+        "pass",
+        "file_fuzz",
+        "work_beyond_its_size",
+    ),
+    Bug("private files", "_base/files.py", "os.O_WRONLY, 0o666)", "os.O_WRONLY, 0o600)", "file_laws", "has_the_rights"),
+    Bug(
+        "cache trusted",
+        "products/choice/calibration.py",
+        "0 <= each < math.inf",
+        "True",
+        "calibration",
+        "damaged_cache",
+    ),
+    Bug(
+        "counts of floats",
+        "methods/budgets.py",
+        "Fraction(str(float(number)))",
+        "Fraction(float(number))",
+        "correctness",
+        "mover_drops",
+    ),
+    Bug("asked only once", "_structured/forward.py", "len(stack) == 1 and ", "", "correctness", "parametrized_again"),
+    Bug(
+        "emptied with the rest",
+        "offsets/pretrained.py",
+        "self.weight.to(self.like)",
+        "fn(self.weight)",
+        "correctness",
+        "lost_its_values",
+    ),
+    Bug(
+        "theta overwritten",
+        "parametrization.py",
+        "if len(spaces) > 1:",
+        "if False:",
+        "correctness",
+        "shares_theta_can_go",
+    ),
+    Bug("no signs of w", "embeddings/srht.py", ".to(x.dtype) * of_w", ".to(x.dtype)", "correctness", "of_a_projection"),
+    Bug("nearly zero", "offsets/dct.py", "waves[q :: 2 * q] = 0", "pass", "correctness", "exactly_zero"),
+    Bug(
+        "written in place",
+        "_base/files.py",
+        'os.fdopen(_named(temporary) if descriptor is None else descriptor, "wb")',
+        'open(path, "wb")',
+        "checkpoint",
+        "unwritable",
+    ),
+    Bug(
+        "buffers left out",
+        "checkpoint/format.py",
+        "(*model.named_parameters(), *model.named_buffers())",
+        "model.named_parameters()",
+        "checkpoint",
+        "saved_one",
+    ),
+    Bug(
+        "theta counted twice",
+        "_summary.py",
+        "0 if id(theta) in thetas else theta.nbytes",
+        "theta.nbytes",
+        "summary",
+        "shared",
+    ),
+    # products that never build w
+    Bug(
+        "wrong partner",
+        "products/native/cpp/rows.h",
+        "p->position[o ? q - o : 0]",
+        "p->position[o]",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug(
+        "first row of T",
+        "products/native/cpp/rows.h",
+        "norm * 0.707106781186547524f",
+        "norm",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug(
+        "last products lost",
+        "products/native/cpp/rows.h",
+        "j < count; j += R",
+        "j + R <= count; j += R",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug(
+        "one row too many",
+        "products/native/cpp/rows.h",
+        "row < rows ? data",
+        "row <= rows ? data",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug(
+        "twiddle of another step",
+        "products/native/cpp/transforms.h",
+        "int64_t(j) * s % length",
+        "int64_t(j) % length",
+        "native_rows",
+        "sanitizers",
+    ),
+    Bug("random signs once", "embeddings/srht.py", "first * dim)).reshape", "0)).reshape", "srht", "random_signs"),
+    Bug("spectrum not real", "embeddings/fourier_ft.py", "gain.where(back, -gain)", "-gain", "fourier", "real_part"),
+    Bug(
+        "gain forgotten",
+        "_structured/normal_form.py",
+        "part if transform.gain == 1 else transform.gain * part",
+        "part",
+        "structured",
+        "time_and_memory",
+    ),
+    Bug(
+        "alpha in place of d",
+        "_structured/normal_form.py",
+        "term if scale is None else scale + term",
+        "term",
+        "structured",
+        "time_and_memory",
+    ),
+    Bug(
+        "forward left bound",
+        "parametrization.py",
+        'vars(space.module).pop("forward", None)',
+        "pass",
+        "structured",
+        "and_back",
+    ),
+    Bug("padding ignored", "products/geometry.py", "* dilation - padding", "* dilation", "products", "dense_product"),
+    Bug(
+        "scale once too often",
+        "products/parts/combine.py",
+        "product.mul_(w.scale)",
+        "product.mul_(w.scale * w.scale)",
+        "products",
+        "dense_product",
+    ),
+    Bug(
+        "stale bags",
+        "products/sparse_index.py",
+        "return index._version, ",
+        "return 0, ",
+        "products",
+        "moves_is_followed",
+    ),
+    Bug(
+        "index unchecked",
+        "products/sparse_index.py",
+        "if _checked.get(index) != wanted:",
+        "if False:",
+        "index_safety",
+        "cannot_be_right",
+    ),
+    Bug(
+        "S turned as well",
+        "products/weight.py",
+        "self._replace(values=self.turn_values(self.values), signs=None)",
+        "self._replace(signs=None)",
+        "structured",
+        "signed",
+    ),
+    Bug(
+        "signs of other groups",
+        "products/weight.py",
+        ".repeat(x.shape[1] // len",
+        ".repeat_interleave(x.shape[1] // len",
+        "structured",
+        "signed",
+    ),
+    Bug(
+        "own product not used",
+        "_structured/forward.py",
+        "if layer is nn.Linear and built",
+        "if False and built",
+        "structured",
+        "own_is_used",
+    ),
+    Bug(
+        "gradients not turned back",
+        "products/product.py",
+        "gvalues = None if gvalues is None else w.turn_values(gvalues)",
+        "pass",
+        "products",
+        "signs",
+    ),
+    Bug("batch axis kept", "_structured/forward.py", "else y.squeeze(0)", "else y", "structured", "time_and_memory"),
+    # studies
+    Bug(
+        "hash without options",
+        "study/spec/study.py",
+        "found = asdict(self)",
+        'found = {**asdict(self), "method": {"name": self.method.name}}',
+        "runs",
+        "every_field",
+    ),
+    Bug(
+        "torn write",
+        "study/results/disk.py",
+        "temporary.replace(path)",
+        "path.write_bytes(content)",
+        "store",
+        "crash_while",
+    ),
+    Bug(
+        "checksum not looked at",
+        "study/results/store.py",
+        'record.get("sha256") != checksum(record)',
+        "False",
+        "store",
+        "damage_is_named",
+    ),
+    Bug(
+        "newer results overwritten",
+        "study/results/store.py",
+        'record["schema"] > SCHEMA',
+        "False",
+        "store",
+        "newer_version",
+    ),
+    Bug(
+        "lock for everyone",
+        "study/results/store.py",
+        "yield lock.is_locked",
+        "yield True",
+        "store",
+        "held_by_one",
+    ),
+    Bug(
+        "attempts not counted",
+        "study/execution/execute.py",
+        "attempts(previous) + 1",
+        "attempts(previous) + 2",
+        "runner",
+        "tried_once_more",
+    ),
+    Bug(
+        "finished trained again",
+        "study/execution/execute.py",
+        'previous is None or previous["status"] != "finished"',
+        "True",
+        "runner",
+        "two_studies",
+    ),
+    Bug(
+        "dead not buried",
+        "study/execution/runner.py",
+        "number=attempts(record) + 1",
+        "number=attempts(record) + 2",
+        "runner",
+        "tried_once_more",
+    ),
+    Bug(
+        "optimizer begun anew",
+        "study/training/loop.py",
+        "for name, state in states.items():",
+        "for name, state in ():",
+        "training",
+        "resumed_run",
+    ),
+    Bug(
+        "epoch done twice",
+        "study/training/loop.py",
+        'return int(saved["epochs"])',
+        'return int(saved["epochs"]) - 1',
+        "training",
+        "resumed_run",
+    ),
+    Bug(
+        "search begun anew",
+        "study/training/loop.py",
+        'search.load_state_dict(self.state.saved["search"])',
+        "pass",
+        "training",
+        "resumed_run",
+    ),
+    Bug(
+        "dropout not reseeded",
+        "study/training/loop.py",
+        "with seeded(self.team.key(key)):",
+        "if True:",
+        "training",
+        "dropout",
+    ),
+    Bug(
+        "held apart and trained on",
+        "study/training/run.py",
+        "order[apart:].sort().values",
+        "order.sort().values",
+        "training",
+        "never_trained_on",
+    ),
+    Bug(
+        "schedule left out",
+        "study/training/loop.py",
+        "parts.schedule.step()",
+        "pass",
+        "training",
+        "schedule_and_the_scaling",
+    ),
+    Bug(
+        "key of a file ignored",
+        "study/spec/files.py",
+        "require_known(table, [field",
+        "(lambda *_: None)(table, [field",
+        "files",
+        "not_a_study",
+    ),
+]
+
+
+def laws(root: Path, bug: Bug) -> list[Path]:
+    """The files that have the bug's law."""
+    files = (file for pattern in ("tests/*/", "tests/") for file in root.glob(f"{pattern}test_{bug.laws}*.py"))
+    return sorted(file for file in files if bug.law in file.read_text())
+
+
+def obstacle(bug: Bug) -> str | None:
+    """Why the bug cannot be planted, in a few words; None if it can."""
+    file = ROOT / "subspace" / bug.file
+    if not file.exists():
+        return f"there is no subspace/{bug.file}"
+    if (count := file.read_text().count(bug.right)) != 1:
+        return f"{bug.right!r} is {count} times in subspace/{bug.file}"
+    return None if laws(ROOT, bug) else f"no test_{bug.laws}*.py has a test of {bug.law!r}"
+
+
+def noticed(bug: Bug) -> tuple[bool, str]:
+    """Plant the bug in a copy of the package and run its law there: did a test fail? And what pytest printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("subspace", "tests", "benchmarks"):
+            ignored = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        file = Path(folder, "subspace", bug.file)
+        file.write_text(file.read_text().replace(bug.right, bug.wrong))
+        options = ["-qx", "-p", "no:cacheprovider", "--hypothesis-profile=once", "-k", bug.law]
+        command = [sys.executable, "-m", "pytest", *options, *laws(Path(folder), bug)]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # 1: a test failed; a broken import, or no test collected, is another status
+    return run.returncode == 1, run.stdout + run.stderr

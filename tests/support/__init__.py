@@ -1,0 +1,1 @@
+"""What laws share: the lists that they run over, and what they draw."""

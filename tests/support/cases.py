@@ -1,0 +1,170 @@
+"""THE lists: every law runs over every entry. A new offset or embedding is one line here; a test insists on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from subspace import Key, embeddings, offsets
+from subspace._base.layout import STANDARD
+from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
+from subspace.embeddings.fourier_ft import frequency_count
+from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
+
+
+@dataclass(frozen=True)
+class OffsetCase:
+    """make(like, key).
+
+    fans: it needs at least two axes. held: it is made from like's values, which no key rebuilds. signs: it holds a sign
+    for each input channel.
+    """
+
+    name: str
+    make: Callable[[Tensor, Key], Offset]
+    fans: bool = False
+    held: bool = False
+    signs: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingCase:
+    """make(like, dim, key) of that dim.
+
+    free: it takes any dim. orthonormal: U^T U = I. scaled: E|U theta|^2 = |theta|^2. random: it depends on the key.
+    """
+
+    name: str
+    make: Callable[[Tensor, int, Key], Embedding]
+    free: bool = True
+    orthonormal: bool = False
+    scaled: bool = False
+    random: bool = True
+
+
+OFFSETS = [
+    OffsetCase("zero", lambda like, key: Zero(like)),
+    OffsetCase("dct", lambda like, key: DCT(like)),
+    OffsetCase("dct-gain", lambda like, key: DCT(like, gain=1.5)),
+    OffsetCase("signed-dct", lambda like, key: SignedDCT(like, key=key), signs=True),
+    OffsetCase("signed-dct-gain", lambda like, key: SignedDCT(like, key=key, gain=0.7), signs=True),
+    OffsetCase("hadamard", lambda like, key: Hadamard(like)),
+    OffsetCase("hadamard-gain", lambda like, key: Hadamard(like, gain=0.7)),
+    OffsetCase("rank-one", lambda like, key: RankOne(like, key=key)),
+    OffsetCase("rank-one-gain", lambda like, key: RankOne(like, key=key, gain=1.5)),
+    OffsetCase("pretrained", lambda like, key: Pretrained(like), held=True),
+    OffsetCase("kaiming", lambda like, key: offsets.Gaussian(like, key=key), fans=True),
+    OffsetCase("kaiming-out-kept", lambda like, key: offsets.Gaussian(like, key=key, fan="out", keep=True), fans=True),
+    OffsetCase(
+        "xavier-uniform",
+        lambda like, key: offsets.Gaussian(like, key=key, fan="average", distribution="uniform"),
+        fans=True,
+    ),
+]
+
+
+def _gaussian(stored: bool) -> Callable[[Tensor, int, Key], Embedding]:
+    return lambda like, dim, key: embeddings.Gaussian(like, dim, key=key, stored=stored)
+
+
+def _sum(like: Tensor, dim: int, key: Key) -> Embedding:
+    alpha = Direction(DCT(like))
+    return alpha if dim == 1 else DirectSum([alpha, Sparse(like, dim - 1, key=key)])
+
+
+def _index(like: Tensor, dim: int, key: Key) -> Embedding:
+    return Sparse(like, index=torch.from_numpy(key.distinct(like.numel(), dim)))
+
+
+def _scaled(like: Tensor, dim: int, key: Key) -> Embedding:
+    scale = torch.from_numpy(key.fold("scale").uniform(max(dim, 0))).to(like) + 0.5
+    return Scaled(Sparse(like, dim, key=key), scale)
+
+
+def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        return FourierFT(like, min(dim, frequency_count(*STANDARD.fans(like.shape))), key=key, scale=scale)
+
+    return make
+
+
+EMBEDDINGS = [
+    EmbeddingCase("identity", lambda like, dim, key: Identity(like), free=False, orthonormal=True, random=False),
+    EmbeddingCase("sparse", lambda like, dim, key: Sparse(like, dim, key=key), orthonormal=True),
+    EmbeddingCase("sparse-index", _index, orthonormal=True),
+    EmbeddingCase("gaussian-stored", _gaussian(True), scaled=True),
+    EmbeddingCase("gaussian-drawn", _gaussian(False), scaled=True),
+    EmbeddingCase("srht", lambda like, dim, key: SRHT(like, dim, key=key), scaled=True),
+    EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
+    EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
+    EmbeddingCase("direct-sum", _sum),
+    EmbeddingCase("scaled", _scaled),
+]
+
+SHAPES = [(7,), (1, 1), (5, 8), (8, 5), (12, 3), (6, 4, 3), (6, 2, 3, 3), (8, 1, 3, 3), (4, 6, 1, 1), (4, 3, 2, 2, 2)]
+
+
+@dataclass(frozen=True)
+class ModuleCase:
+    """A module, the tensor to parametrize, and what calls it."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    tensor: str
+    call: Callable[[nn.Module], Tensor]
+
+
+class Affine(nn.Module):
+    """Somebody's module, with raw Parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(3, 4, 5))
+        self.shift = nn.Parameter(torch.randn(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,ijk->bjk", x, self.table) + self.shift
+
+
+def _on(*shape: int) -> Callable[[nn.Module], Tensor]:
+    x = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape).sin()
+    return lambda module: module(x)
+
+
+def _attend(module: nn.Module) -> Tensor:
+    x = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(3, 2, 8).cos()
+    output: Tensor = module(x, x, x)[0]
+    return output
+
+
+def _recur(module: nn.Module) -> Tensor:
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(3, 2, 5).cos()
+    output: Tensor = module(x)[0]
+    return output
+
+
+MODULES = [
+    ModuleCase("linear", lambda: nn.Linear(8, 5), "weight", _on(3, 8)),
+    ModuleCase("linear-bias", lambda: nn.Linear(8, 5), "bias", _on(3, 8)),
+    ModuleCase("conv1d", lambda: nn.Conv1d(4, 6, 3, stride=2), "weight", _on(2, 4, 9)),
+    ModuleCase("conv2d", lambda: nn.Conv2d(4, 6, 3, padding=1, dilation=2), "weight", _on(2, 4, 7, 7)),
+    ModuleCase("conv2d-groups", lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), "weight", _on(2, 4, 5, 5)),
+    ModuleCase("conv2d-depthwise", lambda: nn.Conv2d(4, 4, 3, groups=4), "weight", _on(2, 4, 5, 5)),
+    ModuleCase("conv3d", lambda: nn.Conv3d(2, 3, 2), "weight", _on(1, 2, 3, 3, 3)),
+    ModuleCase("conv-transpose1d", lambda: nn.ConvTranspose1d(4, 6, 3), "weight", _on(2, 4, 5)),
+    ModuleCase("conv-transpose2d", lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), "weight", _on(2, 4, 5, 5)),
+    ModuleCase("conv-transpose3d", lambda: nn.ConvTranspose3d(2, 2, 2), "weight", _on(1, 2, 2, 2, 2)),
+    ModuleCase("embedding", lambda: nn.Embedding(9, 4), "weight", lambda m: m(torch.tensor([1, 3, 3, 8]))),
+    ModuleCase("layer-norm", lambda: nn.LayerNorm(8), "weight", _on(3, 8)),
+    ModuleCase("batch-norm", lambda: nn.BatchNorm2d(4), "weight", _on(2, 4, 3, 3)),
+    ModuleCase("group-norm", lambda: nn.GroupNorm(2, 4), "weight", _on(2, 4, 3, 3)),
+    ModuleCase("attention", lambda: nn.MultiheadAttention(8, 2), "in_proj_weight", _attend),
+    ModuleCase("lstm", lambda: nn.LSTM(5, 6, num_layers=2), "weight_hh_l0", _recur),
+    ModuleCase("gru", lambda: nn.GRU(5, 6, bidirectional=True), "weight_ih_l0_reverse", _recur),
+    ModuleCase("raw", Affine, "table", _on(2, 3)),
+    ModuleCase("raw-scalar", Affine, "shift", _on(2, 3)),
+]
