@@ -471,9 +471,9 @@ BUGS = [
     ),
     Bug(
         "torn write",
-        "study/results/disk.py",
-        "temporary.replace(path)",
-        "path.write_bytes(content)",
+        "_base/files.py",
+        "os.replace(temporary, target)",
+        "target.write_bytes(content)",
         "store",
         "crash_while",
     ),

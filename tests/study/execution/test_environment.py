@@ -24,7 +24,7 @@ def test_it_is_json_and_says_what_this_process_has():
 
 def test_no_global_generator_is_moved():
     before = torch.get_rng_state()
-    environment.__globals__["kernels"].__wrapped__()
+    environment()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -8,9 +8,9 @@ import time
 import types
 
 import pytest
-from tracked import RUNS, figures, record, study
 
 from subspace.study.execution.trackers import CURVES, TensorBoard, Tracker, find_tracker
+from tests.study.execution.tracked import RUNS, figures, record, study
 
 
 class StandIn:
@@ -161,7 +161,8 @@ def test_trackio_itself_takes_all_runs(tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
-from test_study_trackers import find_tracker, study
+from tracked import study
+from subspace.study.execution.trackers import find_tracker
 for last, end in ((2, False), (3, True)):
     study(find_tracker("trackio", {str(tmp_path / "digits")!r}), last=last, end=end)
 """

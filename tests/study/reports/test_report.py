@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from rich.console import Console
-from study_records import failure, finished
 
 from subspace.study.reports.terminal import print_report
 from subspace.study.reports.write import write
@@ -17,6 +16,7 @@ from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec import files
 from subspace.study.spec.study import Study, Training
+from tests.study.study_records import failure, finished
 
 TRAIN = Training(epochs=2)
 STUDY = Study("small", ("ordinary", "dctps", "imp"), densities=(0.1, 0.01), seeds=2, train=TRAIN)
@@ -180,7 +180,7 @@ def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs.csv").write_text("before")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         write(STUDY, RECORDS[:1], tmp_path)
     assert (tmp_path / "runs.csv").read_text() == "before"
