@@ -13,7 +13,7 @@ from subspace.study.results.tables import runs_table
 from subspace.study.spec import files
 from subspace.study.spec.presets import presets
 from subspace.study.spec.study import Run, Training
-from tests.study.study_records import finished
+from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
 STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()} - {"channels"})

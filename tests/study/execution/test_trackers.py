@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -160,9 +161,8 @@ def test_trackio_itself_takes_all_runs(tmp_path):
     pytest.importorskip("trackio")
     code = f"""
 import sys
-sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
-from tracked import study
-from subspace.study.execution.trackers import find_tracker
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.study.execution.test_trackers import find_tracker, study
 for last, end in ((2, False), (3, True)):
     study(find_tracker("trackio", {str(tmp_path / "digits")!r}), last=last, end=end)
 """

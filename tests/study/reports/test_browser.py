@@ -7,7 +7,7 @@ import pytest
 
 from subspace.study.reports.write import write
 from subspace.study.spec.study import Study, Training
-from tests.study.study_records import failure, finished
+from tests.support.records import failure, finished
 
 selenium = pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402

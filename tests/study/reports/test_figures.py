@@ -20,7 +20,7 @@ from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec.study import Run, Study, Training
-from tests.study.study_records import failure, finished
+from tests.support.records import failure, finished
 
 
 def run(name, density=None, seed=0):

@@ -17,7 +17,7 @@ from subspace.study.results.equal_cost import at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Study, Training
-from tests.study.study_records import accuracy, failure, finished
+from tests.support.records import accuracy, failure, finished
 
 TRAIN = Training(epochs=2, batch=3, learning_rate=0.5)
 SAFE = st.text(

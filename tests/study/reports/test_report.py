@@ -16,7 +16,7 @@ from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec import files
 from subspace.study.spec.study import Study, Training
-from tests.study.study_records import failure, finished
+from tests.support.records import failure, finished
 
 TRAIN = Training(epochs=2)
 STUDY = Study("small", ("ordinary", "dctps", "imp"), densities=(0.1, 0.01), seeds=2, train=TRAIN)

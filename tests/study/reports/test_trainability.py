@@ -8,7 +8,7 @@ import pytest
 from subspace.study.entries.entry import Choice
 from subspace.study.reports.analyses.trainability import heat_maps, trainability_table
 from subspace.study.spec.study import Run
-from tests.study.study_records import failure, finished
+from tests.support.records import failure, finished
 
 
 def record(name, density, depth, seed, accuracies, norm=False):

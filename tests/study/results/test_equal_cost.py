@@ -10,7 +10,7 @@ from subspace.study.results.equal_cost import COSTS, at_equal, grid_budgets
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Study, Training
-from tests.study.study_records import finished
+from tests.support.records import finished
 
 TRAIN = Training(epochs=2)
 
