@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from subspace._base.files import write_atomically
 from subspace.study.cli.options import read_study
 from subspace.study.execution.plan import read_intact
-from subspace.study.results.disk import storage, write_atomically
+from subspace.study.results.disk import storage
 from subspace.study.results.store import Record, Store
 
 if TYPE_CHECKING:

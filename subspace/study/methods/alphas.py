@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from subspace import Subspace, subspaces
-from subspace.embeddings import Direction, DirectSum
-from subspace.offsets import Zero
 from subspace.study.models.fixup_resnet110 import FixupResNet, gain
 
 
@@ -35,12 +33,12 @@ def set_alphas(model: nn.Module, rule: Literal["authors", "norms"] = "authors") 
 def _start(name: str, space: Subspace, rule: str) -> Tensor:
     """The theta at which the weight is alpha D: (dim,)."""
     layer, offset, U = name.removesuffix(".weight"), space.parametrization.offset, space.parametrization.embedding
-    along = U.embeddings[0] if isinstance(U, DirectSum) else U
-    if isinstance(along, Direction):
+    if (along := U.parts()[0].direction()) is not None:
         theta = torch.zeros_like(space.theta)
-        theta[0] = _alpha(layer, along.offset(), rule)
+        theta[0] = _alpha(layer, along(), rule)
         return theta
-    if isinstance(offset, Zero) or U.dim < offset.shape.numel():
+    structure = offset.structure()
+    if (structure and structure.is_zero) or U.dim < offset.shape.numel():
         raise ValueError(f"{name} must be alpha D + S, got {offset.label()} + {U.label()}")
     return U.coordinates((_alpha(layer, offset(), rule) - 1) * offset())
 

@@ -25,8 +25,8 @@ from typing import Any, cast
 import torch
 from torch import Size, Tensor, nn
 
-from subspace import Key, budgets, methods, recipes, register, subspaces
-from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
+from subspace import Key, budgets, methods, owner_of, recipes, register, subspaces
+from subspace.embeddings import Sparse
 from subspace.methods import Supports
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
 from subspace.study.methods import authors
@@ -107,8 +107,8 @@ def random(recipe: Callable[..., nn.Module], moving: bool = False) -> Apply:
 def by_fan_in(model: nn.Module) -> nn.Module:
     """Scale the weights kept of every row by (fan-in / how many are kept)^1/2; return the model."""
     for _, space in subspaces(model):
-        U, shape = space.parametrization.embedding, space.parametrization.offset.shape
-        rows = cast("Sparse", U).index // shape[1:].numel()
+        support, shape = space.parametrization.embedding.support(), space.parametrization.offset.shape
+        rows = cast("Tensor", support) // shape[1:].numel()
         kept = torch.bincount(rows, minlength=shape[0])[rows]
         space.theta.mul_((shape[1:].numel() / kept).sqrt())
     return model
@@ -149,14 +149,13 @@ def fix_alphas(plain: nn.Module, model: nn.Module) -> nn.Module:
     """The plain model with the same d, U and start, each alpha fixed at its present value as the gain of its d."""
     for q, space in subspaces(model):
         d, U, theta = space.parametrization.offset, space.parametrization.embedding, space.theta.detach()
-        if isinstance(U, DirectSum):
-            along, U = (cast("Embedding", part) for part in U.embeddings)
-            scaled, options = cast("Direction", along).offset, cast("Direction", along).offset.describe()
+        if (scaled := U.parts()[0].direction()) is not None:
+            _, U = U.parts()
+            options = scaled.describe()
             del options["class"]
             d = type(scaled)(plain.get_parameter(q), **options | {"gain": float(theta[0]) * options["gain"]})
             theta = theta[1:]
-        owner, _, name = q.rpartition(".")
-        register(plain.get_submodule(owner), name, d, U, theta)
+        register(*owner_of(plain, q), d, U, theta)
     return plain
 
 
@@ -168,10 +167,11 @@ def shuffled(choose: Apply) -> Apply:
             return choose(model, s)
         chosen = choose(copy.deepcopy(model), s)
         spaces = dict(subspaces(chosen))
-        weights = {q: model.get_parameter(q) for q in spaces}
-        if not all(isinstance(space.parametrization.embedding, Sparse) for space in spaces.values()):
+        supports = {q: space.parametrization.embedding.support() for q, space in spaces.items()}
+        found = {q: support for q, support in supports.items() if support is not None}
+        if len(found) < len(spaces):
             return chosen  # nothing was pruned
-        found = {q: cast("Sparse", space.parametrization.embedding).index for q, space in spaces.items()}
+        weights = {q: model.get_parameter(q) for q in spaces}
         places = methods.shuffle(found, weights, Key(s.seed).fold("shuffle"))
         return keep(model, places, {q: space.parametrization.offset for q, space in spaces.items()})
 
@@ -181,11 +181,11 @@ def shuffled(choose: Apply) -> Apply:
 def keep(model: nn.Module, places: Supports, offsets: dict[str, Offset] | None = None) -> nn.Module:
     """d = 0 and theta = the weights kept; or another d, and theta = 0."""
     for q, index in places.items():
-        owner, _, name = q.rpartition(".")
         weight = model.get_parameter(q)
         d = Zero(weight) if offsets is None else offsets[q]
-        theta = None if isinstance(d, Zero) else weight.new_zeros(len(index))
-        register(model.get_submodule(owner), name, d, Sparse(weight, index=index), theta)
+        structure = d.structure()
+        theta = None if structure and structure.is_zero else weight.new_zeros(len(index))
+        register(*owner_of(model, q), d, Sparse(weight, index=index), theta)
     return model
 
 

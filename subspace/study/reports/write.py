@@ -18,12 +18,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from subspace._base.files import write_atomically
 from subspace.study.entries.entry import Choice, Entry
 from subspace.study.reports import page
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.all import pictures
 from subspace.study.reports.report import Report, csv
-from subspace.study.results.disk import storage, write_atomically
+from subspace.study.results.disk import storage
 from subspace.study.results.equal_cost import COSTS, at_equal
 from subspace.study.results.store import Record
 from subspace.study.results.summary import summary_table

@@ -24,10 +24,11 @@ def test_it_is_json_and_says_what_this_process_has():
 
 def test_no_global_generator_is_moved():
     before = torch.get_rng_state()
-    environment.__globals__["kernels"].__wrapped__()
+    environment()
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "said"), [("0", "switched off by SUBSPACE_NATIVE=0"), ("baseline", "baseline")])
 def test_it_tells_which_compiled_kernels_are_used(wanted, said):
     code = "from subspace.study.execution.environment import environment; print(environment()['kernels'])"

@@ -90,3 +90,18 @@ def test_want_of_memory_is_no_reason_to_throw_a_state_away(tiny_project, tmp_pat
     execute(run, tmp_path)
     assert store.read(run)["error"] == "MemoryError: no room"
     assert store.read_state(run) is not None
+
+
+def test_a_run_that_has_finished_is_not_trained_again_and_one_that_failed_is(tmp_path):
+    run, trained = of("dctps"), []
+
+    def task(run, states):
+        trained.append(run)
+        if len(trained) < 3:
+            raise RuntimeError("no luck")
+        return {"epochs": []}
+
+    for _ in range(5):
+        assert execute(run, tmp_path, task) == "ended"
+    assert len(trained) == 3
+    assert Store(tmp_path).read(run)["attempts"] == 3

@@ -98,6 +98,7 @@ def test_the_page_needs_nothing_else_and_names_everything_once(folder):
     assert page.tags.count("h1") == 1
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_at_every_call(folder, tmp_path):
     write(STUDY, RECORDS, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
@@ -142,6 +143,7 @@ def test_a_study_of_which_nothing_has_finished_says_so(records, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [RECORDS[0], RECORDS[2]])
 def test_a_study_of_which_one_run_has_finished_is_reported(record, tmp_path):
     assert "Test accuracy" in printed([record], tmp_path)
@@ -178,7 +180,7 @@ def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs.csv").write_text("before")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         write(STUDY, RECORDS[:1], tmp_path)
     assert (tmp_path / "runs.csv").read_text() == "before"

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 from safetensors.torch import save
 from torch import Size, nn
 
 import subspace
-from subspace import subspaces
-from subspace.embeddings import Direction
-
-# What recipes take unless they are told otherwise.
-LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Bilinear,
-)
-ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+from subspace import is_default_target, subspaces
 
 
 def stored(model: nn.Module) -> int:
@@ -43,7 +28,7 @@ def tensors(model: nn.Module) -> list[dict[str, Any]]:
     """
     rows = []
     for row, (_, space) in zip(subspace.summary(model).rows, subspaces(model), strict=True):
-        alpha = sum(part.dim for part in space.parametrization.embedding.modules() if isinstance(part, Direction))
+        alpha = sum(part.direction() is not None for part in space.parametrization.embedding.parts())
         numel, dim = space.parametrization.offset.shape.numel(), row.dim - alpha
         named = {"name": row.name, "shape": [*row.shape], "offset": row.offset, "embedding": row.embedding}
         rows.append({**named, "numel": numel, "dim": dim, "density": dim / numel})
@@ -74,11 +59,7 @@ def file_bytes_dense(model: nn.Module) -> int:
     return len(save(tensors, tied or None))
 
 
-def _plain(model: nn.Module) -> Iterator[nn.Parameter]:
-    seen = set()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            usual = name in ATTENTION if isinstance(module, nn.MultiheadAttention) else name == "weight"
-            if usual and isinstance(module, (nn.MultiheadAttention, *LAYERS)) and parameter not in seen:
-                seen.add(parameter)
-                yield parameter
+def _plain(model: nn.Module) -> set[nn.Parameter]:
+    """The tensors that recipes take and that are not re-parametrized."""
+    named = ((module, *each) for module in model.modules() for each in module.named_parameters(recurse=False))
+    return {parameter for module, name, parameter in named if is_default_target(module, name)}
