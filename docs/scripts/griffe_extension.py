@@ -1,9 +1,10 @@
-"""What the source alone does not say: signatures that a decorator changes, and docstrings completed on import."""
+"""What the source alone does not say: signatures that a decorator changes, docstrings completed on import, examples."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from typing import Any
 
 import griffe
@@ -20,6 +21,16 @@ class ImportedFunctions(griffe.Extension):
         func.parameters = griffe.Parameters(*map(_parameter, inspect.signature(found).parameters.values()))
         if func.docstring is not None:
             func.docstring.value = inspect.getdoc(found) or ""
+
+
+class FencedExamples(griffe.Extension):
+    """Show what stands between a `>>>` and an empty line as code."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Put fences around the examples of a docstring."""
+        if obj.docstring is not None:
+            text = obj.docstring.value
+            obj.docstring.value = re.sub(r"(?:^|(?<=\n\n))(>>> .*?)(?=\n\n|\Z)", r"```pycon\n\1\n```", text, flags=re.DOTALL)
 
 
 def _parameter(one: inspect.Parameter) -> griffe.Parameter:

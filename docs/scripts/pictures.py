@@ -30,7 +30,7 @@ def show(axes: Axes, matrix: Tensor, title: str = "", limit: float | None = None
     """A matrix in colours: white is 0, red positive, blue negative."""
     top = limit or float(matrix.abs().max()) or 1.0
     axes.imshow(matrix.detach(), cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest", aspect="auto")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -50,11 +50,11 @@ def decomposition() -> Figure:
         (direction(space.theta[:1]), "alpha D: 1 number"),
         (sparse(space.theta[1:]), f"S: {sparse.dim} numbers"),
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7))
+    figure, axes = plt.subplots(1, 3, figsize=(6.6, 2.2))
     limit = float(layer.weight.detach().abs().max())
     for place, (matrix, title) in zip(axes, parts, strict=True):
         show(place, matrix, title, limit)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.86, bottom=0.03, wspace=0.18)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.85, bottom=0.03, wspace=0.2)
     for left, right, sign in ((axes[0], axes[1], "="), (axes[1], axes[2], "+")):
         middle = (left.get_position().x1 + right.get_position().x0) / 2
         figure.text(middle, 0.45, sign, fontsize=20, ha="center", va="center")
@@ -96,7 +96,7 @@ def one(dim: int) -> Tensor:
 
 def gallery(pictures: list[tuple[str, Tensor]]) -> Figure:
     """Named matrices in two rows, each with its own colours."""
-    figure, axes = plt.subplots(2, math.ceil(len(pictures) / 2), figsize=(9, 4.8))
+    figure, axes = plt.subplots(2, math.ceil(len(pictures) / 2), figsize=(6.6, 3.8))
     for place, (name, matrix) in zip(axes.flat, pictures, strict=True):
         show(place, matrix, name)
     figure.tight_layout()
@@ -109,24 +109,30 @@ def convolution() -> Figure:
     d = DCT(torch.empty(channels, channels, 3, 3, dtype=torch.float64))
     found = factors(channels, channels, taps, 1e-6)
     r = len(found.basis)
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), width_ratios=[3, 2])
-    show(axes[0, 0], d.matrix(), f"D: {channels} outputs x {taps} taps of {channels} channels")
+    figure, axes = plt.subplot_mosaic("aaab;cddd", figsize=(7.4, 5.4))
+    show(axes["a"], d.matrix(), f"D: {channels} outputs x {taps} taps of {channels} channels")
+    every = torch.linalg.svdvals(channel_parts(channels, taps))
+    axes["b"].semilogy(range(1, len(every) + 1), every, ".", color="0.6")
+    axes["b"].semilogy(range(1, r + 1), every[:r], ".", color="C3")
+    axes["b"].axhline(1e-6 * float(every[0]), color="black", linewidth=0.8)
+    axes["b"].set_title(f"{r} singular values", fontsize=10)
+    show(axes["c"], found.basis, f"1 x 1: {channels} to {r}")
+    show(axes["d"], found.kernel().transpose(1, 2).reshape(channels, -1), f"then 3 x 3: {r} to {channels} channels")
     for tap in range(1, taps):
-        axes[0, 0].axvline(tap * channels - 0.5, color="black", linewidth=0.8)
-    singular = torch.cat([found.cosine, found.sine]).norm(dim=0)
-    more = factors(channels, channels, taps, 1e-17)
-    every = torch.cat([more.cosine, more.sine]).norm(dim=0)
-    axes[0, 1].semilogy(range(1, len(every) + 1), every, ".", color="0.6")
-    axes[0, 1].semilogy(range(1, r + 1), singular, ".", color="C3")
-    axes[0, 1].axhline(1e-6 * float(every[0]), color="black", linewidth=0.8)
-    axes[0, 1].set_title(f"singular values: {r} above float32's rounding", fontsize=11)
-    show(axes[1, 1], found.basis, f"first: a 1 x 1 convolution, {channels} to {r} channels")
-    kernel = found.kernel().transpose(1, 2).reshape(channels, -1)
-    show(axes[1, 0], kernel, f"then: a 3 x 3 convolution, {r} to {channels} channels")
-    for tap in range(1, taps):
-        axes[1, 0].axvline(tap * r - 0.5, color="black", linewidth=0.8)
+        axes["a"].axvline(tap * channels - 0.5, color="black", linewidth=0.8)
+        axes["d"].axvline(tap * r - 0.5, color="black", linewidth=0.8)
     figure.tight_layout()
     return figure
+
+
+def channel_parts(channels: int, taps: int) -> Tensor:
+    """What depends on the channel in a DCT of as many outputs: the cosines and sines of its part of the angle."""
+    q = channels * taps
+    numbers = torch.arange(channels, dtype=torch.float64)
+    angle = math.pi * numbers[:, None] * (2 * numbers + 1) / (2 * q)
+    scale = torch.full((channels, 1), math.sqrt(2 / q), dtype=torch.float64)
+    scale[0] = math.sqrt(1 / q)
+    return torch.cat([scale * angle.cos(), scale * angle.sin()])
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {
@@ -142,7 +148,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, draw in PICTURES.items():
         figure = draw()
-        figure.savefig(FOLDER / f"{name}.png", dpi=130)
+        figure.savefig(FOLDER / f"{name}.png", dpi=180)
         plt.close(figure)
 
 
