@@ -9,28 +9,28 @@ from typing import Any
 
 import griffe
 
-
-class ImportedFunctions(griffe.Extension):
-    """Show a decorated function, and `structured`, as they are once they are imported."""
-
-    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
-        """Take signature and docstring from the object."""
-        if not (func.parent and func.parent.is_module) or not (func.decorators or func.name == "structured"):
-            return
-        found = getattr(importlib.import_module(func.parent.path), func.name)
-        func.parameters = griffe.Parameters(*map(_parameter, inspect.signature(found).parameters.values()))
-        if func.docstring is not None:
-            func.docstring.value = inspect.getdoc(found) or ""
+EXAMPLE = re.compile(r"(?:^|(?<=\n\n))(>>> .*?)(?=\n\n|\Z)", re.DOTALL)
 
 
-class FencedExamples(griffe.Extension):
-    """Show what stands between a `>>>` and an empty line as code."""
+class AsImported(griffe.Extension):
+    """Show a decorated function, and `structured`, as they are once they are imported, and examples as code."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Put fences around the examples of a docstring."""
+        """Complete an object of the package."""
+        if isinstance(obj, griffe.Function) and (obj.decorators or obj.name == "structured"):
+            home = obj.parent
+            if home is not None and home.is_module:
+                _take_over(obj, getattr(importlib.import_module(home.path), obj.name))
         if obj.docstring is not None:
-            text = obj.docstring.value
-            obj.docstring.value = re.sub(r"(?:^|(?<=\n\n))(>>> .*?)(?=\n\n|\Z)", r"```pycon\n\1\n```", text, flags=re.DOTALL)
+            obj.docstring.value = EXAMPLE.sub(r"```pycon\n\1\n```", obj.docstring.value)
+
+
+def _take_over(function: griffe.Function, found: Any) -> None:
+    signature = inspect.signature(found)
+    function.parameters = griffe.Parameters(*map(_parameter, signature.parameters.values()))
+    function.returns = signature.return_annotation
+    if function.docstring is not None:
+        function.docstring.value = inspect.getdoc(found) or ""
 
 
 def _parameter(one: inspect.Parameter) -> griffe.Parameter:
