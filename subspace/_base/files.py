@@ -24,7 +24,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             raise OSError(errno.EINVAL, "something that is no file")
         descriptor = _nameless(target.parent)
         with os.fdopen(_named(temporary) if descriptor is None else descriptor, "wb") as file:
-            if target.exists():
+            if target.exists() and os.chmod in os.supports_fd:
                 os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(content)
             file.flush()
@@ -32,9 +32,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             if descriptor is not None:
                 _name(file.fileno(), temporary)
         os.replace(temporary, target)
-        if os.name != "nt":
-            with _folder(target.parent) as folder:
-                os.fsync(folder)
+        with contextlib.suppress(OSError), _folder(target.parent) as folder:
+            os.fsync(folder)  # the name, where the system can
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -14,5 +14,9 @@ from torch import Tensor
 @torch.inference_mode(False)  # a tensor born in inference mode could never again be saved for a backward pass
 def waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """scale cos and scale sin of 2 pi i / period, i = 0 ... count - 1, each rounded once: (2, count)."""
-    angle = torch.arange(count, dtype=torch.float64, device="cpu") * (2 * math.pi / period)
-    return (scale * torch.stack([angle.cos(), angle.sin()])).to(dtype).to(device)
+    steps = torch.arange(count, device="cpu")
+    angle = steps.double() * (2 * math.pi / period)
+    cos, sin = angle.cos(), angle.sin()
+    cos[4 * steps % (2 * period) == period] = 0  # a rounded pi / 2 has a cosine of 6e-17
+    sin[2 * steps % period == 0] = 0
+    return (scale * torch.stack([cos, sin])).to(dtype).to(device)

@@ -56,7 +56,9 @@ def save(model: nn.Module, path: Place) -> None:
         else:
             check_writable(name, tensor)
             held[f"state:{name}"] = tensor
-    write(path, {"spaces": described, "frozen": frozen}, held)
+    about = {"spaces": described, "frozen": frozen}
+    schema.check(about, held)
+    write(path, about, held)
 
 
 def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +12,10 @@ PARTS = 8  # offsets and embeddings for each number of theta: a sum of direction
 
 
 def check(about: Any, held: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless `about` is of the form that `save` writes, with tensors that are held.
+    """Raise ValueError unless `about` is of the form that a checkpoint has, with tensors that are held.
 
     No class is looked up. What is built afterwards is bounded by the tensors of the file: an embedding says no larger
-    dim than its theta has numbers, and has no more parts.
+    dim than its theta has numbers, and has no more parts. `save` asks as well, so that `load` never finds it too late.
     """
     spaces, frozen = (_of(dict, about, name) for name in ("spaces", "frozen"))
     for name, value in frozen.items():
@@ -34,32 +34,31 @@ def _space(name: str, entry: Any, held: Mapping[str, Tensor]) -> None:
     for kind in ("offset", "embedding"):
         part = _of(dict, entry, kind)
         _must(part.get("kind") == kind, f"{kind} of {name}")
-        parts = list(_parts(part, held, DEEPEST))
-        _must(len(parts) <= PARTS * (room + 1), f"number of parts in the {kind} of {name}")
-        dims = [arguments["dim"] for arguments in parts if "dim" in arguments]
-        _must(all(type(dim) is int and dim >= 0 for dim in dims), f"dim of {name}")
-        _must(sum(dims) <= room, f"dim of {name}, for a theta of {room}")
+        parts, dim = _size(part, held, DEEPEST)
+        _must(parts <= PARTS * (room + 1), f"number of parts in the {kind} of {name}")
+        _must(dim <= room, f"dim of {name}, for a theta of {room}")
 
 
-def _parts(value: Any, held: Mapping[str, Tensor], levels: int) -> Iterator[dict[str, Any]]:
-    """The arguments of every offset and embedding in an argument, itself included."""
+def _size(value: Any, held: Mapping[str, Tensor], levels: int) -> tuple[int, int]:
+    """How many offsets and embeddings are in an argument, itself included, and how many numbers of theta they want."""
     _must(levels > 0, "depth of the arguments")
-    if isinstance(value, list):
-        for item in value:
-            yield from _parts(item, held, levels - 1)
-    elif isinstance(value, dict) and len(value) == 1:
+    if isinstance(value, dict) and len(value) == 1:
         tag, content = next(iter(value.items()))
         _must(tag in TAGS and TAGS[tag](content, held), f"argument {tag!r}")
-        if tag == "tuple":
-            yield from _parts(content, held, levels - 1)
+        inner = content if tag == "tuple" else []
     elif isinstance(value, dict):
         _must(value.keys() == {"kind", "class", "arguments"}, "argument")
-        _must(_of(str, value, "kind") in ("offset", "embedding"), "kind of a part")
-        arguments = _of(dict, value, "arguments")
-        _of(str, value, "class")
-        yield arguments
-        for argument in arguments.values():
-            yield from _parts(argument, held, levels - 1)
+        _must(_of(str, value, "kind") in ("offset", "embedding") and bool(_of(str, value, "class")), "kind of a part")
+        inner = list(_of(dict, value, "arguments").values())
+    else:
+        inner = value if isinstance(value, list) else []
+    sizes = [_size(item, held, levels - 1) for item in inner]
+    parts, dim = sum(parts for parts, _ in sizes), sum(dim for _, dim in sizes)
+    if not isinstance(value, dict) or len(value) == 1:
+        return parts, dim
+    own = value["arguments"].get("dim", 0) if value["kind"] == "embedding" else 0
+    _must(type(own) is int and own >= 0, "dim")
+    return parts + 1, max(dim, own)  # an embedding of embeddings has theirs
 
 
 def _is_key(content: Any, held: Mapping[str, Tensor]) -> bool:
@@ -85,4 +84,4 @@ def _of(kind: type, value: Any, name: str) -> Any:
 
 def _must(good: bool, what: str) -> None:
     if not good:
-        raise ValueError(f"the checkpoint's {what} must be as subspace.save writes it, got something else")
+        raise ValueError(f"the {what} must be such as a checkpoint can have, got another")

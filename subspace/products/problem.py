@@ -30,10 +30,12 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, w: Weight, geometry: Geometry) -> Problem:
         """The problem of multiplying x by w; x: (..., n_in), or (N, C, *spatial)."""
-        linear = not geometry.kernel
-        x_shape = (math.prod(x.shape[:-1]), w.shape[1]) if linear else tuple(x.shape)
-        last = not linear and memory_format(x) != torch.contiguous_format
-        return cls(w.shape, len(w.values), w.transform, x_shape, x.dtype, x.device.type, last, geometry)
+        x_shape, last, k = tuple(x.shape), False, w.values.shape[0]
+        if geometry.kernel:
+            last = memory_format(x) != torch.contiguous_format
+        elif len(x_shape) != 2:
+            x_shape = math.prod(x_shape[:-1]), w.shape[1]
+        return cls(w.shape, k, w.transform, x_shape, x.dtype, x.device.type, last, geometry)
 
     @property
     def kind(self) -> str:

@@ -78,7 +78,7 @@ def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> T
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         with _without_autocast(x):
             return reference.multiply(x, w, geometry)
-    y = _Apply.apply(x, *_flat(w, geometry, route))  # type: ignore[no-untyped-call]
+    y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -122,7 +122,7 @@ def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
     """By this route, without autograd: contiguous, or channels_last where x is."""
-    check_once(w.index, len(w.values), math.prod(w.shape))
+    check_once(w.index, w.values.shape[0], math.prod(w.shape))
     with _without_autocast(x):
         y = route.forward(*_taken(x, w, geometry, route), geometry).contiguous(memory_format=memory_format(x))
     return y if x.ndim == 2 or geometry.kernel else y.view(*x.shape[:-1], w.shape[0])
@@ -130,7 +130,7 @@ def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
 
 def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
     """By this route, in the formats, shapes and dtypes of what the gradients belong to."""
-    check_once(w.index, len(w.values), math.prod(w.shape))
+    check_once(w.index, w.values.shape[0], math.prod(w.shape))
     form = memory_format(x)
     gy = gy.contiguous(memory_format=form) if geometry.kernel else _rows(gy)
     with _without_autocast(x):
@@ -157,10 +157,10 @@ def _rows(x: Tensor) -> Tensor:
 
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *flat: Any) -> Tensor:
-        w, geometry, name = _whole(flat)
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, values: Tensor, *rest: Any) -> Tensor:
+        w, geometry, name = rest  # with scale and values in it, which autograd has to be shown
         route = select(Problem.of(x, w, geometry), name)
-        ctx.save_for_backward(x, *w[:3], w.signs)
+        ctx.save_for_backward(x, scale, values, w.index, w.signs)
         ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
         y = _forward(x, w, geometry, route)
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
@@ -173,7 +173,7 @@ class _Apply(torch.autograd.Function):
             found = _differentiable(gy, x, w, ctx.geometry, needs)
         else:
             found = _backward(gy, x, w, ctx.geometry, ctx.route, needs)
-        return *found, *(None for _ in ctx.needs_input_grad[3:])
+        return *found, None, None, None
 
 
 def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:

@@ -111,7 +111,7 @@ def test_prune_masks_keep_the_density():
 
 
 @pytest.mark.parametrize("n_out, n_in", [(6, 6), (5, 8), (7, 4)])
-def test_fourier_ft_in_factors_is_petfs_dense_spectrum(n_out, n_in):
+def test_fourier_ft_in_factors_is_pefts_dense_spectrum(n_out, n_in):
     U = subspace.embeddings.FourierFT(torch.empty(n_out, n_in), 5, key=subspace.Key(0), scale=3.0)
     theta, x = torch.randn(5), torch.randn(2, n_in)
     index = U.frequencies @ torch.tensor([n_in, 1])

@@ -5,7 +5,6 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from study_records import finished
 
 from benchmarks import channels, findings, sweeps
 from subspace.study.entries.entry import Choice
@@ -13,6 +12,7 @@ from subspace.study.results.tables import runs_table
 from subspace.study.spec import files
 from subspace.study.spec.presets import presets
 from subspace.study.spec.study import Run, Training
+from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
 STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()} - {"channels"})

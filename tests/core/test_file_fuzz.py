@@ -231,6 +231,11 @@ GREEDY = {
             for i in range(10_000)
         ],
     ),
+    "less than nothing": part(
+        "embedding",
+        "DirectSum",
+        embeddings=[part("embedding", "Gaussian", dim=dim, key={"key": [0]}) for dim in (4_000_000, -4_000_000)],
+    ),
     "deep": deep(300),
     "deep lists": part("embedding", "Gaussian", dim=nested(900), key={"key": [0]}),
     "a long key": part("embedding", "Gaussian", dim=3, key={"key": [10**4000, *"a" * 10_000]}),

@@ -208,6 +208,25 @@ class Forgets(Plug):
         super().__init__(like, value)
 
 
+class Rotated(Embedding):
+    """An embedding of an embedding, which says its dim as well."""
+
+    def __init__(self, like, embedding, dim):
+        super().__init__(like, dim)
+        self.embedding = embedding
+
+    def forward(self, theta):
+        return -self.embedding(theta)
+
+
+class Wide(Plug):
+    """An offset with a dim of its own, which is no theta's."""
+
+    def __init__(self, like, dim):
+        super().__init__(like)
+        self.dim = dim
+
+
 class Lines(Embedding):
     """An embedding with an argument of its own."""
 
@@ -294,6 +313,32 @@ def test_an_embeddings_argument_comes_back_as_well(tmp_path):
     save(module, tmp_path / "c")
     again = load(layer(), tmp_path / "c", plugins=[Lines])
     assert again.parametrizations.weight[0].embedding.value == (1, "a")
+
+
+@pytest.mark.parametrize("dim", [3, 1000, None, "x"])
+def test_a_dim_is_that_of_theta_only_where_it_is(dim, tmp_path):
+    module = layer()
+    w = module.weight
+    register(module, "weight", Wide(w, dim), Rotated(w, Sparse(w, 4, key=Key(0)), 4))
+    save(module, tmp_path / "c")
+    again = load(layer(), tmp_path / "c", plugins=[Wide, Rotated])
+    assert torch.equal(again.weight, module.weight)
+
+
+def nested(levels: int):
+    value = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_arguments_in_arguments_are_saved_as_deep_as_they_are_loaded(tmp_path):
+    for levels in (1, 8, 14):
+        save(with_argument(Plug, nested(levels)), tmp_path / "c")
+        again = load(layer(), tmp_path / "c", plugins=[Plug])
+        assert again.parametrizations.weight[0].offset.value == nested(levels)
+    with pytest.raises(ValueError, match="depth of the arguments must be such as a checkpoint can have"):
+        save(with_argument(Plug, nested(15)), tmp_path / "c")
 
 
 class Stateful(nn.Linear):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import EMBEDDINGS, OFFSETS
 from torch import nn
 
 import subspace
@@ -20,6 +19,7 @@ from subspace.products.problem import Problem
 from subspace.products.routes.triton import Triton
 from subspace.products.triton.lengths import LENGTHS, is_length
 from subspace.products.weight import Needs
+from tests.support.cases import EMBEDDINGS, OFFSETS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -310,7 +310,14 @@ BUGS = [
         "shares_theta_can_go",
     ),
     Bug("no signs of w", "embeddings/srht.py", ".to(x.dtype) * of_w", ".to(x.dtype)", "correctness", "of_a_projection"),
-    Bug("nearly zero", "offsets/dct.py", "waves[q :: 2 * q] = 0", "pass", "correctness", "exactly_zero"),
+    Bug(
+        "nearly zero",
+        "_base/waves.py",
+        "cos[4 * steps % (2 * period) == period] = 0",
+        "pass",
+        "correctness",
+        "exactly_zero",
+    ),
     Bug(
         "written in place",
         "_base/files.py",

@@ -9,7 +9,6 @@ import pytest
 import scipy.fft
 import scipy.linalg
 import torch
-from support.devices import TRITON_DEVICE, interpreted
 from torch import Tensor
 
 from subspace.products.geometry import LINEAR, Geometry
@@ -19,6 +18,7 @@ from subspace.products.triton.lengths import LENGTHS, split
 from subspace.products.triton.settings import settings
 from subspace.products.triton.tables import tables
 from subspace.products.weight import Needs, Weight
+from tests.support.devices import TRITON_DEVICE, interpreted
 
 pytestmark = pytest.mark.skipif(TRITON_DEVICE is None, reason="no Triton, or neither a GPU nor its interpreter")
 

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from support.devices import TRITON_DEVICE, interpreted
 from torch import Tensor
 
 from subspace.products.geometry import Geometry
@@ -14,6 +13,7 @@ from subspace.products.parts import sparse
 from subspace.products.routes.bottleneck import Bottleneck
 from subspace.products.triton import DTYPES, kernels
 from subspace.products.weight import Needs, Weight
+from tests.support.devices import TRITON_DEVICE, interpreted
 
 pytestmark = pytest.mark.skipif(TRITON_DEVICE is None, reason="no Triton, or neither a GPU nor its interpreter")
 

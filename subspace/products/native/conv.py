@@ -110,9 +110,9 @@ def _plain(w: Weight) -> Weight:
 
 
 def _entries(w: Weight) -> tuple[int | None, int | None, int]:
-    if (len(w.index), w.index.dtype) != (len(w.values), torch.int64):
+    if (w.index.shape, w.index.dtype) != (w.values.shape, torch.int64):
         raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
-    return *pointers(w.values, w.index), len(w.values)  # type: ignore[return-value]
+    return *pointers(w.values, w.index), w.values.shape[0]  # type: ignore[return-value]
 
 
 def _dense(w: Weight) -> tuple[_Factors | None, float]:

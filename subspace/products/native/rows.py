@@ -51,7 +51,7 @@ def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
                 *pointers(x, y),
                 *_sizes(y, w),
                 *pointers(values, bags.row_starts, bags.column),
-                len(values),
+                values.shape[0],
                 torch.get_num_threads(),
             )
         )
@@ -72,7 +72,7 @@ def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs)
                 *pointers(gy, x, gx, gscale, gvalues),
                 *_sizes(gy, w),
                 *pointers(by_column, bags.column_starts, bags.row_by_column, bags.by_column),
-                len(values),
+                values.shape[0],
                 torch.get_num_threads(),
             )
         )

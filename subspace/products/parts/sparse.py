@@ -14,7 +14,7 @@ from subspace.products.weight import Weight
 
 def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     """y += S x in place: of (rows, n_in), or (N, C, *spatial)."""
-    if len(w.values) == 0:
+    if w.values.shape[0] == 0:
         return
     match bool(geometry.kernel), _has_kernels(geometry, x, y):
         case True, True:
@@ -32,7 +32,7 @@ def backward(
 ) -> Tensor | None:
     """gx += S^T gy in place where given; returns gvalues, or None if not needed."""
     gvalues = w.values.new_zeros(len(w.values), dtype=at_least_float32(x.dtype)) if needs_values else None
-    if len(w.values) == 0:
+    if w.values.shape[0] == 0:
         return gvalues
     match bool(geometry.kernel), _has_kernels(geometry, gy, x, x if gx is None else gx):
         case True, True:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from crash_driver import RUNS
-
 from subspace.study.results.store import Store
+from tests.study.execution.crash_driver import RUNS
 
 KILLS = 56
 pytestmark = pytest.mark.crash

@@ -1,11 +1,11 @@
 """TensorBoard's own reader finds every point once, whatever is interrupted and resumed."""
 
 import pytest
-from tracked import RUNS, figures, record, study
 
 from subspace.study.entries.entry import Choice
 from subspace.study.execution.trackers import TensorBoard
 from subspace.study.spec.study import Run, Training
+from tests.study.execution.tracked import RUNS, figures, record, study
 
 
 def events(folder, run):

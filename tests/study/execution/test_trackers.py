@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
-from tracked import RUNS, figures, record, study
 
 from subspace.study.execution.trackers import CURVES, TensorBoard, Tracker, find_tracker
+from tests.study.execution.tracked import RUNS, figures, record, study
 
 
 class StandIn:
@@ -160,8 +161,8 @@ def test_trackio_itself_takes_all_runs(tmp_path):
     pytest.importorskip("trackio")
     code = f"""
 import sys
-sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
-from test_study_trackers import find_tracker, study
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.study.execution.test_trackers import find_tracker, study
 for last, end in ((2, False), (3, True)):
     study(find_tracker("trackio", {str(tmp_path / "digits")!r}), last=last, end=end)
 """

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from study_records import failure, finished
 
 from subspace.study.reports.write import write
 from subspace.study.spec.study import Study, Training
+from tests.support.records import failure, finished
 
 selenium = pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402

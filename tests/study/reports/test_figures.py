@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_records import failure, finished
 
 from subspace.study.entries.entry import Choice
 from subspace.study.methods import BASIC, METHODS
@@ -21,6 +20,7 @@ from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec.study import Run, Study, Training
+from tests.support.records import failure, finished
 
 
 def run(name, density=None, seed=0):

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from study_records import accuracy, failure, finished
 
 from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
@@ -18,6 +17,7 @@ from subspace.study.results.equal_cost import at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Study, Training
+from tests.support.records import accuracy, failure, finished
 
 TRAIN = Training(epochs=2, batch=3, learning_rate=0.5)
 SAFE = st.text(

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from rich.console import Console
-from study_records import failure, finished
 
 from subspace.study.reports.terminal import print_report
 from subspace.study.reports.write import write
@@ -17,6 +16,7 @@ from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec import files
 from subspace.study.spec.study import Study, Training
+from tests.support.records import failure, finished
 
 TRAIN = Training(epochs=2)
 STUDY = Study("small", ("ordinary", "dctps", "imp"), densities=(0.1, 0.01), seeds=2, train=TRAIN)

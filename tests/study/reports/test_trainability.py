@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from study_records import failure, finished
 
 from subspace.study.entries.entry import Choice
 from subspace.study.reports.analyses.trainability import heat_maps, trainability_table
 from subspace.study.spec.study import Run
+from tests.support.records import failure, finished
 
 
 def record(name, density, depth, seed, accuracies, norm=False):

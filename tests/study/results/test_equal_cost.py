@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_records import finished
 
 from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
@@ -11,6 +10,7 @@ from subspace.study.results.equal_cost import COSTS, at_equal, grid_budgets
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Study, Training
+from tests.support.records import finished
 
 TRAIN = Training(epochs=2)
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_records import failure, finished
 
 from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
@@ -16,6 +15,7 @@ from subspace.study.results.equal_cost import at_equal
 from subspace.study.results.summary import by_setting, summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec.study import Run, Study, Training
+from tests.support.records import failure, finished
 
 TABLES = {"runs": runs_table, "epochs": epochs_table, "tensors": tensors_table}
 TRAIN = Training(epochs=2, batch=3, learning_rate=0.5, optimizer={"name": "SGD", "momentum": 0.9})
