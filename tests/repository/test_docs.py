@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
@@ -18,6 +19,8 @@ from subspace.products.routes import table_of_routes
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
 PACKAGES = (subspace, subspace.offsets, subspace.embeddings, subspace.methods, subspace.budgets, subspace.products)
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
 ENTRY = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
@@ -74,8 +77,22 @@ def test_the_table_of_routes_is_that_of_the_code():
     assert table_of_routes() in PAGES["fast-products.md"]
 
 
-def test_the_readme_is_short():
-    readme = (ROOT / "README.md").read_text()
-    assert len(readme.splitlines()) <= 120
-    for target in re.findall(r"\]\((?!http)([^)#]+)", readme):
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 120
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_figures_of_the_readme_were_measured():
+    lines = (RESULTS / "targets" / "avx512.txt").read_text().splitlines()
+
+    def times(case):
+        (line,) = (line for line in lines if line.startswith("native ") and case in line)
+        return float(re.search(r" ([\d.]+) x ", line)[1])
+
+    assert f"{times('linear 4096^2, p = 1e-3, over nn.Linear'):.0f}x for a 4096 x 4096 layer" in README
+    assert f"{times('resnet50 step, over NCHW'):.1f}x for a step of ResNet50" in README
+    memory = pd.read_csv(RESULTS / "memory" / "table.csv")
+    (mlp,) = memory[(memory["case"] == "mlp") & ~memory["wheels only"]].to_dict("records")
+    assert f"{mlp['peak MB'] / 1000:.2f} GB" in README
+    assert f"{mlp['dense MB'] / 1000:.0f} GB" in README
