@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from subspace._base.waves import waves
 from subspace.products.triton.lengths import split
 
 
@@ -58,8 +59,8 @@ def _dct(q: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 def _waves(steps: Tensor, period: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine of 2 pi steps / period, whole turns dropped exactly."""
-    angle = (steps % period).double() * (2 * math.pi / period)
-    return angle.cos(), angle.sin()
+    cos, sin = waves(period, period, 1.0, torch.float64, torch.device("cpu"))
+    return cos[steps % period], sin[steps % period]
 
 
 def _hadamard(q: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
