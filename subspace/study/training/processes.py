@@ -6,6 +6,7 @@ started them, which alone stores anything: process 0 sends it the state after ev
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -52,6 +53,7 @@ def train_together(train: Train, run: Run, states: StateStore) -> dict[str, Any]
 
     Raises RuntimeError with the error of the process that failed first, UnfitState, and what storing a state raises.
     """
+    logging.getLogger(spawn.__module__).setLevel(logging.ERROR)  # it says which processes it ends
     meeting: Any = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     receiver, pipe = Pipe(duplex=False)
     with ignored(signal.SIGINT):  # Ctrl-C reaches every process of the terminal: only this one is to answer
@@ -93,6 +95,7 @@ def _take_part(rank: int, train: Train, run: Run, state: bytes, pipe: Connection
     if team.cuda:
         torch.cuda.set_device(rank)
     torch.set_num_threads(run.train.threads)
+    logging.getLogger(spawn.__module__).setLevel(logging.ERROR)  # it says which processes it ends
     meeting: Any = dist.TCPStore("localhost", port, is_master=False)  # type: ignore[attr-defined]
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if team.cuda else "gloo", store=meeting, rank=rank, world_size=team.size
