@@ -95,7 +95,6 @@ def _take_part(rank: int, train: Train, run: Run, state: bytes, pipe: Connection
     if team.cuda:
         torch.cuda.set_device(rank)
     torch.set_num_threads(run.train.threads)
-    logging.getLogger(spawn.__module__).setLevel(logging.ERROR)  # it says which processes it ends
     meeting: Any = dist.TCPStore("localhost", port, is_master=False)  # type: ignore[attr-defined]
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if team.cuda else "gloo", store=meeting, rank=rank, world_size=team.size
