@@ -53,7 +53,7 @@ def test_a_study_ends_with_tables_figures_and_a_report_and_is_not_run_twice(smal
     first = invoke("run", small, *where, "--launch", "workers=1", "--at", "bytes")
     assert (first.exit_code, first.stderr) == (0, "")
     assert "\x1b" not in first.stdout
-    assert first.stdout.startswith("2 runs, 0 of them finished")
+    assert first.stdout.startswith("2 of 2 runs to train, in ")
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*/result.json")]
     assert sorted(record["configuration"]["method"]["name"] for record in records) == ["dctps", "ordinary"]
     runs = pd.read_parquet(tmp_path / "out/small/runs.parquet").set_index("method")
@@ -79,7 +79,7 @@ def test_a_study_ends_with_tables_figures_and_a_report_and_is_not_run_twice(smal
 
     second = invoke("run", small, *where, "--launch", "workers=1", "--at", "bytes")
     assert second.exit_code == 0
-    assert second.stdout.startswith("2 runs, 2 of them finished")
+    assert second.stdout.startswith("0 of 2 runs to train, in ")
     shown = first.stdout[first.stdout.index("Test accuracy") :]
     assert second.stdout.endswith(shown)
     reported = invoke("report", small, *where, "--at", "bytes")
@@ -184,7 +184,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path
     settings = ["train.epochs=1000", "methods=ordinary"]
     command = [*COMMAND, small, *settings, "--out", str(tmp_path)]
     study = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert study.stdout.readline().startswith("1 runs, 0 of them finished")
+    assert study.stdout.readline().startswith("1 of 1 runs to train, in ")
     (run,) = files.load(files.read(small), settings).runs()
     store = Store(tmp_path)
     while not store.progress(run):

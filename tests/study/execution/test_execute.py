@@ -26,10 +26,10 @@ class Killing(StateStore):
         raise Killed
 
 
-def of(name):
+def of(name, processes=1):
     density = None if name == "ordinary" else 0.3
-    options = {"rounds": 1} if name == "imp" else {}
-    return Run(Choice(name, options), Choice("tiny:model"), Choice("tiny:data"), density, train=Training(3, 20))
+    options, setting = {"rounds": 1} if name == "imp" else {}, Training(3, 20, processes=processes)
+    return Run(Choice(name, options), Choice("tiny:model"), Choice("tiny:data"), density, train=setting)
 
 
 def figures(metrics):
@@ -76,6 +76,16 @@ def test_a_run_whose_code_has_changed_begins_anew(name, tiny_project, tmp_path, 
     assert execute(run, tmp_path) == "ended"
     assert store.read(run)["error"] is None
     assert figures(store.read(run)["metrics"]) == figures(train(run))
+
+
+@pytest.mark.torchrun
+def test_a_state_that_does_not_fit_several_processes_is_set_aside_too(tiny_project, tmp_path):
+    store, run = Store(tmp_path), of("dctps", processes=2)
+    store.write_state(run, pack({"metrics": {"a": 1}, "done": []}), [])
+    execute(run, tmp_path)
+    record = store.read(run)
+    assert record["error"] is None, record["traceback"]
+    assert any("must fit its run, got TypeError" in text and "set aside" in text for text in record["warnings"])
 
 
 def test_want_of_memory_is_no_reason_to_throw_a_state_away(tiny_project, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from subspace.study.entries.entry import Choice
 from subspace.study.reports.terminal import print_report
 from subspace.study.reports.write import write
 from subspace.study.results import schema
@@ -161,12 +162,16 @@ SECRETS = {
 def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_path):
     study = replace(STUDY, data=({"name": "mnist5k", "train": 100},))
     cifar = replace(STUDY, data=({"name": "cifar10", "data_dir": "/home/jane/data", "train": 9},))
+    mine = replace(STUDY, data=({"name": "mine:data", "root": "/home/jane", "file": "C:\\Users\\jane\\x.pt"},))
     record = failure(study.runs()[0], SECRETS["error"]) | SECRETS
+    own = Choice("mine:data", {"root": "/home/jane", "file": "/home/jane doe/x.pt"})
+    record["configuration"]["data"] = {"name": own.name, "options": dict(own.options)}
     record["environment"] |= {"host": "janes-laptop", "platform": "Linux-6.1-jane"}
     for hosts in (False, True):
         folder = tmp_path / str(hosts)
         write(study, [record], folder, hosts)
         write(cifar, [], folder / "cifar", hosts)
+        write(mine, [], folder / "mine", hosts)
         for path in folder.rglob("*"):
             text = path.read_bytes().lower() if path.is_file() else b""
             assert hosts or b"jane" not in text, path
