@@ -19,7 +19,7 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], 
 
 
 def set_up() -> None:
-    """Make .venv and install this checkout with the extras `study` and `test`, unless that is done already."""
+    """Make .venv and install this checkout with the extra `dev`, unless that is done already."""
     sources = sorted((ROOT / "subspace" / "products" / "native" / "cpp").iterdir())
     wanted = [path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", *sources)]
     stamp, digest = ENVIRONMENT / "installed", hashlib.sha256(b"".join(wanted) + sys.version.encode()).hexdigest()
@@ -28,7 +28,7 @@ def set_up() -> None:
     print("setting up .venv (some minutes, once) ...", flush=True)
     venv.create(ENVIRONMENT, clear=True, with_pip=True)
     install = [PYTHON, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
-    subprocess.run([*install, "--editable", f"{ROOT}[study,test]"], check=True)
+    subprocess.run([*install, "--editable", f"{ROOT}[dev]"], check=True)
     stamp.write_text(digest)
 
 

@@ -1,4 +1,4 @@
-"""The tables and pictures of FINDINGS.md, and README.md's table, made of the runs in results/.
+"""The tables and pictures of docs/findings.md, made of the runs in results/.
 
 `python -m benchmarks.findings` makes them anew.
 
@@ -40,10 +40,10 @@ from subspace.study.reports.grids import price_tanner_grid
 from subspace.study.results.schema import read
 from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
 
-HERE = Path(__file__).parent
-PAGE, README, RESULTS = HERE / "FINDINGS.md", HERE.parent / "README.md", HERE / "results"
+HERE = Path(__file__).resolve().parent
+PAGE, RESULTS = HERE.parent / "docs" / "findings.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PICTURE = re.compile(r"\]\(results/([^/)]+)/([^/)]+)\.png\)")
+PICTURE = re.compile(r"\]\(\.\./benchmarks/results/([^/)]+)/([^/)]+)\.png\)")
 OWN = ("jacobian-summary.csv", "trainability.csv", "jacobian-*.png", "trainability-*.png")
 
 
@@ -143,8 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.collect:
         collect(options.collect)
-    for path in (PAGE, README):
-        path.write_text(renewed(path.read_text()))
+    PAGE.write_text(renewed(PAGE.read_text()))
     for study, name in PICTURE.findall(PAGE.read_text()):
         if figure := drawn(study, name):
             put(RESULTS / study / f"{name}.png", images.saved(figure, "png"))

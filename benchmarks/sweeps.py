@@ -1,4 +1,4 @@
-"""The pictures of FINDINGS.md that are of several networks or learning rates, which a study's own figures are not."""
+"""The pictures of docs/findings.md that are of several networks or learning rates, as no study's own figures are."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes, durable: bool = True) -> None:
     """Put a file in the place of what is there, a link's target included, so that `path` is never half written.
 
     What is written has no name until it is whole, where the file system can do that: a killed process leaves nothing.
-    Raises OSError if it cannot be written; what was there is then as it was.
+    Any number of processes, on any machines, may write it at once. durable: also after a crash of the machine. Raises
+    OSError if it cannot be written; what was there is then as it was.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".subspace-{secrets.token_hex(8)}.tmp")
@@ -28,12 +29,14 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
                 os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             if descriptor is not None:
                 _name(file.fileno(), temporary)
         os.replace(temporary, target)
-        with contextlib.suppress(OSError), _folder(target.parent) as folder:
-            os.fsync(folder)  # the name, where the system can
+        if durable:
+            with contextlib.suppress(OSError), _folder(target.parent) as folder:
+                os.fsync(folder)  # the name, where the system can
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -1,6 +1,6 @@
 """Embeddings: the fixed U of w = d + U theta, one file each.
 
-A new one is a file, a line here and a line in tests/cases.py.
+A new one is a file, a line here and a line in tests/support/cases.py: docs/extending.md.
 """
 
 from subspace.embeddings.base import Embedding

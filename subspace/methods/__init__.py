@@ -2,7 +2,7 @@
 
 Choosing is a function from a model and an objective to scores, and from scores to an index for every tensor; nothing is
 changed by it. Moving writes the index of a `Sparse` embedding in place. A new saliency is a file of a few lines, a line
-here and a line in tests/test_methods_saliency.py.
+here and a line in tests/methods/test_saliency.py: docs/extending.md.
 """
 
 from subspace.methods import budgets

@@ -2,7 +2,7 @@
 
 The first coefficients of a DCT are the low frequencies, and the truncated one keeps nothing else. Inputs whose channels
 agree in sign, as those behind a ReLU do, come out almost all in the first of them, and without a normalisation the
-other outputs are next to 0 (benchmarks/FINDINGS.md). Signs drawn from the key spread the input over all coefficients
+other outputs are next to 0 (docs/findings.md). Signs drawn from the key spread the input over all coefficients
 first, as in the randomised Hadamard transform of Ailon and Chazelle, "The fast Johnson-Lindenstrauss transform and
 approximate nearest neighbors" (SIAM J. Comput. 39, 2009).
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from subspace._base.files import write_atomically
 from subspace.study.cli.options import read_study
+from subspace.study.entries.words import printable
 from subspace.study.execution.plan import read_intact
-from subspace.study.results.disk import storage, write_atomically
+from subspace.study.results.disk import storage
 from subspace.study.results.store import Record, Store
 
 if TYPE_CHECKING:
@@ -45,4 +47,4 @@ def write_analysis(
         for number, (title, figure) in enumerate(figures, 1):
             for kind in ("png", "svg"):
                 write_atomically(folder / f"{name}-{number}.{kind}", images.saved(figure, kind), durable=False)
-            typer.echo(f"{folder / name}-{number}.png  {title}")
+            typer.echo(printable(f"{folder / name}-{number}.png  {title}"))

@@ -50,8 +50,8 @@ def say(console: Console, text: str) -> None:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """End on a bad value and where the disk fails with one sentence."""
+def sentences(values: bool = True) -> Iterator[None]:
+    """End where the disk fails and, with values, on a bad one with one sentence."""
     try:
         yield
     except StorageError as error:
@@ -59,6 +59,8 @@ def sentences() -> Iterator[None]:
         typer.echo(printable(told), err=True)
         raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
+        if not values:
+            raise
         raise typer.BadParameter(printable(" ".join(str(error).split()))) from None
 
 

@@ -25,5 +25,8 @@ def report(asked: options.Asked = NOTHING, out: Out = OUT, at: At = "", to: To =
     with options.sentences():
         if at:
             lookup(at, COSTS, "cost")
-        found = write_report(options.read_study(asked), Store(out), to, hosts)
+        study = options.read_study(asked)
+        study.runs()  # which says what is wrong with them
+    with options.sentences(values=False):
+        found = write_report(study, Store(out), to, hosts, lambda text: options.say(console, text))
         print_report(found, console, at)

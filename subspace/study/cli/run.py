@@ -47,10 +47,12 @@ def run(
             lookup(at, COSTS, "cost")
         plan = Plan.of(options.read_study(asked), out, launcher, options.read_settings(launch))
         callbacks = [trackers.find_tracker(name, plan.store.folder / plan.study.name) for name in log]
-        with options.interruptible(plan):
+    with options.interruptible(plan):
+        with options.sentences():  # a launcher may find its options bad only now
             plan.carry_out([*callbacks, LiveProgress(console) if bars else Lines(console)], retry)
+        with options.sentences(values=False):
             print_report(write_report(plan.study, plan.store), console, at)
-        failed = [(each, record) for each, record in plan.results() if record["status"] == "failed"]
+    failed = [(each, record) for each, record in plan.results() if record["status"] == "failed"]
     for each, record in failed if progress == "failures" else ():
         typer.echo(printable(describe_outcome(each, record)), err=True)
     raise typer.Exit(1 if failed else 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickletools
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,8 @@ HUNDRED = Kind(
 )
 
 
-def cifar10(
+def cifar(
+    kind: Kind,
     data_dir: str | None = None,
     augment: bool = True,
     train: int | None = None,
@@ -67,9 +69,10 @@ def cifar10(
     verify: bool = True,
     download: bool = False,
 ) -> Data:
-    """CIFAR-10: 50,000 images to train on, 10,000 to test on, (n, 3, 32, 32).
+    """50,000 images to train on, 10,000 to test on, (n, 3, 32, 32); of CIFAR-100 with its 100 fine labels.
 
     Args:
+        kind: which of the two; `cifar10` and `cifar100` take all else.
         data_dir: the folder with the archive; see `archives.data_folder`.
         augment: whether images to train on are cropped and flipped, as `images.crop_and_flip`.
         train, test: how many of the images, every class in proportion; all by default.
@@ -79,37 +82,16 @@ def cifar10(
     Raises:
         ValueError: there is none, and the error says how to get it; or a file, which is named, is damaged.
     """
-    return cifar(TEN, data_dir, augment, (train, test), verify, download)
-
-
-def cifar100(
-    data_dir: str | None = None,
-    augment: bool = True,
-    train: int | None = None,
-    test: int | None = None,
-    verify: bool = True,
-    download: bool = False,
-) -> Data:
-    """CIFAR-100 with its 100 fine labels; all else as `cifar10`."""
-    return cifar(HUNDRED, data_dir, augment, (train, test), verify, download)
-
-
-def cifar(
-    kind: Kind,
-    data_dir: str | None,
-    augment: bool,
-    counts: tuple[int | None, int | None],
-    verify: bool,
-    download: bool,
-) -> Data:
-    """Data of that kind."""
     path, parts = kind.archive.get(data_dir, download), []
     texts = contents(kind, path, verify)
-    for name, files, count in (("train", kind.train, counts[0]), ("test", kind.test, counts[1])):
+    for name, files, count in (("train", kind.train, train), ("test", kind.test, test)):
         batches = [parsed(kind, path / file, texts[file]) for file in files]
         images = Images(*map(np.concatenate, zip(*batches, strict=True)))
         parts.append(images.at(smaller(images.labels, count, name)))
     return image_data(parts[0], parts[1], kind.classes, kind.mean, kind.std, augment)
+
+
+cifar10, cifar100 = partial(cifar, TEN), partial(cifar, HUNDRED)
 
 
 def contents(kind: Kind, path: Path, verify: bool) -> dict[str, bytes]:

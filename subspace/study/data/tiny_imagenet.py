@@ -39,7 +39,7 @@ def tiny_imagenet(
 ) -> Data:
     """Tiny ImageNet: 100,000 images to train on, 10,000 to test on, (n, 3, 64, 64); only those asked for are decoded.
 
-    Arguments and errors are those of `cifar10`.
+    Arguments and errors are those of `cifar`.
     """
     path, counts = ARCHIVE.get(data_dir, download), {"train": train, "test": test}
     if find_spec("PIL") is None:

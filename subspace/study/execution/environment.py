@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 import subspace
-from subspace import products
 from subspace._base.machine import cpu_name
 
 
@@ -26,7 +25,7 @@ def environment(device: str = "cpu") -> dict[str, str | int]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
-        "kernels": products.status(),
+        "kernels": subspace.products.status(),
     }
 
 

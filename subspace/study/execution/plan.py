@@ -78,7 +78,7 @@ class Plan:
         told = Callbacks(callbacks)
         try:
             missing = self.unfinished(told, retry)
-            told.say(f"{len(self.runs)} runs, {len(self.runs) - len(missing)} of them finished, in {self.store.folder}")
+            told.say(f"{len(missing)} of {len(self.runs)} runs to train, in {self.store.folder}")
             told.expect(missing)
             carry_out(missing, self.store, self.launcher, told)
         finally:
@@ -121,14 +121,20 @@ def report(study: Asked, out: Path | str = OUT) -> pd.DataFrame:
     return write_report(files.load(study), Store(out)).runs
 
 
-def write_report(study: Study, store: Store, folder: Path | None = None, hosts: bool = False) -> Report:
+def write_report(
+    study: Study,
+    store: Store,
+    folder: Path | None = None,
+    hosts: bool = False,
+    say: Callable[[str], object] = warnings.warn,
+) -> Report:
     """Write the report of what the store has of a study, by default in the folder of its name.
 
-    hosts: with names of hosts and absolute paths, as the store has them.
+    hosts: with names of hosts and absolute paths, as the store has them. say: told what is damaged, and left out.
     """
     from subspace.study.reports.write import write  # it loads pandas and matplotlib
 
-    return write(study, read_intact(study.runs(), store), folder or store.folder / study.name, hosts)
+    return write(study, read_intact(study.runs(), store, say), folder or store.folder / study.name, hosts)
 
 
 def read_intact(runs: Iterable[Run], store: Store, say: Callable[[str], object] = warnings.warn) -> list[Record]:

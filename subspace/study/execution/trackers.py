@@ -45,73 +45,19 @@ def find_tracker(name: str, folder: Path | str) -> Callback:
         usable = False
     if not usable:
         raise ValueError(f"{name} must be installed to track with it, got none: pip install {name}")
-    if name == "tensorboard":
-        return TensorBoard(Path(folder) / "tensorboard")
-    return Tracker(module, Path(folder).absolute().name, folder)
-
-
-class TensorBoard(Callback):
-    """Events of every run in its own folder, with its configuration and last figures as hyperparameters.
-
-    Look at them with `tensorboard --logdir FOLDER`.
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.writers: dict[Run, Any] = {}
-        self.steps: dict[Run, int] = {}  # the last epoch of each
-
-    def path(self, run: Run) -> Path:
-        """Where a run's events are."""
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', str(run))}-{run.hash}"
-
-    def begin(self, run: Run) -> None:
-        self.steps.pop(run, None)
-        if run in self.writers:
-            self.writers.pop(run).close()
-
-    def epoch(self, run: Run, figures: dict[str, Any]) -> None:
-        writer, self.steps[run] = self._writer(run), figures["epoch"]
-        for name, value in curves(figures).items():
-            writer.add_scalar(name, value, figures["epoch"])
-        writer.flush()
-
-    def end(self, run: Run, record: Record) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
-        writer = self._writer(run)
-        if record["status"] == "finished":
-            figures = final(record)
-            for summary in hparams(hyperparameters(run), figures):  # type: ignore[no-untyped-call]
-                writer.file_writer.add_summary(summary)
-            for name, value in figures.items():
-                writer.add_scalar(name, value, self.steps.get(run, 0))
-        else:
-            writer.add_text("error", str(record["error"]))
-        self.writers.pop(run).close()
-
-    def close(self) -> None:
-        while self.writers:
-            self.writers.popitem()[1].close()
-
-    def _writer(self, run: Run) -> Any:
-        """Made when there is something to write: a cluster may be handed hundreds of runs at once."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        if run not in self.writers:
-            self.writers[run] = SummaryWriter(self.path(run), purge_step=1)
-        return self.writers[run]
+    library = TensorBoard(Path(folder) / "tensorboard") if name == "tensorboard" else module
+    return Tracker(library, Path(folder).absolute().name, folder)
 
 
 class Tracker(Callback):
-    """Tracks with a module that has W&B's interface: init(...) returns a run, which has log(...) and finish(...).
+    """Tracks with a library that has W&B's interface: init(...) returns a run, which has log(...) and finish(...).
 
-    Of the options that W&B's functions take, a module is given those that it takes too. folder: where wandb keeps its
-    own. Several runs are tracked at once, and none of them is the module's present one.
+    Of the options that W&B's functions take, a library is given those that it takes too. folder: where wandb keeps its
+    own. Several runs are tracked at once, and none of them is the library's present one.
     """
 
-    def __init__(self, module: Any, project: str, folder: Path | str | None = None) -> None:
-        self.module, self.project, self.folder = module, project, folder
+    def __init__(self, library: Any, project: str, folder: Path | str | None = None) -> None:
+        self.library, self.project, self.folder = library, project, folder
         self.tracked: dict[Run, Any] = {}
         self.steps: dict[Run, int] = {}  # the last epoch of each
 
@@ -133,11 +79,11 @@ class Tracker(Callback):
             self._finish(run, 1)
 
     def _log(self, run: Run, figures: dict[str, Any]) -> None:
-        if run not in self.tracked:
+        if run not in self.tracked:  # not before there is something: a cluster may be given hundreds of runs at once
             if self.folder is not None:
                 Path(self.folder).mkdir(parents=True, exist_ok=True)
-            self.tracked[run] = _called(
-                self.module.init,
+            self.tracked[run] = _call(
+                self.library.init,
                 project=self.project,
                 name=str(run),
                 group=", ".join(filter(None, [str(run.data), str(run.model), run.label, run.size])),
@@ -149,11 +95,51 @@ class Tracker(Callback):
                 auto_log_cpu=False,  # this process is not the one that trains
                 auto_log_gpu=False,
             )
-        _called(self.tracked[run].log, figures, step=self.steps.get(run, 0))
+        _call(self.tracked[run].log, figures, step=self.steps.get(run, 0))
 
     def _finish(self, run: Run, exit_code: int) -> None:
         if run in self.tracked:
-            _called(self.tracked.pop(run).finish, exit_code=exit_code)
+            _call(self.tracked.pop(run).finish, exit_code=exit_code)
+
+
+class TensorBoard:
+    """TensorBoard with W&B's interface: the events of every run are in a folder, `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def init(self, name: str, config: dict[str, Any]) -> Events:
+        """The events of a run; what an earlier one of this name and configuration left is forgotten."""
+        return Events(self.path(name, config["hash"]), hyperparameters(config))
+
+    def path(self, name: str, hash: str) -> Path:
+        """The folder of a run."""
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', name)}-{hash}"
+
+
+class Events:
+    """The events of one run, with its configuration and last figures as hyperparameters."""
+
+    def __init__(self, path: Path, known: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(path, purge_step=1)
+        self.known = known
+
+    def log(self, figures: dict[str, Any], step: int) -> None:
+        """Write numbers at a step, and text."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for name, value in figures.items():
+            self.writer.add_text(name, value) if name == "error" else self.writer.add_scalar(name, value, step)
+        if any(name.startswith("final/") for name in figures):
+            for summary in hparams(self.known, figures):  # type: ignore[no-untyped-call]
+                self.writer.file_writer.add_summary(summary)
+        self.writer.flush()
+
+    def finish(self) -> None:
+        """Close the file."""
+        self.writer.close()
 
 
 def curves(figures: dict[str, Any]) -> dict[str, float]:
@@ -170,16 +156,19 @@ def final(record: Record) -> dict[str, float]:
     return {f"final/{name}": value for name, value in (numbers | beside | last).items()}
 
 
-def hyperparameters(run: Run) -> dict[str, Any]:
-    """The configuration as a flat table of numbers and words."""
-    about = {"method": run.label, "model": str(run.model), "data": str(run.data)}
-    train = run.configuration()["train"]
-    words = {name: str(Choice.of(train[name], name)) for name in ("optimizer", "schedule") if train[name]}
-    return {**about, "density": run.density, "dim": run.dim, "seed": run.seed, **train, **words, "hash": run.hash}
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as a flat table of numbers and words."""
+    flat = {**config, **config["train"]}
+    del flat["train"]
+    for name in ("method", "model", "data"):
+        flat[name] = str(Choice(**flat[name]))
+    for name in ("optimizer", "schedule"):
+        flat[name] = flat[name] and str(Choice.of(flat[name], name))
+    return flat
 
 
-def _called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The function called with those of the options that it takes, outside any run of its module and silently."""
+def _call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call the function with those of the options that it takes, outside any run of its library and silently."""
     parameters = inspect.signature(function).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         options = {name: value for name, value in options.items() if name in parameters}

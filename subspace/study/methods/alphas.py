@@ -32,13 +32,13 @@ def set_alphas(model: nn.Module, rule: Literal["authors", "norms"] = "authors") 
 
 def _start(name: str, space: Subspace, rule: str) -> Tensor:
     """The theta at which the weight is alpha D: (dim,)."""
-    layer, offset, U = name.removesuffix(".weight"), space.offset, space.embedding
+    layer, offset, U = name.removesuffix(".weight"), space.parametrization.offset, space.parametrization.embedding
     if (along := U.parts()[0].direction()) is not None:
         theta = torch.zeros_like(space.theta)
         theta[0] = _alpha(layer, along(), rule)
         return theta
     structure = offset.structure()
-    if (structure is not None and structure.is_zero) or U.dim < offset.shape.numel():
+    if (structure and structure.is_zero) or U.dim < offset.shape.numel():
         raise ValueError(f"{name} must be alpha D + S, got {offset.label()} + {U.label()}")
     return U.coordinates((_alpha(layer, offset(), rule) - 1) * offset())
 

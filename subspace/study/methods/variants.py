@@ -107,8 +107,8 @@ def random(recipe: Callable[..., nn.Module], moving: bool = False) -> Apply:
 def by_fan_in(model: nn.Module) -> nn.Module:
     """Scale the weights kept of every row by (fan-in / how many are kept)^1/2; return the model."""
     for _, space in subspaces(model):
-        U, shape = space.parametrization.embedding, space.parametrization.offset.shape
-        rows = cast("Sparse", U).index // shape[1:].numel()
+        support, shape = space.parametrization.embedding.support(), space.parametrization.offset.shape
+        rows = cast("Tensor", support) // shape[1:].numel()
         kept = torch.bincount(rows, minlength=shape[0])[rows]
         space.theta.mul_((shape[1:].numel() / kept).sqrt())
     return model
@@ -147,14 +147,15 @@ def empty_budget(shapes: Sequence[Size], total: int) -> list[int]:
 
 def fix_alphas(plain: nn.Module, model: nn.Module) -> nn.Module:
     """The plain model with the same d, U and start, each alpha fixed at its present value as the gain of its d."""
-    for name, space in subspaces(model):
-        d, (U, *others), theta = space.offset, space.embedding.parts(), space.theta.detach()
-        if (scaled := U.direction()) is not None:
+    for q, space in subspaces(model):
+        d, U, theta = space.parametrization.offset, space.parametrization.embedding, space.theta.detach()
+        if (scaled := U.parts()[0].direction()) is not None:
+            _, U = U.parts()
             options = scaled.describe()
             del options["class"]
-            d = type(scaled)(plain.get_parameter(name), **options | {"gain": float(theta[0]) * options["gain"]})
-            (U,), theta = others, theta[1:]
-        register(*owner_of(plain, name), d, U, theta)
+            d = type(scaled)(plain.get_parameter(q), **options | {"gain": float(theta[0]) * options["gain"]})
+            theta = theta[1:]
+        register(*owner_of(plain, q), d, U, theta)
     return plain
 
 
@@ -166,24 +167,25 @@ def shuffled(choose: Apply) -> Apply:
             return choose(model, s)
         chosen = choose(copy.deepcopy(model), s)
         spaces = dict(subspaces(chosen))
-        weights = {name: model.get_parameter(name) for name in spaces}
-        found = {name: index for name, space in spaces.items() if (index := space.embedding.support()) is not None}
+        supports = {q: space.parametrization.embedding.support() for q, space in spaces.items()}
+        found = {q: support for q, support in supports.items() if support is not None}
         if len(found) < len(spaces):
             return chosen  # nothing was pruned
+        weights = {q: model.get_parameter(q) for q in spaces}
         places = methods.shuffle(found, weights, Key(s.seed).fold("shuffle"))
-        return keep(model, places, {name: space.offset for name, space in spaces.items()})
+        return keep(model, places, {q: space.parametrization.offset for q, space in spaces.items()})
 
     return apply
 
 
 def keep(model: nn.Module, places: Supports, offsets: dict[str, Offset] | None = None) -> nn.Module:
     """d = 0 and theta = the weights kept; or another d, and theta = 0."""
-    for name, index in places.items():
-        weight = model.get_parameter(name)
-        d = Zero(weight) if offsets is None else offsets[name]
+    for q, index in places.items():
+        weight = model.get_parameter(q)
+        d = Zero(weight) if offsets is None else offsets[q]
         structure = d.structure()
-        theta = None if structure is not None and structure.is_zero else weight.new_zeros(len(index))
-        register(*owner_of(model, name), d, Sparse(weight, index=index), theta)
+        theta = None if structure and structure.is_zero else weight.new_zeros(len(index))
+        register(*owner_of(model, q), d, Sparse(weight, index=index), theta)
     return model
 
 

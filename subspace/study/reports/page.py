@@ -50,7 +50,7 @@ def page(study: Study, records: Sequence[Record], report: Report, figures: Seque
     failed = [(run, record) for (_, run), record in zip(runs.iterrows(), records, strict=True) if record["error"]]
     return html.get_template("report.html").render(
         name=study.name,
-        facts=facts(study.count(), runs),
+        facts=facts(len(study.runs()), runs),
         summary=grids.summary_grid(table) if len(table) else None,
         price_tanner=[grids.price_tanner_grid(part, where) for where, part in finished],
         equal=[grids.equal_grid(part, where) for found in report.equal.values() for where, part in by_setting(found)],

@@ -18,12 +18,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
+from subspace._base.files import write_atomically
 from subspace.study.entries.entry import Choice, Entry
 from subspace.study.reports import page
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.all import pictures
 from subspace.study.reports.report import Report, csv
-from subspace.study.results.disk import storage, write_atomically
+from subspace.study.results.disk import storage
 from subspace.study.results.equal_cost import COSTS, at_equal
 from subspace.study.results.store import Record
 from subspace.study.results.summary import summary_table
@@ -32,7 +35,12 @@ from subspace.study.spec import files
 from subspace.study.spec.study import WHERE, Study
 
 ROOT = r"(?:/|~/|[A-Za-z]:\\)"
-PATHS = re.compile(rf"""(?<=['"]){ROOT}[^'"\n]*[/\\]|(?<![\w.:/\\]){ROOT}(?:[^\s'",:;()<>]*[/\\])""")
+HOME = r"(?:/home/|/Users/|[A-Za-z]:\\Users\\)"
+# In quotes, where there may be blanks, and without; a home whole, else all but the last part.
+PATHS = re.compile(
+    rf"""(?<=['"])(?:{HOME}[^'"/\\\n]+(?=['"])|{ROOT}[^'"\n]*[/\\])"""
+    rf"""|(?<![\w.:/\\])(?:{HOME}[\w.-]+(?![\w./\\-])|{ROOT}(?:[^\s'",:;()<>]*[/\\]))"""
+)
 
 
 def write(study: Study, records: Iterable[Record], folder: Path | str, hosts: bool = False) -> Report:
@@ -47,11 +55,16 @@ def write(study: Study, records: Iterable[Record], folder: Path | str, hosts: bo
     Raises:
         StorageError: the folder cannot be written; every file in it is whole or as it was.
     """
-    folder, records = Path(folder), [record if hosts else without_hosts(record) for record in records]
-    runs, epochs, tensors = runs_table(records), epochs_table(records), tensors_table(records)
+    folder, records = Path(folder), list(records)
+    runs, epochs, tensors = (make(records) for make in (runs_table, epochs_table, tensors_table))
+    toml = files.toml(study)
+    if not hosts:
+        records = [without_hosts(record) for record in records]
+        runs, epochs, tensors = (without_paths(table) for table in (runs, epochs, tensors))
+        study = replace(study, data=tuple(without_places(entry) for entry in study.data))
+        toml = PATHS.sub("", files.toml(study))
     table = summary_table(runs)
     report = Report(runs, table, {cost: at_equal(table, cost) for cost in COSTS}, folder)
-    toml = files.toml(study if hosts else replace(study, data=tuple(without_places(entry) for entry in study.data)))
     contents: dict[str, bytes] = {"study.toml": toml.encode()}
     for name, long in {"runs": runs, "epochs": epochs, "tensors": tensors}.items():
         parquet = io.BytesIO()
@@ -80,6 +93,13 @@ def without_hosts(record: Record) -> Record:
     }
     warnings = [PATHS.sub("", text) for text in record.get("warnings") or []]
     return {**record, "environment": environment, **texts, "warnings": warnings}
+
+
+def without_paths(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the last parts of absolute paths only."""
+    texts = table.select_dtypes("string").columns
+    cleaned: pd.DataFrame = table.assign(**{name: table[name].str.replace(PATHS, "", regex=True) for name in texts})
+    return cleaned
 
 
 def without_places(entry: Entry) -> Entry:

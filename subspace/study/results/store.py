@@ -24,8 +24,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from subspace._base.files import write_atomically
 from subspace.study.entries.entry import canonical
-from subspace.study.results.disk import StorageError, storage, write_atomically
+from subspace.study.results.disk import StorageError, storage
 from subspace.study.spec.study import Run
 
 SCHEMA = 2

@@ -6,6 +6,7 @@ started them, which alone stores anything: process 0 sends it the state after ev
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -52,6 +53,7 @@ def train_together(train: Train, run: Run, states: StateStore) -> dict[str, Any]
 
     Raises RuntimeError with the error of the process that failed first, UnfitState, and what storing a state raises.
     """
+    logging.getLogger(spawn.__module__).setLevel(logging.ERROR)  # it says which processes it ends
     meeting: Any = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     receiver, pipe = Pipe(duplex=False)
     with ignored(signal.SIGINT):  # Ctrl-C reaches every process of the terminal: only this one is to answer

@@ -9,6 +9,8 @@ from subspace.study.entries.entry import Choice
 from subspace.study.results.store import Store
 from subspace.study.spec.study import Run
 
+pytestmark = pytest.mark.slow
+
 
 def command(*words):
     return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})

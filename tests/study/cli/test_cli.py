@@ -53,7 +53,7 @@ def test_a_study_ends_with_tables_figures_and_a_report_and_is_not_run_twice(smal
     first = invoke("run", small, *where, "--launch", "workers=1", "--at", "bytes")
     assert (first.exit_code, first.stderr) == (0, "")
     assert "\x1b" not in first.stdout
-    assert first.stdout.startswith("2 runs, 0 of them finished")
+    assert first.stdout.startswith("2 of 2 runs to train, in ")
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*/result.json")]
     assert sorted(record["configuration"]["method"]["name"] for record in records) == ["dctps", "ordinary"]
     runs = pd.read_parquet(tmp_path / "out/small/runs.parquet").set_index("method")
@@ -79,7 +79,7 @@ def test_a_study_ends_with_tables_figures_and_a_report_and_is_not_run_twice(smal
 
     second = invoke("run", small, *where, "--launch", "workers=1", "--at", "bytes")
     assert second.exit_code == 0
-    assert second.stdout.startswith("2 runs, 2 of them finished")
+    assert second.stdout.startswith("0 of 2 runs to train, in ")
     shown = first.stdout[first.stdout.index("Test accuracy") :]
     assert second.stdout.endswith(shown)
     reported = invoke("report", small, *where, "--at", "bytes")
@@ -111,6 +111,7 @@ def test_what_would_run_and_what_it_takes_is_said_and_nothing_runs(small, tmp_pa
     assert not (tmp_path / "out/runs").exists()
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_but_failures(small, tmp_path):
     options = [small, "--out", tmp_path / "out", "--progress", "failures", "--launcher", "inline"]
     quiet = invoke("run", *options)
@@ -122,6 +123,7 @@ def test_quiet_says_nothing_but_failures(small, tmp_path):
     assert re.search("FloatingPointError: the loss must be finite, got (nan|inf) in epoch 1", second)
 
 
+@pytest.mark.slow
 def test_runs_that_failed_twice_are_tried_again_only_when_asked(small, tmp_path):
     runs = files.load(small).runs()
     store = Store(tmp_path / "out")
@@ -135,6 +137,7 @@ def test_runs_that_failed_twice_are_tried_again_only_when_asked(small, tmp_path)
     assert invoke(*options, "--retry").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_study_from_python_gives_the_long_table(small, tmp_path):
     import subspace.study as studies
 
@@ -150,6 +153,7 @@ def more():
     return {"data": ({"name": "mnist5k", "train": 100, "test": 50},), "train": Training(epochs=2, batch=50)}
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_are_bars_unless_lines_are_asked_for(small, tmp_path):
     def shown(*options):
         parent, child = pty.openpty()
@@ -174,12 +178,13 @@ def test_on_a_terminal_there_are_bars_unless_lines_are_asked_for(small, tmp_path
     assert b"2/2  " in plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path, number):
     settings = ["train.epochs=1000", "methods=ordinary"]
     command = [*COMMAND, small, *settings, "--out", str(tmp_path)]
     study = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert study.stdout.readline().startswith("1 runs, 0 of them finished")
+    assert study.stdout.readline().startswith("1 of 1 runs to train, in ")
     (run,) = files.load(files.read(small), settings).runs()
     store = Store(tmp_path)
     while not store.progress(run):
@@ -350,6 +355,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "epochs.json", "state.pt"])
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, name, small, tmp_path):
@@ -371,6 +377,7 @@ def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, name, small, 
     assert epochs == [{**epoch, "seconds": 0} for epoch in whole["metrics"]["epochs"]]
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_only_be_read_has_its_status_and_its_report_elsewhere(small, tmp_path, monkeypatch):
     where = [small, "--out", tmp_path / "out"]
     assert invoke("run", *where, "--launcher", "inline").exit_code == 0

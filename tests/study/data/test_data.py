@@ -103,6 +103,7 @@ def test_signals_are_made_by_the_published_procedure():
     assert (many.correlated.std(), many.noise.std()) == (pytest.approx(0.25, rel=0.01), pytest.approx(0.02, rel=0.01))
 
 
+@pytest.mark.slow
 def test_signals_are_balanced_normalised_and_as_hard_as_published():
     linear = pytest.importorskip("sklearn.linear_model").LogisticRegression(max_iter=1000)
     of = data.load(Choice("mnist1d"))

@@ -28,6 +28,7 @@ def test_no_global_generator_is_moved():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "said"), [("0", "switched off by SUBSPACE_NATIVE=0"), ("baseline", "baseline")])
 def test_it_tells_which_compiled_kernels_are_used(wanted, said):
     code = "from subspace.study.execution.environment import environment; print(environment()['kernels'])"

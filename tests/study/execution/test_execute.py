@@ -26,10 +26,10 @@ class Killing(StateStore):
         raise Killed
 
 
-def of(name):
+def of(name, processes=1):
     density = None if name == "ordinary" else 0.3
-    options = {"rounds": 1} if name == "imp" else {}
-    return Run(Choice(name, options), Choice("tiny:model"), Choice("tiny:data"), density, train=Training(3, 20))
+    options, setting = {"rounds": 1} if name == "imp" else {}, Training(3, 20, processes=processes)
+    return Run(Choice(name, options), Choice("tiny:model"), Choice("tiny:data"), density, train=setting)
 
 
 def figures(metrics):
@@ -78,6 +78,16 @@ def test_a_run_whose_code_has_changed_begins_anew(name, tiny_project, tmp_path, 
     assert figures(store.read(run)["metrics"]) == figures(train(run))
 
 
+@pytest.mark.torchrun
+def test_a_state_that_does_not_fit_several_processes_is_set_aside_too(tiny_project, tmp_path):
+    store, run = Store(tmp_path), of("dctps", processes=2)
+    store.write_state(run, pack({"metrics": {"a": 1}, "done": []}), [])
+    execute(run, tmp_path)
+    record = store.read(run)
+    assert record["error"] is None, record["traceback"]
+    assert any("must fit its run, got TypeError" in text and "set aside" in text for text in record["warnings"])
+
+
 def test_want_of_memory_is_no_reason_to_throw_a_state_away(tiny_project, tmp_path, monkeypatch):
     store, run = Store(tmp_path), of("dctps")
     with pytest.raises(Killed):
@@ -90,3 +100,18 @@ def test_want_of_memory_is_no_reason_to_throw_a_state_away(tiny_project, tmp_pat
     execute(run, tmp_path)
     assert store.read(run)["error"] == "MemoryError: no room"
     assert store.read_state(run) is not None
+
+
+def test_a_run_that_has_finished_is_not_trained_again_and_one_that_failed_is(tmp_path):
+    run, trained = of("dctps"), []
+
+    def task(run, states):
+        trained.append(run)
+        if len(trained) < 3:
+            raise RuntimeError("no luck")
+        return {"epochs": []}
+
+    for _ in range(5):
+        assert execute(run, tmp_path, task) == "ended"
+    assert len(trained) == 3
+    assert Store(tmp_path).read(run)["attempts"] == 3

@@ -106,7 +106,7 @@ def test_a_run_that_is_tried_again_is_tracked_anew():
 
 def test_runs_that_only_wait_in_a_queue_open_nothing(tmp_path):
     module = StandIn()
-    for callback in (Tracker(module, "digits"), TensorBoard(tmp_path / "events")):
+    for callback in (Tracker(module, "digits"), Tracker(TensorBoard(tmp_path / "events"), "digits")):
         for run in RUNS:
             callback.begin(run)
         callback.close()

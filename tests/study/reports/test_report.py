@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from subspace.study.entries.entry import Choice
 from subspace.study.reports.terminal import print_report
 from subspace.study.reports.write import write
 from subspace.study.results import schema
@@ -98,6 +99,7 @@ def test_the_page_needs_nothing_else_and_names_everything_once(folder):
     assert page.tags.count("h1") == 1
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_at_every_call(folder, tmp_path):
     write(STUDY, RECORDS, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
@@ -142,6 +144,7 @@ def test_a_study_of_which_nothing_has_finished_says_so(records, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [RECORDS[0], RECORDS[2]])
 def test_a_study_of_which_one_run_has_finished_is_reported(record, tmp_path):
     assert "Test accuracy" in printed([record], tmp_path)
@@ -159,12 +162,16 @@ SECRETS = {
 def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_path):
     study = replace(STUDY, data=({"name": "mnist5k", "train": 100},))
     cifar = replace(STUDY, data=({"name": "cifar10", "data_dir": "/home/jane/data", "train": 9},))
+    mine = replace(STUDY, data=({"name": "mine:data", "root": "/home/jane", "file": "C:\\Users\\jane\\x.pt"},))
     record = failure(study.runs()[0], SECRETS["error"]) | SECRETS
+    own = Choice("mine:data", {"root": "/home/jane", "file": "/home/jane doe/x.pt"})
+    record["configuration"]["data"] = {"name": own.name, "options": dict(own.options)}
     record["environment"] |= {"host": "janes-laptop", "platform": "Linux-6.1-jane"}
     for hosts in (False, True):
         folder = tmp_path / str(hosts)
         write(study, [record], folder, hosts)
         write(cifar, [], folder / "cifar", hosts)
+        write(mine, [], folder / "mine", hosts)
         for path in folder.rglob("*"):
             text = path.read_bytes().lower() if path.is_file() else b""
             assert hosts or b"jane" not in text, path
@@ -178,7 +185,7 @@ def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs.csv").write_text("before")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         write(STUDY, RECORDS[:1], tmp_path)
     assert (tmp_path / "runs.csv").read_text() == "before"

@@ -170,10 +170,7 @@ OWN = dataclasses.replace(METHODS["dctps"], label="mine")
 
 
 def test_a_method_of_ones_own_is_named_by_its_import_path():
-    assert (
-        str(run("tests.study.spec.test_runs:OWN" if __name__.startswith("tests.") else f"{__name__}:OWN", density=0.1))
-        == "mine, density 0.1, seed 0"
-    )
+    assert str(run(f"{__name__}:OWN", density=0.1)) == "mine, density 0.1, seed 0"
 
 
 @pytest.mark.parametrize(

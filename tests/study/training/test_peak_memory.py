@@ -153,6 +153,7 @@ def test_steps_that_are_not_measured_cost_nothing_and_a_failing_one_stops_the_me
     assert peak_bytes(net()) > 0  # the profiler was let go of
 
 
+@pytest.mark.slow
 def test_nothing_is_printed():
     code = """
 import torch

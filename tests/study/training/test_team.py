@@ -105,6 +105,12 @@ def test_two_processes_train_as_one_does_and_send_the_trained_numbers_alone(name
 
 
 @pytest.mark.torchrun
+def test_processes_move_u_alike_though_dropout_and_norms_differ_in_each(store):
+    metrics = trained(store, run(Choice("rigl", {"delta_t": 2}), 0.2, norm=True, dropout=0.3))
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
+
+
+@pytest.mark.torchrun
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

@@ -222,7 +222,11 @@ def interrupted(run, stop):
 SCHEDULED = Training(epochs=3, batch=40, schedule={"name": "StepLR", "step_size": 1})
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("ordinary", "random_pruning_epl", "snip", "imp", "rigl", "dctps")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, one_thread):
     options = {n: 2 for n in ("rounds", "steps", "delta_t") if n in METHODS[name].options}
     density = 0.01 if METHODS[name].has_density else None

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from subspace import SubspaceParametrization, subspaces
 from subspace.products.flops import Flops
 from subspace.study.training.costs.product_flops import layer
-from subspace.study.training.costs.torch_flops import Meter, undisturbed
+from subspace.study.training.costs.torch_flops import Meter, evaluating
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -85,7 +85,7 @@ def _pass(model: nn.Module, inputs: Tensor) -> Pass:
     hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in layers]
     hooks += [module.register_forward_hook(leave, with_kwargs=True) for module in layers]
     try:
-        with undisturbed(model), parametrize.cached(), meter:
+        with evaluating(model), parametrize.cached(), meter:
             value = model(inputs).sum()
             forward = meter.flops - inside
             if value.requires_grad:

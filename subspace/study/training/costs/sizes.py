@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 from safetensors.torch import save
@@ -59,10 +58,7 @@ def file_bytes_dense(model: nn.Module) -> int:
     return len(save(tensors, tied or None))
 
 
-def _plain(model: nn.Module) -> Iterator[nn.Parameter]:
-    seen = set()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if is_default_target(module, name) and parameter not in seen:
-                seen.add(parameter)
-                yield parameter
+def _plain(model: nn.Module) -> set[nn.Parameter]:
+    """The tensors that recipes take and that are not re-parametrized."""
+    named = ((module, *each) for module in model.modules() for each in module.named_parameters(recurse=False))
+    return {parameter for module, name, parameter in named if is_default_target(module, name)}

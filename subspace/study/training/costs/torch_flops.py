@@ -14,6 +14,8 @@ import torch
 from torch import Size, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from subspace import preserved
+
 
 class Meter(AbstractContextManager["Meter"]):
     """Counts while it is entered, any number of times; `flops`: the total so far."""
@@ -52,34 +54,25 @@ def computed(model: nn.Module, loss: Callable[[nn.Module], Tensor], samples: int
 
     Leaves the model as it is.
     """
-    with undisturbed(model), Meter() as meter:
+    with evaluating(model), Meter() as meter:
         loss(model).backward()  # type: ignore[no-untyped-call]
     return meter.flops / samples
 
 
 def computed_forward(model: nn.Module, inputs: Tensor) -> float:
     """FLOPs per sample of a forward pass of the inputs by torch's own products; leaves the model as it is."""
-    with undisturbed(model), Meter() as meter:
+    with evaluating(model), Meter() as meter:
         model(inputs)
     return meter.flops / len(inputs)
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Passes in evaluation mode that leave the model's modes, buffers and gradients and torch's generators alone."""
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    devices = [parameter.device for parameter, _ in gradients if parameter.is_cuda][:1]
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Passes in evaluation mode that leave the model and torch's generators as they are."""
     rnn = torch.backends.cudnn.flags(enabled=False)  # cudnn has no backward pass of an RNN in evaluation mode
-    try:
-        with torch.random.fork_rng(devices), rnn:
-            model.eval().zero_grad()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+    with preserved(model), rnn:
+        model.eval()
+        yield
 
 
 def _matrix_times_vector(matrix: Size, *_: Any, **__: Any) -> int:
@@ -94,23 +87,11 @@ def _attention_backward(gradient: Size, query: Size, key: Size, value: Size, *_:
     return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
 
 
-def _convolution_backward(
-    gradient: Size,
-    x: Size,
-    weight: Size,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    output_mask: list[bool],
-    **_: Any,
-) -> int:
+def _convolution_backward(gradient: Size, x: Size, weight: Size, *rest: Any, **_: Any) -> int:
     """Either gradient costs what the forward pass does; torch counts the weight's too often, once for every group."""
+    _, _, _, _, transposed, _, _, output_mask = rest  # after bias, stride, padding and dilation; then groups
     positions = (x if transposed else gradient)[2:]
-    return 2 * x[0] * positions.numel() * weight.numel() * sum(output_mask[:2])
+    return int(2 * x[0] * positions.numel() * weight.numel() * sum(output_mask[:2]))
 
 
 # Where torch's table is wrong, and what it lacks though it has the same of other devices.
