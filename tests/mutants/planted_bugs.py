@@ -270,8 +270,8 @@ BUGS = [
     Bug(
         "lies believed",
         "checkpoint/format.py",
-        "schema.check(about, held)",
-        "pass",
+        "about, held = read(path)\n        schema.check(about, held)",
+        "about, held = read(path)",
         "file_fuzz",
         "work_beyond_its_size",
     ),
@@ -602,8 +602,8 @@ BUGS = [
     Bug(
         "hosts shared",
         "study/reports/write.py",
-        "record if hosts else without_hosts(record)",
-        "record",
+        "[without_hosts(record) for record in records]",
+        "list(records)",
         "report",
         "names_no_host",
     ),
