@@ -26,6 +26,15 @@ def format_size(size: tuple[str, float]) -> str:
     return f"{size[1]:.4g}" if size[0] == "density" else f"{int(size[1]):,}"
 
 
+def size_in_figures(size: tuple[str, float]) -> str:
+    """A size without its name, densities in per cent.
+
+    >>> size_in_figures(("density", 0.001)), size_in_figures(("dim", 2000))
+    ('0.1 %', '2,000')
+    """
+    return f"{100 * size[1]:g} %" if size[0] == "density" else format_size(size)
+
+
 def seeds(row: pd.Series) -> str:
     """How many seeds finished, and of how many if some failed."""
     return f"{row['seeds']}" + (f"/{row['seeds'] + row['failed']}" if row["failed"] else "")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.images import style
-from subspace.study.reports.formats import format_size
+from subspace.study.reports.formats import size_in_figures
 from subspace.study.results.schema import IDENTITY, TYPES
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, setting, sizes
@@ -95,7 +95,7 @@ def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
                 here.set_yscale("log")
                 here.yaxis.set_major_formatter(lambda y, _: f"{y:g}" if y > 1.1 * NOISE else f"below {NOISE:g}")
                 plots.plain(here)
-                where = f", {size[0]} {format_size(size)}" if size else ""
+                where = f", {size[0]} {size_in_figures(size)}" if size else ""
                 here.set_title(f"{when}{where}", loc="left", fontsize=10)
                 if column == 0:
                     here.set_ylabel("singular value (log scale)")

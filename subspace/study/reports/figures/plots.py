@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 
 from subspace.study.methods import method
 from subspace.study.reports.figures.images import style
-from subspace.study.reports.formats import format_size
+from subspace.study.reports.formats import size_in_figures
 from subspace.study.results.summary import DENSE, sizes
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; the markers differ too.
@@ -136,7 +136,7 @@ def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
         if not shown or math.log(value / shown[-1]) >= span / room:
             shown.append(value)
     axes.set_xticks(
-        shown, [f"{100 * value:g} %" if size == "density" else format_size((size, value)) for value in shown]
+        shown, [size_in_figures((size, value)) for value in shown]
     )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.02)
