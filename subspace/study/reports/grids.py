@@ -118,7 +118,7 @@ def equal_grid(part: pd.DataFrame, where: str) -> Grid:
             small = f"{asked_size(row)}: {short(row['spent'])}" if row["seeds"] else ""
             cells.append(Cell(spread(row["mean"], row["std"]), small, _order(row["mean"])))
         rows.append(cells)
-    heads = [("method", ""), *((f"≤ {short(budget)}", f"{budget:,.0f}") for budget in budgets)]
+    heads = [("method", ""), *((f"≤\u00a0{short(budget)}", f"{budget:,.0f}") for budget in budgets)]
     by = "by samples held apart" if chosen == "validation" else "by the test samples themselves"
     return Grid(f"Test accuracy % at equal {MEANING[cost]}: {where}; best entry {by}", heads, rows)
 

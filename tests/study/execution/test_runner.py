@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,12 +29,13 @@ from subspace.study.spec.study import Run, Study, Training
 from subspace.study.training.state import pack
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
-LOG = "SUBSPACE_TEST_LOG"
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload([__name__])
 
 
 def task(run, states):
     """In place of training: writes down that it began, then does what its seed says."""
-    with open(os.environ[LOG], "a") as log:
+    with (states.store.folder / "log").open("a") as log:
         log.write(f"{run.seed}\n")
     before = states.load()
     if run.seed == 13:
@@ -63,8 +63,8 @@ def grid(*seeds):
 
 
 def pool(store, workers):
-    """Workers that need not import torch again: in a second, and safe here, where no task computes with it."""
-    return Pool(store.folder, workers, task, "fork")
+    """Workers that need not import torch again."""
+    return Pool(store.folder, workers, task, "forkserver")
 
 
 def train(runs, store, launcher, callback):
@@ -72,13 +72,15 @@ def train(runs, store, launcher, callback):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv(LOG, str(tmp_path / "log"))
-    return Store(tmp_path / "results")
+def store(tmp_path):
+    found = Store(tmp_path / "results")
+    found.require_writable()
+    return found
 
 
-def begun():
-    return sorted(map(int, Path(os.environ[LOG]).read_text().split()))
+def begun(store):
+    log = store.folder / "log"
+    return sorted(map(int, log.read_text().split())) if log.exists() else []
 
 
 def in_memory(**options):
@@ -121,7 +123,7 @@ def test_failures_are_tried_once_more_recorded_and_shown_and_stop_nothing_else(s
     assert read[9]["metrics"]["resumed"]
     assert {"subspace", "torch", "numpy", "python", "platform", "cpu", "threads"} <= read[0]["environment"].keys()
     assert read[5]["warnings"] == ["seed 5 is odd"]
-    assert begun() == sorted([0, 1, 2, 5, 7, 7, 8, 8, 9, 9, 13, 13])
+    assert begun(store) == sorted([0, 1, 2, 5, 7, 7, 8, 8, 9, 9, 13, 13])
     assert not multiprocessing.active_children()
     shown = progress.console.file.getvalue()
     assert shown.count("FAILED") == 3
@@ -214,7 +216,7 @@ def test_a_run_that_another_process_is_at_is_waited_for_and_its_result_taken(sto
     study.join(10)
     assert told.said == ["ordinary (dense), seed 0: another process trains it, and its result will be used"]
     assert told.ended == [(0, "finished")]
-    assert not Path(os.environ[LOG]).exists()
+    assert begun(store) == []
 
 
 def test_a_run_whose_other_process_dies_is_taken_over(store):
@@ -227,21 +229,18 @@ def test_a_run_whose_other_process_dies_is_taken_over(store):
             time.sleep(0.01)
     study.join(10)
     assert told.ended == [(0, "finished")]
-    assert begun() == [0]
+    assert begun(store) == [0]
 
 
 def test_two_studies_at_once_train_each_run_once(store):
     runs = grid(*range(20, 30))
-    studies = [
-        multiprocessing.get_context("fork").Process(target=train, args=(runs, store, pool(store, 2), Callback()))
-        for _ in range(2)
-    ]
+    studies = [FORKSERVER.Process(target=train, args=(runs, store, pool(store, 2), Callback())) for _ in range(2)]
     for study in studies:
         study.start()
     for study in studies:
         study.join(30)
     assert [study.exitcode for study in studies] == [0, 0]
-    assert begun() == list(range(20, 30))
+    assert begun(store) == list(range(20, 30))
 
 
 def test_a_damaged_state_is_set_aside_with_a_warning_and_the_run_begins_anew(store):

@@ -58,6 +58,7 @@ class Worker:
 
 def work(pipe: Connection, folder: Path, task: Task) -> None:
     """The body of a worker, until its parent ends or terminates it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.images import style
+from subspace.study.reports.formats import format_size
 from subspace.study.results.schema import IDENTITY, TYPES
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, setting, sizes
@@ -94,14 +95,8 @@ def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
                 here.set_yscale("log")
                 here.yaxis.set_major_formatter(lambda y, _: f"{y:g}" if y > 1.1 * NOISE else f"below {NOISE:g}")
                 plots.plain(here)
-                where = (
-                    f"{size[0]} {100 * size[1]:g} %"
-                    if size and size[0] == "density"
-                    else f"dim {size[1]:,}"
-                    if size
-                    else ""
-                )
-                here.set_title(f"{when}, {where}".removesuffix(", "), loc="left", fontsize=10)
+                where = f", {size[0]} {format_size(size)}" if size else ""
+                here.set_title(f"{when}{where}", loc="left", fontsize=10)
                 if column == 0:
                     here.set_ylabel("singular value (log scale)")
                 if row == len(WHEN) - 1:

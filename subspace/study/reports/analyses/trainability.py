@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import subspace
 from subspace import Key
@@ -120,17 +121,10 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
                     cell = own[(own["depth"] == depth) & ((own[size] == value) | own[size].isna())]
                     if len(cell):
                         share, epoch = float(cell["share"].iloc[0]), cell["epoch"].iloc[0]
-                        here.add_patch(_square(place, level, shades(share)))
-                        text = f"{epoch:g}" if share else "-"
-                        here.text(
-                            place,
-                            level,
-                            text,
-                            ha="center",
-                            va="center",
-                            fontsize=8,
-                            color="white" if share > 0.6 else GREY,
-                        )
+                        at = (place - 0.48, level - 0.46)
+                        here.add_patch(Rectangle(at, 0.96, 0.92, facecolor=shades(share), linewidth=0))
+                        look = {"ha": "center", "va": "center", "color": "white" if share > 0.6 else GREY}
+                        here.text(place, level, f"{epoch:g}" if share else "-", fontsize=8, **look)
             here.set_xlim(-0.5, len(every) - 0.5)
             here.set_ylim(-0.5, len(depths) - 0.5)
             named = ["dense"] if math.isnan(every[0]) else [format_size((size, value)) for value in every]
@@ -147,9 +141,3 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
         note = "colour: share of the seeds that got there; number: the first epoch at which they did"
         figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
     return figure
-
-
-def _square(place: int, level: int, colour: Any) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((place - 0.48, level - 0.46), 0.96, 0.92, facecolor=colour, linewidth=0)

@@ -42,14 +42,8 @@ def accuracy_against_cost(table: pd.DataFrame, title: str, cost: str) -> Figure:
         plots.draw_others(axes, own, others, column)
         ends = plots.draw_curves(axes, own, column)
         for _, line in own[own["method"] == DENSE].iterrows():
-            axes.errorbar(
-                line[column],
-                line["mean"],
-                yerr=[[line["mean"] - line["min"]], [line["max"] - line["mean"]]],
-                color="black",
-                marker="*",
-                markersize=11,
-            )
+            band = [[line["mean"] - line["min"]], [line["max"] - line["mean"]]]
+            axes.errorbar(line[column], line["mean"], yerr=band, color="black", marker="*", markersize=11)
             ends.append((line[column], line["mean"], "black", line["label"]))
         plots.name_lines(axes, ends)
 

@@ -178,14 +178,17 @@ def draw_dense(axes: Axes, table: pd.DataFrame) -> list[End]:
 def draw_curves(axes: Axes, table: pd.DataFrame, x: str) -> list[End]:
     """The other methods: line, markers and band of each."""
     ends: list[End] = []
-    for place, (label, lines) in enumerate(table[table["method"] != DENSE].groupby("label", sort=False)):
-        lines = lines.sort_values(x)
-        along, colour = lines[x].astype(float), COLOURS[place % len(COLOURS)]
-        axes.plot(along, lines["mean"], **line_style(place), linewidth=2, zorder=3)
-        axes.fill_between(along, lines["min"], lines["max"], color=colour, alpha=0.18, linewidth=0)
-        right = 0 if axes.xaxis_inverted() else -1
-        ends.append((float(along.iloc[right]), float(lines["mean"].iloc[right]), colour, str(label)))
+    for place, (_, lines) in enumerate(table[table["method"] != DENSE].groupby("label", sort=False)):
+        ends.append(draw_curve(axes, lines.sort_values(x), x, line_style(place) | {"linewidth": 2}))
     return ends
+
+
+def draw_curve(axes: Axes, lines: pd.DataFrame, x: str, style: dict[str, Any]) -> End:
+    """One method: its means, and the band from the worst seed to the best."""
+    along, colour, right = lines[x].astype(float), style["color"], 0 if axes.xaxis_inverted() else -1
+    axes.plot(along, lines["mean"], **style, zorder=3)
+    axes.fill_between(along, lines["min"], lines["max"], color=colour, alpha=0.18, linewidth=0)
+    return float(along.iloc[right]), float(lines["mean"].iloc[right]), colour, str(lines["label"].iloc[0])
 
 
 def line_style(place: int) -> dict[str, Any]:

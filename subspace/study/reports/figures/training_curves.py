@@ -49,12 +49,9 @@ def training_curves(epochs: pd.DataFrame, title: str, measure: str = "test_accur
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plots.draw_others(axes, own, others, "epoch")
         ends = plots.draw_curves(axes, own, "epoch")
-        for label, lines in own[own["method"] == DENSE].groupby("label"):
-            axes.plot(
-                lines["epoch"].astype(float), lines["mean"], color="black", linestyle="--", linewidth=1.5, zorder=3
-            )
-            axes.fill_between(lines["epoch"].astype(float), lines["min"], lines["max"], color="black", alpha=0.12, lw=0)
-            ends.append((float(lines["epoch"].iloc[-1]), float(lines["mean"].iloc[-1]), "black", str(label)))
+        for _, lines in own[own["method"] == DENSE].groupby("label"):
+            dense = {"color": "black", "linestyle": "--", "linewidth": 1.5}
+            ends.append(plots.draw_curve(axes, lines.sort_values("epoch"), "epoch", dense))
         plots.name_lines(axes, ends)
 
     seeds = epochs.groupby("label")["seed"].nunique().max()
