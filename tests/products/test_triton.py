@@ -33,12 +33,15 @@ def _interpreted():
 
 
 def transform(n_out: int, n_in: int, name: str) -> Tensor:
+    """The first rows of the matrix, of which only these are made."""
     larger = max(n_out, n_in)
     if name == "dct":
-        full = scipy.fft.dct(np.eye(larger), axis=0, norm="ortho")
+        rows = scipy.fft.idct(np.eye(n_out, larger), axis=1, norm="ortho")
     else:
-        full = scipy.linalg.hadamard(1 << (larger - 1).bit_length()) / larger**0.5
-    return torch.from_numpy(full[:n_out, :n_in].astype(np.float64))
+        half = 1 << ((larger - 1).bit_length() // 2)
+        left, right = (scipy.linalg.hadamard(n) for n in ((1 << (larger - 1).bit_length()) // half, half))
+        rows = np.stack([np.kron(left[i // half], right[i % half]) for i in range(n_out)]) / larger**0.5
+    return torch.from_numpy(rows[:, :n_in].astype(np.float64))
 
 
 def weight(shape: tuple[int, ...], k: int, name: str, signed: bool = False, seed: int = 0) -> Weight:
