@@ -135,9 +135,7 @@ def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
     for value in sorted(values):
         if not shown or math.log(value / shown[-1]) >= span / room:
             shown.append(value)
-    axes.set_xticks(
-        shown, [size_in_figures((size, value)) for value in shown]
-    )
+    axes.set_xticks(shown, [size_in_figures((size, value)) for value in shown])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.02)
     if values:
