@@ -6,7 +6,8 @@ A table stands between `<!-- table: STUDIES; PLACE; WHAT -->` and `<!-- end -->`
 blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT is
 
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
-talk         the summary table of the talk: the change against dense, compute and storage at the smallest size
+talk         the summary table of Price and Tanner's talk (ICML 2021): the change against dense, compute and storage at
+             the smallest size
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 any column   of `study.summary.summary_table`, as theta: its figures

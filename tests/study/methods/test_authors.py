@@ -75,7 +75,7 @@ def setting(options, density=0.1):
 
 
 def by_their_loop(model, s, rounds, batch):
-    """iterative_pruning of the authors' pruning_algos.py, on a plain network with masks."""
+    """iterative_pruning of Price and Tanner's pruning_algos.py, on a plain network with masks."""
     model = copy.deepcopy(model)
     layers, masks = [layer for layer in model if isinstance(layer, nn.Linear)], None
     for number in range(rounds):

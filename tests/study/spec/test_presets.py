@@ -1,4 +1,4 @@
-"""Presets: every one is a study that can run, those of the full scale are the talk's protocol, and names find them."""
+"""Presets: every one is a study that can run, those in full are Price and Tanner's protocol, and names find them."""
 
 import re
 from pathlib import Path

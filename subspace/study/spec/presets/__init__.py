@@ -4,7 +4,7 @@ A preset is a study's file whose first line, a comment, says what it asks and wh
 
 talk       the experiments of Price and Tanner's talk on "Dense for the Price of Sparse" (ICML 2021), for two cores;
            those that end in -full are at its scale, and need its data and GPUs
-questions  what the talk leaves open, at small scale
+questions  what Price and Tanner leave open, at small scale
 """
 
 from __future__ import annotations
