@@ -24,7 +24,7 @@ from subspace.products.choice import calibration, router
 from subspace.products.geometry import LINEAR, Geometry, memory_format
 from subspace.products.problem import Problem
 from subspace.products.routes import DENSE, ROUTES, Route
-from subspace.products.sparse_index import check_once
+from subspace.products.sparse_index import check_once, version
 from subspace.products.weight import Gradients, Needs, Weight
 
 
@@ -129,8 +129,7 @@ def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
 
 
 def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
-    """By this route, in the formats, shapes and dtypes of what the gradients belong to."""
-    check_once(w.index, w.values.shape[0], math.prod(w.shape))
+    """By this route, in the formats, shapes and dtypes of what the gradients belong to; the index has been checked."""
     form = memory_format(x)
     gy = gy.contiguous(memory_format=form) if geometry.kernel else _rows(gy)
     with _without_autocast(x):
@@ -162,6 +161,7 @@ class _Apply(torch.autograd.Function):
         route = select(Problem.of(x, w, geometry), name)
         ctx.save_for_backward(x, scale, values, w.index, w.signs)
         ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
+        ctx.version = None if w.index.is_inference() else version(w.index)
         y = _forward(x, w, geometry, route)
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
 
@@ -169,6 +169,8 @@ class _Apply(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gy,), (x, scale, values, index, signs) = gradients, ctx.saved_tensors
         w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, signs), Needs(*ctx.needs_input_grad[:3])
+        if ctx.version is None or version(index) != ctx.version:
+            check_once(index, values.shape[0], math.prod(w.shape))
         if torch.is_grad_enabled():
             found = _differentiable(gy, x, w, ctx.geometry, needs)
         else:
@@ -215,6 +217,7 @@ def _(x: Tensor, *flat: Any) -> Tensor:
 def _backward_operator(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     w, geometry, name = _whole(flat)
     route = select(Problem.of(x, w, geometry), name)
+    check_once(w.index, w.values.shape[0], math.prod(w.shape))
     gradients = _backward(gy, x, w, geometry, route, Needs(*needs))
     return tuple(gy.new_empty(0) if g is None else g for g in gradients)
 

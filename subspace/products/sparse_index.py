@@ -89,7 +89,7 @@ def cached_per_index(index: Tensor, make: Callable[..., Made], *arguments: objec
     """
     if index.is_inference():  # which counts no versions
         return make(index, *arguments)
-    wanted = (*_version(index), make, *arguments)
+    wanted = (*version(index), make, *arguments)
     found = _made.get(index)
     if found is None or found[0] != wanted:
         with torch.inference_mode(False):
@@ -127,13 +127,13 @@ def check_once(index: Tensor, k: int, size: int) -> None:
     if index.is_inference():
         check(index, size)
         return
-    wanted = (*_version(index), size)
+    wanted = (*version(index), size)
     if _checked.get(index) != wanted:
         check(index, size)
         _checked[index] = wanted
 
 
-def _version(index: Tensor) -> tuple[int, int, int]:
+def version(index: Tensor) -> tuple[int, int, int]:
     """What changes when the index is written to, given another storage, or resized."""
     return index._version, index.data_ptr(), index.shape[0]
 

@@ -81,19 +81,17 @@ def _offset(number, size):
     return (tl.full((), 0, tl.int64) + number) * size
 
 
-def forward(x: Tensor, w: Weight, y: Tensor, chosen: Settings | None = None) -> None:
+def forward(x: Tensor, w: Weight, y: Tensor) -> None:
     """y = scale T (signs x): (rows, n_in) -> (rows, n_out), contiguous; there must be a scale."""
     q, given = _given(x, w)
-    s = chosen or settings(q, w.transform, x.dtype.itemsize, backward=False)
+    s = settings(q, w.transform, x.dtype.itemsize, backward=False)
     _transform[(_programs(x, s),)](x, y, *given, len(x), *_sizes(w), **_constants(x, w, q, s))
 
 
-def backward(
-    gy: Tensor, x: Tensor, w: Weight, needs: Needs, gx: Tensor | None, chosen: Settings | None = None
-) -> Tensor | None:
+def backward(gy: Tensor, x: Tensor, w: Weight, needs: Needs, gx: Tensor | None) -> Tensor | None:
     """gx = scale signs T^T gy where given; returns <x, signs T^T gy>, one element in float32, if needed."""
     q, given = _given(x, w)
-    s = chosen or settings(q, w.transform, x.dtype.itemsize, backward=True)
+    s = settings(q, w.transform, x.dtype.itemsize, backward=True)
     programs = _programs(x, s)
     sums = x.new_empty(programs, dtype=torch.float32)
     _transform_back[(programs,)](
