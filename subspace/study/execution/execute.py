@@ -77,17 +77,23 @@ def execute(run: Run, folder: Path | str, task: Task = train) -> Literal["ended"
         if previous is None or previous["status"] != "finished":
             store.clear(run)
             store.write(run, attempt(run, RunStateStore(store, run), attempts(previous) + 1, task))
-        store.clear(run, state=store.read(run)["status"] == "finished")  # type: ignore[index]
+            read_or_set_aside(store, run, warnings.warn)
     return "ended"
 
 
 def read_or_set_aside(store: Store, run: Run, say: Callable[[str], object]) -> Record | None:
-    """The record of a run; a damaged one is set aside, which is said, and counts as none. Needs the run's lock."""
+    """The record of a run; a damaged one is set aside, which is said, and counts as none. Needs the run's lock.
+
+    The state of a finished run, which a process that died between the two may have left, is removed.
+    """
     try:
-        return store.read(run)
+        record = store.read(run)
     except ValueError as damage:
         say(f"{damage}; set aside as {store.set_aside(store.path(run)).name}")
         return None
+    if record is not None and record["status"] == "finished":
+        store.clear(run, state=True)
+    return record
 
 
 def prepare(run: Run) -> None:

@@ -130,8 +130,9 @@ class Runner:
         with self.store.held(run) as mine:
             if not mine:
                 return
+            record = read_or_set_aside(self.store, run, self.callback.say)
         del self.elsewhere[run]
-        if read_or_set_aside(self.store, run, self.callback.say) is None:
+        if record is None:
             self.waiting.append(run)
         else:
             self.close(run)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from subspace.study.entries.entry import Choice
+from subspace.study.execution.callbacks import Callback
 from subspace.study.execution.execute import RunStateStore, execute
+from subspace.study.execution.runner import unfinished
 from subspace.study.results.store import Store
 from subspace.study.spec.study import Run, Training
 from subspace.study.training.run import train
@@ -115,3 +117,25 @@ def test_a_run_that_has_finished_is_not_trained_again_and_one_that_failed_is(tmp
         assert execute(run, tmp_path, task) == "ended"
     assert len(trained) == 3
     assert Store(tmp_path).read(run)["attempts"] == 3
+
+
+@pytest.mark.parametrize("look", [execute, lambda run, folder: unfinished([run], Store(folder), Callback())])
+def test_a_finished_run_keeps_no_state_though_its_process_died_before_removing_it(look, tmp_path, monkeypatch):
+    run, store = of("dctps"), Store(tmp_path)
+
+    def task(run, states):
+        states.save({"done": []})
+        return {"epochs": []}
+
+    def killed(self, run, record, write=Store.write):
+        write(self, run, record)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", killed)
+        with pytest.raises(Killed):
+            execute(run, tmp_path, task)
+    assert store.read(run)["status"] == "finished"
+    assert store.read_state(run) is not None
+    look(run, tmp_path)
+    assert store.read_state(run) is None
