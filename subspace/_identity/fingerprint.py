@@ -15,7 +15,8 @@ from torch import Tensor
 
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD
-from subspace.parametrization import SubspaceParametrization
+from subspace.embeddings import Embedding
+from subspace.offsets import Offset
 
 NARROW = (torch.float16, torch.bfloat16)
 PRODUCTS = 8
@@ -27,6 +28,10 @@ class Probe(NamedTuple):
     value: float
     tolerance: float
 
+    def agrees_with(self, other: Probe) -> bool:
+        """Whether both can be of one x, rounded as the one or the other was."""
+        return abs(self.value - other.value) <= max(self.tolerance, other.tolerance)
+
 
 def probe(x: Tensor, r: str = "r") -> Probe:
     """<r, x> for the fixed numbers of the name `r`, in float64."""
@@ -36,9 +41,8 @@ def probe(x: Tensor, r: str = "r") -> Probe:
     return Probe(float(flat @ _numbers(r, len(flat))), relative * float(flat.norm()))
 
 
-def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
+def fingerprint(offset: Offset, embedding: Embedding) -> dict[str, Probe]:
     """The probes of d and of U z."""
-    offset, embedding = parametrization.offset, parametrization.embedding
     z = _numbers("z", embedding.dim).to(embedding.like)
     with torch.no_grad():
         if len(offset.shape) != 2 or not offset.layout == embedding.layout == STANDARD:
