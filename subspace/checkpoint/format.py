@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import owner_of
-from subspace._identity import Probe, probe
+from subspace._identity.fingerprint import Probe, probe
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
 from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write

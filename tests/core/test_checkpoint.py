@@ -16,7 +16,7 @@ from torch import nn
 import subspace
 from subspace import Key, load, materialize, recipes, register, save, share, subspaces
 from subspace._base.index import pack
-from subspace._identity import fingerprint
+from subspace._identity.fingerprint import fingerprint
 from subspace.checkpoint import sealed
 from subspace.embeddings import Gaussian, Sparse
 from subspace.offsets import DCT, Offset, Pretrained, Zero
