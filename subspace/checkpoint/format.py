@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from subspace._base.meta import materialized_from_meta
@@ -117,15 +118,17 @@ def _load(
         )
     state = dict(_state(model, weights))
     _check_state(state, about, held)
-    devices = {(about["spaces"][name]["theta"], registration.weight.device) for name, registration in plan.items()}
-    for theta, count in Counter(theta for theta, _ in devices).items():
+    kinds = {(about["spaces"][name]["theta"], r.weight.device, r.dtype) for name, r in plan.items()}
+    for theta, count in Counter(theta for theta, *_ in kinds).items():
         if count > 1:
-            raise ValueError(f"the tensors of {theta} must be on one device, got {count}")
+            raise ValueError(f"the tensors of {theta} must be on one device and of one dtype, got {count}")
 
     shared: dict[str, list[Subspace]] = defaultdict(list)
     for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
-        shared[theta].append(registration.commit(held[theta]))
+        shared[theta].append(
+            registration.commit(held[theta], torch.promote_types(held[theta].dtype, registration.dtype))
+        )
     for group in shared.values():
         share_theta(group, group[0].theta)
     for name, tensor in state.items():
@@ -180,8 +183,8 @@ def _plan(
     if weight is None:
         raise ValueError(f"the model must have the checkpoint's tensor {name}, got none of that name")
     theta = held[entry["theta"]]
-    if theta.dtype != weight.dtype:
-        raise ValueError(f"{name} must be {theta.dtype} as in the checkpoint, got {weight.dtype}")
+    if not theta.is_floating_point():
+        raise ValueError(f"theta of {name} must be of a real floating-point dtype, got {theta.dtype}")
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
         registration = prepare(module, tensor_name, offset, embedding)
@@ -212,7 +215,8 @@ def _check_state(state: Mapping[str, Tensor], about: Mapping[str, Any], held: Ma
             continue
         check_writable(name, tensor)
         other = held[f"state:{name}"]
-        if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
+        rounded = tensor.is_floating_point() and other.is_floating_point()
+        if tensor.shape != other.shape or not (rounded or tensor.dtype == other.dtype):
             raise ValueError(
                 f"{name} must be {tuple(other.shape)} {other.dtype} as in the checkpoint, "
                 f"got {tuple(tensor.shape)} {tensor.dtype}"
