@@ -19,7 +19,7 @@ from subspace.products.flops import Flops
 
 
 class Sparse(Embedding):
-    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
+    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, distinct.
 
     dim may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
     state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
@@ -28,15 +28,15 @@ class Sparse(Embedding):
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
         dim: How many places, drawn at random (those for a smaller dim are among them); or give the index.
         key: Where they come from.
-        index: The places themselves: (dim,) int64 or int32, in any order.
+        index: The places themselves: (dim,) int64 or int32, in any order, which is that of theta.
 
     Raises:
         TypeError: If not exactly one of dim and index is given, or the index is no 1-d tensor of integers.
         ValueError: If a place is out of range or given twice.
 
     >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
-    tensor([[0., 5.],
-            [0., 7.]])
+    tensor([[0., 7.],
+            [0., 5.]])
     """
 
     index: Tensor
@@ -71,7 +71,7 @@ class Sparse(Embedding):
         """As torch's, but an index that this weight cannot have is an error, and not taken."""
         index = state_dict.get(name := f"{prefix}index")
         if isinstance(index, Tensor) and (why := fault(index, size := self.shape.numel())):
-            error_msgs.append(f"{name} must be 1-d int64, sorted, distinct and in [0, {size}), got {why}")
+            error_msgs.append(f"{name} must be 1-d int64, distinct and in [0, {size}), got {why}")
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -111,6 +111,5 @@ class Sparse(Embedding):
 def _checked(index: Tensor, like: Tensor) -> Tensor:
     if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
-    index = index.long().sort().values
-    check(index, like.numel())
-    return index
+    check(index.long(), like.numel())
+    return index.long()
