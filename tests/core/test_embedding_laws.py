@@ -132,7 +132,7 @@ def test_follows_dtype_and_comes_back_exactly(case, shape, fraction):
         assert U(theta.to(dtype)).dtype == dtype
         error = (U(theta.to(dtype)).double() - exact).norm() / exact.norm()
         assert error < 8 * torch.finfo(dtype).eps
-    if not isinstance(U, Scaled):  # whose scale is data, widened from bfloat16
+    if not (case.held or isinstance(U, Scaled)):  # whose scale is data, widened from bfloat16
         assert torch.equal(U.double()(theta), exact)
 
 
@@ -302,5 +302,5 @@ def test_the_list_is_complete():
     from subspace import embeddings
 
     made = {type(part).__name__ for case in EMBEDDINGS for part in embedding(case, (4, 4)).modules()}
-    assert made >= set(embeddings.__all__) - {"Embedding"}
+    assert made >= set(embeddings.__all__) - {"Embedding", "Transform", "Separable"}
     assert isinstance(embedding(EMBEDDINGS[0], (2,))(torch.ones(2)), Tensor)
