@@ -150,6 +150,7 @@ def resnet50_weights() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), *blocks, nn.Linear(2048, 100))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the budget of")
 def test_a_resnet50_at_one_hundredth_of_a_percent_fits_in_under_1_mb(tmp_path):
     model = recipes.dctps(resnet50_weights(), density=1e-4)

@@ -153,6 +153,7 @@ def test_global_generators_are_untouched(case):
     assert before[2] == random.getstate()
 
 
+@pytest.mark.compile
 @each_embedding
 def test_maps_over_many_thetas_and_compiles_in_one_graph(case):
     torch._dynamo.reset()

@@ -327,6 +327,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
 def test_a_billion_weights_start_and_are_saved_and_loaded_in_little_memory(tmp_path):
     command = [sys.executable, "-c", BILLION, str(tmp_path / "c")]

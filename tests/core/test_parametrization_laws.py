@@ -29,8 +29,11 @@ from tests.support.strategies import (
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)
-COMBINATIONS = list(itertools.product(OFFSETS, EMBEDDINGS))
 EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
+COMBINATIONS = [
+    pytest.param(*pair, marks=() if pair in EACH_ONCE else pytest.mark.slow)
+    for pair in itertools.product(OFFSETS, EMBEDDINGS)
+]
 
 
 def built(case: ModuleCase) -> nn.Module:
@@ -244,6 +247,7 @@ def test_state_dict_and_deepcopy_restore_the_model(module_case):
     assert sum(v.numel() for n, v in module.state_dict().items() if "parametrizations" in n) == 2 * space.theta.numel()
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
 def test_compiles_without_a_graph_break(offset_case, embedding_case):
     torch._dynamo.reset()
