@@ -42,8 +42,8 @@ class Identity:
     packed: Tensor
 
     @classmethod
-    def of(cls, offset: Offset, embedding: Embedding) -> Identity:
-        """The identity of a d and U."""
+    def of(cls, offset: Offset, embedding: Embedding, dtype: torch.dtype | None = None) -> Identity:
+        """The identity of a d and U, for a w of the dtype."""
         about, movable = _describe(offset, embedding)
         packed = [torch.empty(0, dtype=torch.uint8)]
         for U in movable:
@@ -53,7 +53,7 @@ class Identity:
             about["supports"].append({"in order": ordered} if kept else {"key": str(U.key)})
             packed += [pack(index, U.shape.numel(), ordered=ordered)] if kept else []
         has_values = type(offset.like) is Tensor and not offset.like.is_meta
-        probes = fingerprint(offset, embedding) if has_values else {"d": UNKNOWN, "U": UNKNOWN}
+        probes = fingerprint(offset, embedding, dtype) if has_values else {"d": UNKNOWN, "U": UNKNOWN}
         return cls(about, (probes["d"], probes["U"]), torch.cat(packed))
 
     def to_bytes(self) -> bytes:

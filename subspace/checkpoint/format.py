@@ -167,17 +167,19 @@ def _load(
         )
     state = {name: tensor for name, tensor in _state(model, weights) if names.reach(name)}
     _check_state(state, saved, about["frozen"])
-    devices = {(about["spaces"][name]["theta"], registration.weight.device) for name, registration in plan.items()}
-    for theta, count in Counter(theta for theta, _ in devices).items():
+    kinds = {(about["spaces"][name]["theta"], r.weight.device, r.dtype) for name, r in plan.items()}
+    for theta, count in Counter(theta for theta, *_ in kinds).items():
         if count > 1:
-            raise ValueError(f"the tensors of {theta} must be on one device, got {count}")
+            raise ValueError(f"the tensors of {theta} must be on one device and of one dtype, got {count}")
 
     for _, module in named_modules(model):
         remember_values(module)
     shared: dict[str, list[Subspace]] = defaultdict(list)
     for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
-        shared[theta].append(registration.commit(held[theta]))
+        shared[theta].append(
+            registration.commit(held[theta], torch.promote_types(held[theta].dtype, registration.dtype))
+        )
     for group in shared.values():
         share_theta(group, group[0].theta)
     for name, tensor in state.items():
@@ -241,8 +243,8 @@ def _plan(
     if weight is None:
         raise ValueError(f"the model must have the checkpoint's tensor {name}, got none of that name")
     theta = held[entry["theta"]]
-    if not (theta.is_floating_point() and weight.is_floating_point()):
-        raise ValueError(f"{name} must be a real floating-point tensor as in the checkpoint, got {weight.dtype}")
+    if not theta.is_floating_point():
+        raise ValueError(f"theta of {name} must be of a real floating-point dtype, got {theta.dtype}")
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
         registration = prepare(module, tensor_name, offset, embedding)
@@ -271,8 +273,8 @@ def _check_state(state: Mapping[str, Tensor], saved: Mapping[str, Tensor], froze
             continue
         check_writable(name, tensor)
         other = saved[name]
-        floats = tensor.is_floating_point() and other.is_floating_point()
-        if tensor.shape != other.shape or not (floats or tensor.dtype == other.dtype):
+        rounded = tensor.is_floating_point() and other.is_floating_point()
+        if tensor.shape != other.shape or not (rounded or tensor.dtype == other.dtype):
             raise ValueError(
                 f"{name} must be {tuple(other.shape)} {other.dtype} as in the checkpoint, "
                 f"got {tuple(tensor.shape)} {tensor.dtype}"

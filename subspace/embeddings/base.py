@@ -81,7 +81,7 @@ class Embedding(PlugIn, abc.ABC):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
-        return F.linear(x, self.layout.to_matrix(self(theta)))
+        return F.linear(x, self.layout.to_matrix(self(theta)).to(x.dtype))
 
     def has_fast_linear(self) -> bool:
         """Whether `linear` takes less than to build U theta: by default, whether a class has its own."""
@@ -100,7 +100,7 @@ class Embedding(PlugIn, abc.ABC):
         return sum(U.direction() is not None for U in self.parts())
 
     def support(self) -> Tensor | None:
-        """The sorted flat places in w of theta's numbers, for a U of unit columns: (dim,) int64; None for any other.
+        """The flat places in w of theta's numbers for a U of unit columns, (dim,) int64 in their order; else None.
 
         It is the tensor that U looks at, and methods that move U write it in place.
         """
