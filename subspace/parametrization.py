@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -28,6 +29,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
+from subspace._base.qualified import named_modules
 from subspace._identity.state import Identity, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
@@ -186,6 +189,7 @@ class Registration(NamedTuple):
             raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
+        remember_values(module)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         _set_data(weight, parametrization.first)
@@ -290,9 +294,10 @@ def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
         model: Any module.
 
     Yields:
-        The qualified name of a tensor, as "layer1.weight", and the handle on it.
+        The qualified name of a tensor in the plain model, as "layer1.weight", whatever wrappers of torch are around its
+            parts, and the handle on it.
     """
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if parametrize.is_parametrized(module):
             for name, parametrization in cast(nn.ModuleDict, module.parametrizations).items():
                 if isinstance(first := cast(nn.ModuleList, parametrization)[0], SubspaceParametrization):
@@ -377,6 +382,50 @@ def materialize(model: nn.Module) -> nn.Module:
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
     return dense
+
+
+@contextmanager
+def taken_off(spaces: Iterable[Subspace]) -> Iterator[None]:
+    """Let tensors be plain Parameters that hold d, for good unless the block fails: then they are as they were.
+
+    Raises ValueError for a tensor that is parametrized again.
+    """
+    taken: list[Callable[[], None]] = []
+    try:
+        for space in spaces:
+            taken.append(_take_off(space))
+        yield
+    except BaseException:
+        for put_back in reversed(taken):
+            put_back()
+        raise
+
+
+def _take_off(space: Subspace) -> Callable[[], None]:
+    """Take one off; returns what puts it back."""
+    module, name, kind, stack = space.module, space.name, type(space.module), _original(space.module, space.name)
+    stacks = cast(nn.ModuleDict, module.parametrizations)
+    order = dict(stacks._modules)
+    if len(stack) > 1:
+        raise ValueError(f"{name} must not be parametrized again to be replaced, got one that is")
+    with torch.no_grad():
+        weight = nn.Parameter(space.offset(), space.theta.requires_grad)
+    del stacks[name]
+    if stacks:
+        delattr(kind, name)
+    else:
+        module.__class__ = kind.__bases__[0]
+        del module.parametrizations
+    module.register_parameter(name, weight)
+
+    def put_back() -> None:
+        del module._parameters[name]
+        module.__class__, stacks._modules = kind, order
+        module.parametrizations = stacks
+        if not hasattr(kind, name):
+            parametrize._inject_property(module, name)
+
+    return put_back
 
 
 def _original(module: nn.Module, name: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from subspace._base.preserve import replaced
+from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
@@ -93,7 +94,7 @@ def force(  # noqa: PLR0913
     Raises:
         FloatingPointError, TypeError, ValueError: As `supports`.
     """
-    weights = dict(model.named_parameters())
+    weights = dict(named_parameters(model))
     dense = {name: w.detach() for name, w in weights.items()}
 
     def score() -> Scores:
@@ -116,7 +117,7 @@ def _rounds(
     """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    weights = dict(model.named_parameters())
+    weights = dict(named_parameters(model))
     kept: Supports = {}
     for step in range(1, steps + 1):
         pruned = {name: torch.zeros_like(weights[name]).flatten() for name in kept}

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
-from subspace._base.qualified import owner_of
+from subspace._base.qualified import named_modules, named_parameters, owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, entries, epl
@@ -116,6 +117,8 @@ def device_for_values(weight: Tensor) -> torch.device:
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
     prepared = {name: prepare(*owner_of(model, name), d, U) for name, (d, U, _) in starts.items()}
+    for _, module in named_modules(model):
+        remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
     return model
@@ -123,7 +126,7 @@ def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
 
 def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
     """Register d = 0, U = what is kept, theta = the weights kept; return the model."""
-    weights = dict(model.named_parameters())
+    weights = dict(named_parameters(model))
     starts: dict[str, Start] = {
         name: (Zero(weights[name]), Sparse(weights[name], index=index), None) for name, index in kept.items()
     }
