@@ -90,6 +90,8 @@ class Mover(abc.ABC):
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
         self.steps, self.group = 0, group
         self.parts = dict(parts(model))
+        for part in self.parts.values():
+            part.sparse.moves = True
         self.followers = [follow] if isinstance(follow, nn.Module | Mapping) else list(follow)
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for each in optimizer.param_groups for p in each["params"]}
