@@ -17,6 +17,7 @@ every read of a parametrized tensor computes it: where a forward pass reads one 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -28,6 +29,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
+from subspace._identity.state import Identity, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
@@ -55,6 +57,7 @@ class SubspaceParametrization(nn.Module):
         self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
+        self._identity: tuple[object, Identity, bytes] | None = None
 
     @property
     def dim(self) -> int:
@@ -92,7 +95,50 @@ class SubspaceParametrization(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = fn(self.like)
+        self._identity = None  # it names tensors that may be gone
         return self
+
+    def get_extra_state(self) -> Tensor:
+        """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
+        content = torch.frombuffer(bytearray(self._known()[1]), dtype=torch.uint8)
+        return content if self.offset.like.is_meta else content.to(self.offset.like.device)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
+        saved = self.checked(state)
+        before = exchange(saved.supports(self.offset, self.embedding))
+        try:
+            saved.check(self.identity())
+        except ValueError:
+            exchange(before)
+            raise
+
+    def checked(self, state: Tensor) -> Identity:
+        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
+        saved = Identity.from_tensor(state)
+        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
+        return saved
+
+    def identity(self) -> Identity:
+        """What tells this d and U from others."""
+        return self._known()[0]
+
+    def _known(self) -> tuple[Identity, bytes]:
+        """The identity, and as bytes, found once for as long as nothing is written to what d and U hold."""
+        tensors = [t for part in self.modules() for t in vars(part).values() if isinstance(t, Tensor)]
+        if any(t.is_inference() for t in tensors):  # which count no versions
+            found = Identity.of(self.offset, self.embedding, self.like.dtype)
+            return found, found.to_bytes()
+        supports = [U.moves for U in self.modules() if isinstance(U, Embedding)]
+        plain = [t for t in tensors if type(t) is Tensor and t.layout == torch.strided]
+        stamp = [(id(t), t._version) for t in tensors], [t.data_ptr() for t in plain], supports
+        if self._identity is None or self._identity[0] != stamp:
+            found = Identity.of(self.offset, self.embedding, self.like.dtype)
+            self._identity = stamp, found, found.to_bytes()
+        return self._identity[1:]
+
+
+THETA_AND_EXTRA = ("original", "0._extra_state")
 
 
 def _column_of(offset: Offset, embedding: Embedding) -> tuple[int, float] | None:
@@ -166,7 +212,7 @@ class Registration(NamedTuple):
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
-        type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
+        _own_class(type(module))
         stack = _original(module, name)
         if not parametrization.dim:
             del stack.original
@@ -355,6 +401,43 @@ def materialize(model: nn.Module) -> nn.Module:
 
 def _original(module: nn.Module, name: str) -> Any:
     return cast(nn.ModuleDict, module.parametrizations)[name]
+
+
+def _own_class(injected: Any) -> None:
+    """Give the class that torch has made for one parametrized module what it lacks."""
+    load = injected.__bases__[0]._load_from_state_dict
+
+    def _load_from_state_dict(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        others[-1].extend(_refused(module, state, prefix))  # errors whatever `strict` says
+        load(module, state, prefix, *others)
+
+    injected.__deepcopy__, injected._load_from_state_dict = _deepcopy, _load_from_state_dict
+
+
+def _refused(module: nn.Module, state: dict[str, Any], prefix: str) -> Iterator[str]:
+    """What of a state_dict does not belong to the subspaces of a module: it is taken out, and said why."""
+    for name, stack in cast(nn.ModuleDict, module.parametrizations).items():
+        first = cast(nn.ModuleList, stack)[0]
+        if not isinstance(first, SubspaceParametrization):
+            continue
+        tensor, theta, extra = f"{prefix}{name}", *(f"{prefix}parametrizations.{name}.{n}" for n in THETA_AND_EXTRA)
+        if state.pop(tensor, None) is not None:
+            yield (
+                f"{tensor} must come as the theta of its d + U theta, got dense values: load them before `register`, "
+                f"or assign them to the module's {name}, which takes the nearest point of the subspace"
+            )
+        try:
+            if extra in state:
+                first.checked(state[extra])
+            elif theta in state:
+                warnings.warn(
+                    f"the state_dict should have {extra}, without which nothing tells whether theta of {tensor} is of "
+                    "the same d and U, got none",
+                    stacklevel=2,
+                )
+        except ValueError as error:
+            yield f"{tensor} must get a theta of its own d and U, got one of another: {error}"
+            state[theta], state[extra] = _original(module, name).original.detach(), first.get_extra_state()
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

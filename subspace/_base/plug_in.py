@@ -20,9 +20,9 @@ class PlugIn(nn.Module):
     """Something fixed that belongs to one weight: no Parameters, and no dense state that its key can rebuild.
 
     It follows the dtype and device of the module it is registered on, but for half precision, where it is computed in
-    float32. What it holds, it holds as plain tensors, not as buffers: DistributedDataParallel would broadcast those at
-    every forward. The few buffers there are, of dim numbers, keep their values where the weight is on the meta device,
-    and bring them along when it leaves.
+    float32. What it holds, it holds as plain tensors, not as buffers, which averages of models would average and
+    DistributedDataParallel would broadcast at every forward. Those that no key rebuilds are named in `given`: they keep
+    their values, whatever becomes of the module's.
 
     A plug-in keeps each argument of its constructor as an attribute of the same name: that is how `describe` finds
     them.
@@ -35,6 +35,8 @@ class PlugIn(nn.Module):
     Raises:
         TypeError: If `like` is not a real floating-point tensor, or `key` not a `Key`.
     """
+
+    given: tuple[str, ...] = ()
 
     def __init__(self, like: Tensor, *, key: Key | None = None, layout: Layout = STANDARD) -> None:
         if not (isinstance(like, Tensor) and like.is_floating_point()):
@@ -66,14 +68,11 @@ class PlugIn(nn.Module):
         """Build what is held anew, from the key, for the present dtype and device."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        before, buffers = self.like, dict(self.named_buffers(recurse=False))
+        before = self.like
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = _carrier(fn(before))
-        for name, buffer in buffers.items():
-            if (now := self.get_buffer(name)).is_meta:
-                self._buffers[name] = buffer
-            elif before.is_meta:
-                now.copy_(buffer)  # which to_empty left without values
+        for name in self.given if not self.like.is_meta else ():
+            setattr(self, name, getattr(self, name).to(self.like.device))  # not fn, which may give no values back
         if (self.like.dtype, self.like.device) != (before.dtype, before.device):
             self.rebuild()
         return self

@@ -229,7 +229,7 @@ def test_targets(include, exclude, names):
 
 
 def state(model):
-    return {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}, repr(model)
+    return {name: (id(t), t.clone()) for name, t in (*model.named_parameters(), *model.named_buffers())}, repr(model)
 
 
 BAD = [
