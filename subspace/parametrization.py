@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -56,6 +57,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
         self._identity: tuple[object, Identity, bytes] | None = None
@@ -68,7 +70,13 @@ class SubspaceParametrization(nn.Module):
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
         with without_autocast(theta):
-            return (self.offset() + self.embedding(self._wide(theta))).to(self.like.dtype)
+            wide = self._wide(theta)
+            if self.column is None:
+                w = self.offset() + self.embedding(wide)
+            else:  # d is built once
+                at, length = self.column
+                w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
+            return w.to(self.like.dtype)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
@@ -134,6 +142,18 @@ class SubspaceParametrization(nn.Module):
 
 
 THETA_AND_EXTRA = ("original", "0._extra_state")
+
+
+def _column_of(offset: Offset, embedding: Embedding) -> tuple[int, float] | None:
+    """Which column of U d is a multiple of, and which, where both say that they are of one transform; else None."""
+    d, at = offset.structure(), 0
+    for U in embedding.parts():
+        line = U.direction()
+        along = None if line is None else line.offset.structure()
+        if d and line and along and along.gain and not d.is_zero and d.has_transform_of(along):
+            return at, d.gain / (along.gain * line.scale)
+        at += U.dim
+    return None
 
 
 class Subspace(NamedTuple):

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
@@ -106,7 +107,7 @@ def sparse_recipe(saliency: Saliency) -> Callable[[StartRule], SparseRecipe]:
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
+    return torch.zeros(dim, dtype=at_least_float32(weight.dtype), device=device_for_values(weight))
 
 
 def device_for_values(weight: Tensor) -> torch.device:
