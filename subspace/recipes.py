@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from subspace import methods
 from subspace._base.key import Key
 from subspace._base.selection import Selection, targets
-from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
+from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
+from subspace.methods.coefficients import BasisRule, bases_of
 from subspace.methods.groups import Groups
 from subspace.methods.recipe import (
     SparseRecipe,
@@ -65,7 +66,7 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
 
 
 @sparse_recipe(methods.snip)
-def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def random_pruning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
 
     Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
@@ -74,7 +75,7 @@ def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.snip)
-def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
+def freezenet(weight: Tensor, U: Embedding, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
@@ -84,7 +85,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.gradient)
-def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def sparse_finetuning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
@@ -112,7 +113,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     """
 
     @sparse_recipe(methods.gradient)
-    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+    def offset_plus_sparse(weight: Tensor, U: Embedding, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
         return _plus_sparse(weight, offset(weight, key), U, alpha)
 
@@ -120,7 +121,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 
 
 @sparse_recipe(methods.gradient)
-def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
+def dctps(weight: Tensor, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
@@ -129,7 +130,7 @@ def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
     return _plus_sparse(weight, DCT(weight), U, True)
 
 
-def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
+def _plus_sparse(weight: Tensor, d: Offset, U: Embedding, alpha: bool) -> Start:
     if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
         return d, U, zeros(weight, U.dim)
     theta = zeros(weight, 1 + U.dim)
@@ -149,6 +150,7 @@ def prune(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    basis: BasisRule | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept.
 
@@ -163,6 +165,7 @@ def prune(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are pruned in place of the weights.
 
     Returns:
         The model.
@@ -172,8 +175,10 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return register_supports(model, kept)
+    bases = bases_of(dict(model.named_parameters()), basis)
+    size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
+    kept = methods.supports(model, chosen, objective, **size, basis=bases)
+    return register_supports(model, kept, bases)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -193,7 +198,8 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    return register_supports(model, methods.force(model, objective, **options))
+    bases = bases_of(dict(model.named_parameters()), options.pop("basis", None))
+    return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -238,7 +244,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return register_supports(model, search.supports)
+    return register_supports(model, search.supports, search.bases)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:

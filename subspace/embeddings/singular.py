@@ -40,10 +40,10 @@ class Singular(Transform):
         self.frames = tuple(frame.to(self.like.device, dtype) for frame in self._exact)  # of outputs, of inputs
 
     def analyse(self, x: Tensor, axis: int) -> Tensor:
-        return x @ self.frames[axis]
+        return x @ self.frames[axis].to(x.dtype)
 
     def synthesise(self, c: Tensor, axis: int) -> Tensor:
-        return c @ self.frames[axis].T
+        return c @ self.frames[axis].T.to(c.dtype)
 
     def axis_flops(self, axis: int) -> float:
         return 2.0 * self.fans[axis] ** 2

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
 from subspace._base.selection import Selection, targets
+from subspace.methods.coefficients import Bases, BasisRule, bases_of, differentiable
 
 Objective = Callable[[nn.Module], Tensor]  # e.g. lambda net: cross_entropy(net(x), y)
 Scores = dict[str, Tensor]  # by qualified name, shaped like the weight
 Saliency = Callable[[nn.Module, Any], Scores]  # (model, objective), which some do not need
-Weights = Mapping[str, nn.Parameter]
+Weights = Mapping[str, Tensor]  # by qualified name: weights, or their coefficients in a basis, in their shape
 
 
 class TargetSaliency(Protocol):
@@ -32,6 +33,7 @@ class TargetSaliency(Protocol):
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | Bases | None = None,
     ) -> Scores: ...
 
 
@@ -40,10 +42,10 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
 
     Args:
         score: (model, objective, weights) -> a score for every entry of every weight, by qualified name. The weights
-            require gradients; whatever it does to the model is undone.
+            require gradients; whatever it does to the model is undone. With a basis they are the weights' coefficients.
 
     Returns:
-        The saliency: (model, objective, include=, exclude=) -> scores.
+        The saliency: (model, objective, include=, exclude=, basis=) -> scores.
     """
 
     def scored(
@@ -52,13 +54,15 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | Bases | None = None,
     ) -> Scores:
         weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
         require_values(weights)
         with preserved(model), torch.enable_grad():
             for weight in weights.values():
                 weight.requires_grad_(True)
-            return {name: s.detach() for name, s in score(model, objective, weights).items()}
+            with differentiable(model, weights, bases_of(weights, basis)) as coefficients:
+                return {name: s.detach() for name, s in score(model, objective, coefficients).items()}
 
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(scored, attribute, getattr(score, attribute))
@@ -103,6 +107,7 @@ def gradient(model: nn.Module, objective: Objective | None, weights: Weights) ->
         objective: A function of the model that returns one number, as a loss.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are scored in place of the weights.
 
     Returns:
         A score for every entry of every weight, by qualified name.
