@@ -14,6 +14,7 @@ from subspace.embeddings import Transform
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.coefficients import Bases, BasisRule, analyse, bases_of, synthesise
 from subspace.methods.groups import Groups
+from subspace.methods.processes import Group
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
@@ -75,6 +76,7 @@ def force(  # noqa: PLR0913
     include: Selection | None = None,
     exclude: Selection | None = None,
     basis: BasisRule | Bases | None = None,
+    group: Group = "auto",
 ) -> Supports:
     """Choose what FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
 
@@ -93,6 +95,7 @@ def force(  # noqa: PLR0913
         exclude: Which tensors not, as of `targets`.
         basis: weight -> a `Transform`, as `embeddings.DCT`: its coefficients are scored, counted and kept in place of
             the weights, at places in the weight's shape.
+        group: The processes that score one model, as of a `Mover`.
 
     Returns:
         The sorted flat places kept of each tensor, by qualified name.
@@ -105,7 +108,7 @@ def force(  # noqa: PLR0913
     dense = {name: analyse(w, bases.get(name)) for name, w in weights.items()}
 
     def score() -> Scores:
-        slopes = gradient(model, objective, include=include, exclude=exclude, basis=bases)
+        slopes = gradient(model, objective, include=include, exclude=exclude, basis=bases, group=group)
         return {name: slope * dense[name].abs() for name, slope in slopes.items()}
 
     size = partial(entries, density=density, dim=dim)

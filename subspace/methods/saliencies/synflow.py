@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from subspace._base.preserve import preserved
 from subspace._base.selection import Selection
 from subspace.methods.coefficients import Bases, BasisRule
+from subspace.methods.processes import Group
 from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
 
 
@@ -41,6 +42,7 @@ def synflow(
     include: Selection | None = None,
     exclude: Selection | None = None,
     basis: BasisRule | Bases | None = None,
+    group: Group = "auto",
 ) -> Scores:
     """g * |w|, g the gradient at |w| of an objective such as `flow(1, 3, 32, 32)`: no data, made for 100 rounds.
 
@@ -55,6 +57,7 @@ def synflow(
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
         basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are scored in place of the weights.
+        group: The processes that score one model, as of a `Mover`.
 
     Returns:
         A score for every entry of every weight, by qualified name.
@@ -64,7 +67,7 @@ def synflow(
         _replace(model, _double)
         handle = model.register_forward_pre_hook(_double_inputs, with_kwargs=True)
         try:
-            return _positive_flow(model, objective, include=include, exclude=exclude, basis=basis)
+            return _positive_flow(model, objective, include=include, exclude=exclude, basis=basis, group=group)
         finally:
             handle.remove()
 
