@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from subspace import budgets, embeddings, materialize, methods, recipes, structured, subspaces, targets
+from subspace import budgets, embeddings, load, materialize, methods, recipes, save, structured, subspaces, targets
 from subspace.embeddings import Basis, Identity, Singular, Sparse
 from subspace.offsets import DCT, Pretrained
 from tests.methods.test_saliency import SALIENCIES, batch, convolutional, each_network, loss, made, state
-from tests.support.strategies import matrix
+from tests.support.strategies import matrix, numbers
 
 BASES = {
     "dct": embeddings.DCT,
@@ -237,3 +237,67 @@ def test_dctps_in_another_basis_trains_structured():
     )
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(structured(copy.deepcopy(net))(x), net(x))
+
+
+MOVERS = {
+    "SET": lambda net, optimizer: methods.SET(net, optimizer, t_end=20, delta_t=2),
+    "RigL": lambda net, optimizer: methods.RigL(net, optimizer, t_end=20, delta_t=2),
+}
+STARTS = {"zero": recipes.rigl, "dctps": recipes.dctps_rigl}
+
+
+def sparse_parts(model: nn.Module) -> dict[str, Sparse]:
+    return {q: U.sparse_part() for q, s in subspaces(model) for U in s.embedding.parts() if U.sparse_part() is not None}
+
+
+@pytest.mark.parametrize("mover", MOVERS)
+@pytest.mark.parametrize("start", STARTS)
+def test_in_the_identity_basis_movers_move_the_same(mover, start):
+    one, other = (STARTS[start](made(convolutional), density=0.2, **more) for more in ({}, {"basis": Identity}))
+    for model in (one, other):
+        trained(model, 9, MOVERS[mover])
+    before = sparse_parts(STARTS[start](made(convolutional), density=0.2))
+    moved = 0
+    for (q, a), (_, b) in zip(sparse_parts(one).items(), sparse_parts(other).items(), strict=True):
+        assert torch.equal(a.index, b.index)
+        moved += int((~torch.isin(a.index, before[q].index)).sum())
+    assert moved > 2
+    for (_, a), (_, b) in zip(subspaces(one), subspaces(other), strict=True):
+        assert torch.equal(a.theta, b.theta)
+
+
+@each_basis
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("fast", [False, True])
+def test_rigl_grows_where_the_gradient_to_coefficients_is_largest(basis, start, fast):
+    model = STARTS[start](made(convolutional, dtype=torch.float64).eval(), density=0.2, basis=basis)
+    if fast:
+        structured(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    mover = methods.RigL(model, optimizer, t_end=10, delta_t=1, fraction=0.5)
+    before = {q: part.index.clone() for q, part in sparse_parts(model).items()}
+    for seed, part in enumerate(mover.parts.values()):
+        part.entries(part.space.theta).copy_(numbers(seed, part.sparse.dim))
+    thetas = {q: part.entries(part.space.theta).clone() for q, part in mover.parts.items()}
+    dense = materialize(model)
+    loss(dense).backward()
+    mover.step(loss)
+    for q, part in sparse_parts(model).items():
+        w = dense.get_parameter(q)
+        g = (matrix(basis(made(convolutional).get_parameter(q).detach().double())).T @ w.grad.flatten()).abs()
+        count = int(methods.cosine(0.1) * 0.5 * part.dim)
+        kept = before[q][thetas[q].abs().argsort(stable=True)[count:]]
+        g[kept] = -1
+        assert set(part.index.tolist()) == {*kept.tolist(), *g.topk(count).indices.tolist()}
+
+
+def test_a_moved_ticket_in_a_basis_is_saved_and_resumed(tmp_path):
+    model = recipes.rigl(made(convolutional), density=0.2, basis=embeddings.Haar)
+    trained(model, 9, MOVERS["RigL"])
+    save(model, tmp_path / "c")
+    again = load(made(convolutional), tmp_path / "c").eval()
+    assert torch.equal(again(batch()[0]), model(batch()[0]))
+    fresh = recipes.rigl(made(convolutional), density=0.2, basis=embeddings.Haar).eval()
+    methods.RigL(fresh, torch.optim.SGD(fresh.parameters(), 0.1), t_end=9)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(batch()[0]), model(batch()[0]))
