@@ -32,6 +32,7 @@ from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.qualified import named_modules
+from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
@@ -61,6 +62,7 @@ class SubspaceParametrization(nn.Module):
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
         self._identity: tuple[object, Identity, bytes] | None = None
+        self._sign()
 
     @property
     def dim(self) -> int:
@@ -69,6 +71,7 @@ class SubspaceParametrization(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
+        self.check_members()
         with without_autocast(theta):
             wide = self._wide(theta)
             if self.column is None:
@@ -89,6 +92,7 @@ class SubspaceParametrization(nn.Module):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
+        self.check_members()
         return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
     def _wide(self, tensor: Tensor) -> Tensor:
@@ -99,7 +103,23 @@ class SubspaceParametrization(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = fn(self.like)
         self._identity = None  # it names tensors that may be gone
+        self._hold_signs()
         return self
+
+    def check_members(self) -> None:
+        """Raise ValueError under vmap for members of several d and U, which would all get those of this module."""
+        signs = cast(Tensor, self._buffers["signs"])
+        if torch._C._functorch.is_batchedtensor(signs):
+            check_members(signs, self._signs, self.embedding)
+
+    def _sign(self) -> None:
+        self._signs = signs_of(self.offset, self.embedding)
+        self._hold_signs()
+
+    def _hold_signs(self) -> None:
+        device = "cpu" if self.offset.like.is_meta else self.offset.like.device
+        signs = torch.tensor(self._signs, dtype=torch.float32, device=device)
+        self.register_buffer("signs", signs, persistent=False)
 
     def get_extra_state(self) -> Tensor:
         """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
@@ -115,6 +135,7 @@ class SubspaceParametrization(nn.Module):
         except ValueError:
             exchange(before)
             raise
+        self._sign()
 
     def checked(self, state: Tensor) -> Identity:
         """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""

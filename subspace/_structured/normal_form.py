@@ -16,10 +16,12 @@ class NormalForm:
     """theta -> the `Weight` d + U theta of one parametrization, differentiable; if it has a normal form."""
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
+        self.parametrization = parametrization
         self.offset, self.parts = parametrization.offset, parametrization.embedding.parts()
         self.dims = [U.dim for U in self.parts]
 
     def __call__(self, theta: Tensor) -> Weight:
+        self.parametrization.check_members()
         theta = theta.to(self.offset.like.dtype)
         fixed = self.offset.structure() or NO_TRANSFORM
         scale: Tensor | None = None
