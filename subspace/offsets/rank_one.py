@@ -15,7 +15,7 @@ from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
 from subspace.offsets.base import Offset
-from subspace.offsets.gaussian import DRAW
+from subspace.offsets.gaussian import draw
 
 
 class RankOne(Offset):
@@ -44,7 +44,7 @@ class RankOne(Offset):
         """u, with all of the scale, and v of unit length: (n_out,), (n_in,), in at least float32."""
         n_out, n_in = self.fans
         like = self.like.to(at_least_float32(self.like.dtype))
-        u, v = (DRAW(stream, [n], False, 1.0, like) for stream, n in zip(self._streams, (n_out, n_in), strict=True))
+        u, v = (draw(stream, [n], False, 1.0, like) for stream, n in zip(self._streams, (n_out, n_in), strict=True))
         return self.gain * math.sqrt(min(n_out, n_in)) / u.norm() * u, v / v.norm()
 
     def forward(self) -> Tensor:
