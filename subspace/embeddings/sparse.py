@@ -12,18 +12,19 @@ from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.exporting import is_exporting
-from subspace._base.index import check, fault
+from subspace._base.index import check
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
 from subspace.products.flops import Flops
+from subspace.products.sparse_index import version
 
 
 class Sparse(Embedding):
     """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
 
-    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
-    state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
+    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. Methods that move U write the index in
+    place; where the key still rebuilds it, it is in no state_dict and no checkpoint.
 
     Args:
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
@@ -41,6 +42,7 @@ class Sparse(Embedding):
     """
 
     index: Tensor
+    given = ("index",)
     least_dim = 0
 
     def __init__(
@@ -51,39 +53,26 @@ class Sparse(Embedding):
         if index is not None:
             index = _checked(index, like)
         super().__init__(like, dim if index is None else len(index), key=key)  # type: ignore[arg-type]
+        drawn = index is None
         index = self.random_index() if index is None else index
-        self.register_buffer("index", index.to("cpu" if like.is_meta else like.device, copy=True))
+        self.index = index.to("cpu" if like.is_meta else like.device, copy=True)
+        self._drawn = version(self.index), drawn
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
         places = require_key(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """As torch's, but an index that this weight cannot have is an error, and not taken."""
-        index = state_dict.get(name := f"{prefix}index")
-        if isinstance(index, Tensor) and (why := fault(index, size := self.shape.numel())):
-            error_msgs.append(f"{name} must be 1-d int64, sorted, distinct and in [0, {size}), got {why}")
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
     def describe(self) -> dict[str, Any]:
-        rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
-        small = self.shape.numel() <= torch.iinfo(torch.int32).max
-        index = self.index.int() if small else self.index  # half the bytes in a checkpoint
-        chosen = {"dim": self.dim, "key": self.key} if rebuilt else {"index": index}
-        return {"class": type(self).__name__} | chosen
+        given = {"dim": self.dim, "key": self.key} if self.is_drawn() else {"index": self.index}
+        return {"class": type(self).__name__} | given
+
+    def is_drawn(self) -> bool:
+        if self.index.is_inference():  # which counts no versions
+            return self.key is not None and torch.equal(self.index.cpu(), self.random_index())
+        if self._drawn[0] != (now := version(self.index)):
+            self._drawn = now, self.key is not None and torch.equal(self.index.cpu(), self.random_index())
+        return self._drawn[1]
 
     def forward(self, theta: Tensor) -> Tensor:
         return theta.new_zeros(self.shape.numel()).scatter(0, self.index, theta).reshape(self.shape)

@@ -113,6 +113,8 @@ class Mover(abc.ABC):
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
         self.steps = 0
         self.parts = dict(_parts(model))
+        for part in self.parts.values():
+            part.sparse.moves = True
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, part in self.parts.items():

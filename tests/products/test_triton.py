@@ -20,7 +20,10 @@ from subspace.products.triton.tables import tables
 from subspace.products.weight import Needs, Weight
 from tests.support.devices import TRITON_DEVICE, interpreted
 
-pytestmark = pytest.mark.skipif(TRITON_DEVICE is None, reason="no Triton, or neither a GPU nor its interpreter")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(TRITON_DEVICE is None, reason="no Triton, or neither a GPU nor its interpreter"),
+]
 
 ERRORS = {torch.float32: 1e-6, torch.float16: 8e-4, torch.bfloat16: 6e-3}  # of all results together, relative
 ALL = Needs(True, True, True)
