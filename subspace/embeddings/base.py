@@ -100,7 +100,7 @@ class Embedding(PlugIn, abc.ABC):
         return sum(U.direction() is not None for U in self.parts())
 
     def support(self) -> Tensor | None:
-        """The sorted flat places in w of theta's numbers, for a U of unit columns: (dim,) int64; None for any other.
+        """The flat places in w of theta's numbers for a U of unit columns, (dim,) int64 in their order; else None.
 
         It is the tensor that U looks at, and methods that move U write it in place.
         """

@@ -21,7 +21,7 @@ from subspace.products.sparse_index import version
 
 
 class Sparse(Embedding):
-    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
+    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, distinct.
 
     dim may be 0: at extreme sparsity a budget leaves tensors without any entry. Methods that move U write the index in
     place; where the key still rebuilds it, it is in no state_dict and no checkpoint.
@@ -30,15 +30,15 @@ class Sparse(Embedding):
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
         dim: How many places, drawn at random (those for a smaller dim are among them); or give the index.
         key: Where they come from.
-        index: The places themselves: (dim,) int64 or int32, in any order.
+        index: The places themselves: (dim,) int64 or int32, in any order, which is that of theta.
 
     Raises:
         TypeError: If not exactly one of dim and index is given, or the index is no 1-d tensor of integers.
         ValueError: If a place is out of range or given twice.
 
     >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
-    tensor([[0., 5.],
-            [0., 7.]])
+    tensor([[0., 7.],
+            [0., 5.]])
     """
 
     index: Tensor
@@ -102,6 +102,5 @@ class Sparse(Embedding):
 def _checked(index: Tensor, like: Tensor) -> Tensor:
     if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
-    index = index.long().sort().values
-    check(index, like.numel())
-    return index
+    check(index.long(), like.numel())
+    return index.long()

@@ -125,7 +125,8 @@ def test_follows_dtype_and_comes_back_exactly(case, shape, fraction):
         assert U(wide).dtype == U.like.dtype == torch.float32
         error = (U(wide).double() - exact).norm() / exact.norm()
         assert error < 8 * torch.finfo(torch.float32).eps
-    assert torch.equal(U.double()(theta), exact)
+    if not case.held:  # which is data, of the dtype it was given in
+        assert torch.equal(U.double()(theta), exact)
 
 
 @each_embedding
@@ -296,5 +297,5 @@ def test_the_list_is_complete():
     from subspace import embeddings
 
     made = {type(part).__name__ for case in EMBEDDINGS for part in embedding(case, (4, 4)).modules()}
-    assert made >= set(embeddings.__all__) - {"Embedding"}
+    assert made >= set(embeddings.__all__) - {"Embedding", "Transform", "Separable"}
     assert isinstance(embedding(EMBEDDINGS[0], (2,))(torch.ones(2)), Tensor)
