@@ -29,12 +29,16 @@ from subspace.study.spec.study import Study
 
 
 class Shown(NamedTuple):
-    """A figure for the page: its title, what it shows in words, its SVG element, and whether it opens the page."""
+    """A figure for the page: its title, what it shows in words, its SVG element, and whether it opens the page.
+
+    legend: the methods, each with its line as CSS has a border, for screens that show no more than the curves.
+    """
 
     title: str
     alt: str
     svg: str
     is_first: bool
+    legend: list[tuple[str, str]]
 
 
 def page(study: Study, records: Sequence[Record], report: Report, figures: Sequence[Shown], toml: str) -> str:

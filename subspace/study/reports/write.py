@@ -26,6 +26,7 @@ from subspace.study.entries.entry import Choice, Entry
 from subspace.study.reports import page
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.all import pictures
+from subspace.study.reports.figures.looks import css_lines
 from subspace.study.reports.report import Report, csv
 from subspace.study.results.comparisons import comparisons
 from subspace.study.results.disk import storage
@@ -79,7 +80,8 @@ def write(study: Study, records: Iterable[Record], folder: Path | str, hosts: bo
     for picture in pictures(runs, epochs, tensors, table):
         svg = images.saved(picture.figure, "svg")
         contents |= {f"{picture.name}.svg": svg, f"{picture.name}.png": images.saved(picture.figure, "png")}
-        shown.append(page.Shown(picture.title, picture.alt, images.inline(svg, picture.name), picture.is_first))
+        inline, legend = images.inline(svg, picture.name), css_lines(picture.labels)
+        shown.append(page.Shown(picture.title, picture.alt, inline, picture.is_first, legend))
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         contents["report.html"] = page.page(study, records, report, shown, toml).encode()

@@ -40,7 +40,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for where, sized, dense in _accuracies(runs):
-        best: tuple[str, ...] = sized.columns[int(sized.mean().to_numpy().argmax())]
+        best = sized.columns.to_list()[int(sized.mean().to_numpy().argmax())]
         for other in [*dense.columns, *sized.columns.drop([best])]:
             same = dense if other in dense.columns else sized
             figures = compare((sized[best] - same[other]).dropna())

@@ -159,6 +159,8 @@ def test_the_page_does_not_scroll_sideways_and_its_figures_are_there(page, width
         assert seen <= width < whole
         for figure in page.find_elements(By.CSS_SELECTOR, "figure svg"):
             assert figure.size["height"] > 100
+        legend = page.find_element(By.CSS_SELECTOR, "main > figure .legend")
+        assert legend.is_displayed() == (width < 500)  # there the names at the ends of the lines are out of sight
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.images import style
+from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.formats import size_in_figures
 from subspace.study.results.schema import IDENTITY, TYPES
 from subspace.study.results.store import Record
@@ -74,7 +75,7 @@ def spectra_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
     """Of one data set and network: the median over samples and seeds, and from the first to the ninth decile."""
     every = sizes(table)
-    labels = list(dict.fromkeys(table.loc[table["method"] != DENSE, "label"]))
+    looks = assign_looks(table["label"])
     with style():
         figure = Figure(figsize=(1.2 + 3.4 * max(len(every), 1), 6.4), layout="constrained")
         axes = figure.subplots(len(WHEN), max(len(every), 1), sharex=True, sharey=True, squeeze=False)
@@ -86,9 +87,7 @@ def spectra_figure(table: pd.DataFrame, title: str) -> Figure:
                 here = axes[row][column]
                 for label, lines in own.groupby("label", sort=False):
                     deciles = lines.groupby("rank")["value"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=NOISE)
-                    look: dict[str, Any] = {"color": "black", "linestyle": "--"}
-                    if label in labels:
-                        look = plots.line_style(labels.index(str(label))) | {"markersize": 4}
+                    look = looks[str(label)] | {"markersize": 4}
                     here.plot(deciles.index, deciles[0.5], label=str(label), linewidth=1.6, **look)
                     here.fill_between(deciles.index, deciles[0.1], deciles[0.9], color=look["color"], alpha=0.12, lw=0)
                 here.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")

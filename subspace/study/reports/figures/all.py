@@ -28,7 +28,7 @@ CURVES = dict(zip(MEASURES, (("accuracy", "Test accuracy"), ("loss", "Training l
 class Picture(NamedTuple):
     """A figure with the name of its files, its title, what it shows in words, and the data set and network it is of.
 
-    is_first: whether it is the one that a reader sees first.
+    is_first: whether it is the one that a reader sees first. labels: of the methods in it.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Picture(NamedTuple):
     place: str
     figure: Figure
     is_first: bool
+    labels: list[str]
 
 
 def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
@@ -51,7 +52,7 @@ def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, ta
         here = part[SETTING].drop_duplicates()
         curves, layers = (in_order(long.merge(here, on=SETTING), part) for long in (epochs, tensors))
         for name, title, alt, figure in drawn(part, curves, layers, place):
-            yield Picture(prefix + name, title, alt, place, figure, name.startswith(FIRST))
+            yield Picture(prefix + name, title, alt, place, figure, name.startswith(FIRST), [*part["label"].unique()])
 
 
 def drawn(
