@@ -8,6 +8,8 @@ blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT i
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
 talk         the summary table of Price and Tanner's talk (ICML 2021): the change against dense, compute and storage at
              the smallest size
+pairs        by how many points each method is behind the best of a size, over pairs of equal seeds, with Student's 95 %
+             interval; "*" where the best is better (`study.results.comparisons`)
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 any column   of `study.summary.summary_table`, as theta: its figures
@@ -37,7 +39,8 @@ from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
 from subspace.study.reports.formats import asked_size, short, spread
 from subspace.study.reports.grid import Grid
-from subspace.study.reports.grids import price_tanner_grid
+from subspace.study.reports.grids import compared_grid, price_tanner_grid
+from subspace.study.results.comparisons import comparisons
 from subspace.study.results.schema import read
 from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
 
@@ -88,10 +91,17 @@ def channels(study: str, at_place: str) -> str:
     return Grid.of_texts("", ["layer", "channels", *table.columns], rows).to_markdown()
 
 
+def pairs(studies: str, at_place: str) -> str:
+    """The comparisons of methods with the best of each size: a row per method, a column per size."""
+    compared = comparisons(pd.concat([runs(study) for study in studies.split()]))
+    return compared_grid(dict(by_setting(compared))[at_place], at_place).to_markdown(small=True)
+
+
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
-    if what in ("rank", "channels"):
-        return {"rank": ranks, "channels": channels}[what](studies, at_place)
+    own = {"rank": ranks, "channels": channels, "pairs": pairs}
+    if what in own:
+        return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
     if what == "accuracy":
         return by_size(table, lambda lines: spread(lines["mean"].iloc[0], lines["std"].iloc[0]))
