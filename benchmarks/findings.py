@@ -15,7 +15,8 @@ channels     that an offset makes use of (`benchmarks.channels`), a row per laye
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
-digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; else one of the study's own.
+digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; of accuracy against the Jacobian at the
+start where it is called rank; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
 of what `subspace jacobian` and `subspace trainability` made of it the pictures and the tables over seeds.
@@ -35,6 +36,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import sweeps
+from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
 from subspace.study.reports.formats import asked_size, short, spread
@@ -119,6 +121,8 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+    if name == "rank":
+        return rank_figure(pd.read_csv(RESULTS / study / "jacobian-summary.csv"), summary_table(runs(study)))
     for where, part in by_setting(summary_table(runs(study))):
         if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
             return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])
