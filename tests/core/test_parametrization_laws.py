@@ -237,14 +237,15 @@ def test_materialize_gives_a_plain_copy_and_leaves_the_model(module_case):
 
 @each_module
 def test_state_dict_and_deepcopy_restore_the_model(module_case):
-    module, space = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
+    module, _ = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
     expected = module_case.call(module)
-    again, other = registered(module_case, OFFSETS[1], EMBEDDINGS[1], seed=5)
+    again, other = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
     other.theta.data.zero_()
     again.load_state_dict(module.state_dict())
     close(module_case.call(again), expected)
     close(module_case.call(copy.deepcopy(module)), expected)
-    assert sum(v.numel() for n, v in module.state_dict().items() if "parametrizations" in n) == 2 * space.theta.numel()
+    kept = {n.split(".")[-1] for n in module.state_dict() if "parametrizations" in n}
+    assert kept == {"original", "_extra_state"}
 
 
 @pytest.mark.compile
@@ -282,13 +283,3 @@ def test_autocast_gives_the_dtype_of_the_plain_layer(dtype):
         assert ours(x).dtype == plain(x).dtype == dtype
         ours(x).sum().backward()
     assert space.theta.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@each_embedding
-def test_trains_in_every_dtype(case, dtype):
-    layer = nn.Linear(6, 5).to(dtype)
-    space = register(layer, "weight", DCT(layer.weight), case.make(layer.weight, 7, Key(0)))
-    layer(torch.ones(2, 6, dtype=dtype)).sum().backward()
-    assert layer.weight.dtype == space.theta.dtype == space.theta.grad.dtype == dtype
-    assert space.theta.grad.isfinite().all()

@@ -49,7 +49,7 @@ def transform(n_out: int, n_in: int, name: str) -> Tensor:
 
 def weight(shape: tuple[int, ...], k: int, name: str, signed: bool = False, seed: int = 0) -> Weight:
     generator = torch.Generator().manual_seed(seed)
-    index = torch.randperm(int(np.prod(shape)), generator=generator)[:k].sort().values
+    index = torch.randperm(int(np.prod(shape)), generator=generator)[:k]
     signs = (torch.randint(0, 2, (shape[1],), generator=generator) * 2 - 1).float() if signed else None
     scale = None if name == "zero" else torch.tensor([0.7])
     parts = scale, torch.randn(k, generator=generator), index

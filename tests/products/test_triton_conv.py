@@ -45,7 +45,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tens
 
 def weight(shape: tuple[int, ...], k: int, index: Tensor | None = None) -> Weight:
     if index is None:
-        index = torch.randperm(torch.Size(shape).numel(), generator=torch.Generator().manual_seed(0))[:k].sort().values
+        index = torch.randperm(torch.Size(shape).numel(), generator=torch.Generator().manual_seed(0))[:k]
     return Weight(None, draw(len(index), seed=5), index.to(TRITON_DEVICE), shape, "zero")
 
 
