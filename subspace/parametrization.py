@@ -35,7 +35,7 @@ from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.qualified import named_modules
-from subspace._identity.state import Identity, exchange
+from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
@@ -117,19 +117,19 @@ class SubspaceParametrization(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
-        saved = self.checked(state)
-        before = exchange(saved.supports(self.offset, self.embedding))
+        exchange(self.checked(state))
+
+    def checked(self, state: Tensor) -> Supports:
+        """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
+        saved = Identity.from_tensor(state)
+        supports = saved.supports(self.offset, self.embedding)
+        saved.check(self.identity(), "d" if supports else "dU")
+        before = exchange(supports)
         try:
             saved.check(self.identity())
-        except ValueError:
+        finally:
             exchange(before)
-            raise
-
-    def checked(self, state: Tensor) -> Identity:
-        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
-        saved = Identity.from_tensor(state)
-        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
-        return saved
+        return supports
 
     def identity(self) -> Identity:
         """What tells this d and U from others."""
