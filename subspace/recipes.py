@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from subspace import methods
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
+from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, targets
-from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled, Sparse
+from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
+from subspace.methods.coefficients import BasisRule, bases_of
 from subspace.methods.groups import Groups
 from subspace.methods.recipe import (
     SparseRecipe,
@@ -69,7 +71,7 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
 
 
 @sparse_recipe(methods.snip)
-def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def random_pruning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
 
     Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
@@ -78,7 +80,7 @@ def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.snip)
-def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
+def freezenet(weight: Tensor, U: Embedding, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
@@ -88,7 +90,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.gradient)
-def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def sparse_finetuning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
@@ -123,7 +125,7 @@ def offset_plus_sparse(
     """
 
     @sparse_recipe(methods.gradient)
-    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+    def offset_plus_sparse(weight: Tensor, U: Embedding, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
         return _plus_sparse(weight, offset(weight, key), U, alpha, scale, anchored)
 
@@ -131,7 +133,7 @@ def offset_plus_sparse(
 
 
 @sparse_recipe(methods.gradient)
-def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
+def dctps(weight: Tensor, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
@@ -142,7 +144,7 @@ def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 def _plus_sparse(
-    weight: Tensor, d: Offset, U: Sparse, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+    weight: Tensor, d: Offset, U: Embedding, alpha: bool = True, scale: float = 1.0, anchored: bool = True
 ) -> Start:
     if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
         return d, U, zeros(weight, U.dim)
@@ -163,6 +165,7 @@ def prune(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    basis: BasisRule | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept.
 
@@ -177,6 +180,7 @@ def prune(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are pruned in place of the weights.
 
     Returns:
         The model.
@@ -186,8 +190,10 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return register_supports(model, kept)
+    bases = bases_of(dict(named_parameters(model)), basis)
+    size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
+    kept = methods.supports(model, chosen, objective, **size, basis=bases)
+    return register_supports(model, kept, bases)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -207,7 +213,8 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    return register_supports(model, methods.force(model, objective, **options))
+    bases = bases_of(dict(named_parameters(model)), options.pop("basis", None))
+    return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -252,7 +259,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return register_supports(model, search.supports)
+    return register_supports(model, search.supports, search.bases)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:

@@ -113,6 +113,14 @@ class Embedding(PlugIn, abc.ABC):
         """
         return None
 
+    def sparse_part(self) -> Embedding | None:
+        """The U whose support says which of the `coefficients` of w theta is, and that methods move; None for none."""
+        return None if self.support() is None else self
+
+    def coefficients(self, weight: Tensor) -> Tensor:
+        """w in the orthonormal basis that the sparse part is in, by default its entries: shape -> (numel,)."""
+        return weight.reshape(-1)
+
     def is_drawn(self) -> bool:
         """Whether the support is the one that the key stands for, so that nothing has to keep it."""
         return False
