@@ -352,8 +352,9 @@ def _own(module: nn.Module) -> Iterator[tuple[str, SubspaceParametrization]]:
 def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
-    Make the optimizer afterwards. FSDP2 refuses a Parameter of several groups: give `fully_shard` the option
-    ignored_params={theta} and all-reduce theta.grad, dim numbers, after the backward pass.
+    A state_dict has it once, with the first of them. Make the optimizer afterwards. FSDP2 refuses a Parameter of
+    several groups: give `fully_shard` the option ignored_params={theta} and all-reduce theta.grad, dim numbers, after
+    the backward pass.
 
     Args:
         model: With subspaces of one dim, dtype and device.
@@ -375,16 +376,18 @@ def share_theta(spaces: Sequence[Subspace], theta: Tensor) -> None:
     """Make `theta` that of these subspaces; raises as `share`."""
     for space in spaces:
         old = space.theta
-        if (old.shape, old.dtype, old.device) != (theta.shape, theta.dtype, theta.device):
+        if _kind(old) != _kind(theta):
             raise ValueError(
                 f"theta must be {tuple(old.shape)} {old.dtype} on {old.device} for {space.name}, "
                 f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
             )
-    for space in spaces:
-        stack = _original(space.module, space.name)
+    stacks = [_original(space.module, space.name) for space in spaces]
+    for stack in stacks:
         stack.original = theta
         if len(spaces) > 1:
             _set_apart(stack)
+    for stack in stacks[1:]:
+        stack.keeper = (stacks[0],)
 
 
 class _Stack(parametrize.ParametrizationList):
@@ -413,8 +416,11 @@ def _set_apart(stack: Any) -> None:
 class _Apart(_Stack):
     """That of a tensor whose theta cannot become the weight: it is also another's, or of another dtype.
 
-    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
+    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight. A
+    state_dict has a shared one once, as safetensors and Hugging Face's Trainer want it.
     """
+
+    keeper: tuple[_Apart, ...] = ()  # the first tensor that a shared theta belongs to, for all the others
 
     @property
     def original0(self) -> Tensor:
@@ -423,6 +429,44 @@ class _Apart(_Stack):
     def right_inverse(self, value: Tensor) -> None:
         with torch.no_grad():
             self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if _storage(self.original) in others:
+            del destination[f"{prefix}original"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if self.keeper and (name := f"{prefix}original") not in state_dict:
+            self.original = self.keeper[0].original  # another one, where it was assigned
+            if name in missing_keys:
+                missing_keys.remove(name)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.keeper and _kind(theta := self.keeper[0].original) == _kind(self.original):
+            self.original = theta  # to or from the meta device torch makes a Parameter for each module
+        return self
+
+
+def _storage(tensor: Tensor) -> object:
+    return tensor.untyped_storage()._cdata
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def materialize(model: nn.Module) -> nn.Module:
