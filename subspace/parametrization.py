@@ -20,6 +20,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
@@ -92,10 +93,11 @@ class Registration(NamedTuple):
     name: str
     parametrization: SubspaceParametrization
     weight: nn.Parameter
+    tied: Sequence[Tie] = ()  # other owners of the Parameter
 
     def commit(self, theta: Tensor | None = None) -> Subspace:
         """Register it; raises ValueError for a theta of another shape, the module then as it was."""
-        module, name, parametrization, weight = self
+        module, name, parametrization, weight, tied = self
         with torch.no_grad():
             if theta is None:
                 fresh = weight.new_empty(parametrization.dim)
@@ -105,30 +107,35 @@ class Registration(NamedTuple):
             raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
+        for other in tied:
+            tie(*other, module, name)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
+        if getattr(module, "sparse", False):  # of an embedding table
+            module.sparse = False  # type: ignore[assignment]
         type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
         return Subspace(module, name, parametrization)
 
 
-def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
+def prepare(
+    module: nn.Module, name: str, offset: Offset, embedding: Embedding, model: nn.Module | None = None
+) -> Registration:
     """Check everything that `register` checks of a module, raising what it raises; touches nothing."""
     parametrization = SubspaceParametrization(offset, embedding)
     if parametrize.is_parametrized(module, name):
         raise ValueError(f"{name} must not be parametrized yet, got one that is")
-    parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-    if name not in parameters:
-        raise ValueError(f"name must be one of {sorted(parameters)}, got {name!r}")
-    weight = parameters[name]
+    weight = module._parameters.get(name)
+    if weight is None:
+        known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
+        raise ValueError(f"name must be one of {known}, got {name!r}")
     if nn.parameter.is_lazy(weight):
         raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
     if not weight.is_floating_point():
         raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
-    if tied := [n for n, p in parameters.items() if p is weight and n != name]:
-        raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
+    tied = _tied(module, name, weight, model)
     if weight.shape != offset.shape:
         raise ValueError(
             f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
@@ -139,15 +146,35 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
                 f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
                 f"got {part.like.dtype} on {part.like.device}"
             )
-    return Registration(module, name, parametrization, weight)
+    return Registration(module, name, parametrization, weight, tied)
+
+
+def _tied(module: nn.Module, name: str, weight: nn.Parameter, model: nn.Module | None) -> list[Tie]:
+    """The other owners of a Parameter, which are to read the weight of this one; ValueError for those that cannot."""
+    if model is None:
+        if other := next(other_owners(module, name), None):
+            got = f"{other[1]} of {type(other[0]).__name__}"
+            raise ValueError(f"{name} must not be tied without model=, the model of both, got one that is also {got}")
+        return []
+    tied = [place for place in owned_by(model, weight) if place != (module, name)]
+    for other in tied:
+        require_tieable(*other)
+    return tied
 
 
 def register(
-    module: nn.Module, name: str, offset: Offset, embedding: Embedding, theta: Tensor | None = None
+    module: nn.Module,
+    name: str,
+    offset: Offset,
+    embedding: Embedding,
+    theta: Tensor | None = None,
+    *,
+    model: nn.Module | None = None,
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the meta
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
+    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
     device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
     Args:
@@ -157,14 +184,15 @@ def register(
         embedding: U, made for this Parameter.
         theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
             weight.
+        model: Where the Parameter may be tied to others, as an embedding table to a head: they then read the same w.
 
     Returns:
         A handle on the registered tensor.
 
     Raises:
-        ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
-            shape, dtype or device is not that of `offset` and `embedding`, or theta has another shape. The module is
-            then as it was. A Parameter tied to one of another module cannot be seen from here; `recipes` refuse it.
+        ValueError: If the module has no such Parameter, or it is parametrized already, or its shape, dtype or device is
+            not that of `offset` and `embedding`, or theta has another shape, or it is tied and there is no `model`. The
+            module is then as it was.
         TypeError: If the Parameter is not real floating-point.
 
     >>> from subspace import Key
@@ -175,7 +203,7 @@ def register(
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    return prepare(module, name, offset, embedding).commit(theta)
+    return prepare(module, name, offset, embedding, model).commit(theta)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
@@ -262,6 +290,7 @@ def materialize(model: nn.Module) -> nn.Module:
         stack = _original(space.module, space.name)
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
+    restore_ties(dense)
     return dense
 
 

@@ -1,11 +1,13 @@
 """Every named method as one choice of d, U and the start of theta, for a whole model.
 
-Each recipe re-parametrizes the model's chosen tensors in place (`targets`: every conv and linear weight unless
-`include` or `exclude` say otherwise) and returns the model; what else trains, biases and norms, stays as it is. Give
-exactly one of `density` (a fraction in (0, 1] of the N chosen weights) and `dim` (a number of them): the total is
-exact, dim or round(density N), divided among the tensors by `budget` and inside them by `groups`. alpha is trained but
-not counted. The seed, folded with each tensor's qualified name, fixes everything random. On an error the model is as it
-was. Make the optimizer afterwards.
+Each recipe re-parametrizes the model's chosen tensors in place (`targets`: every weight matrix that is not frozen,
+unless `include` or `exclude` say otherwise) and returns the model. What else trains, biases and norms, stays as it is;
+only a recipe for pretrained models freezes it, and any recipe that is told what to `also_train`. Tied tensors are one
+tensor, which all their owners read; one that holds several matrices (experts, gates, fused queries, keys and values)
+has a d for each. Give exactly one of `density` (a fraction in (0, 1] of the N chosen weights) and `dim` (a number of
+them): the total is exact, dim or round(density N), divided among the tensors by `budget` and inside them by `groups`.
+alpha is trained but not counted. The seed, folded with each tensor's qualified name, fixes everything random. On an
+error the model is as it was. Make the optimizer afterwards.
 
 A model on the meta device is registered without its weights ever being there, by every recipe that asks nothing of
 their values; `initialize` gives it its start.
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 
 from subspace import methods
 from subspace._base.key import Key
-from subspace._base.selection import Selection, targets
+from subspace._base.selection import Selection, Target, targets
 from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
@@ -60,37 +62,40 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
         ValueError: As `targets`.
     """
     return register_all(
-        model, {name: (Zero(w), Identity(w), None) for name, (_, _, w) in targets(model, include, exclude).items()}
+        model,
+        {name: (Zero(w), Identity(w), None) for name, (*_, w) in targets(model, include, exclude).items()},
     )
 
 
 @sparse_recipe(methods.snip)
-def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def random_pruning(target: Target, U: Sparse, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
 
     Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
     """
-    return Zero(weight), U, None
+    return Zero(target.weight), U, None
 
 
 @sparse_recipe(methods.snip)
-def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
+def freezenet(target: Target, U: Sparse, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
     recipe (see `SparseRecipe.__call__`).
     """
-    return Gaussian(weight, key=key.fold("d"), keep=True), U, zeros(weight, U.dim)
+    d = Gaussian(target.weight, key=key.fold("d"), keep=True, layout=target.layout)
+    return d, U, zeros(target.weight, U.dim)
 
 
-@sparse_recipe(methods.gradient)
-def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
+@sparse_recipe(methods.gradient, freezes=True)
+def sparse_finetuning(target: Target, U: Sparse, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
-    Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    Nothing but theta trains: biases, norms and embeddings are frozen, unless `also_train` names them, as it does a new
+    head. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return Pretrained(weight), U, zeros(weight, U.dim)
+    return Pretrained(target.weight), U, zeros(target.weight, U.dim)
 
 
 def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
@@ -112,21 +117,21 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     """
 
     @sparse_recipe(methods.gradient)
-    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+    def offset_plus_sparse(target: Target, U: Sparse, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
-        return _plus_sparse(weight, offset(weight, key), U, alpha)
+        return _plus_sparse(target.weight, offset(target.weight, key).in_layout(target.layout), U, alpha)
 
     return offset_plus_sparse
 
 
 @sparse_recipe(methods.gradient)
-def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
+def dctps(target: Target, U: Sparse, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
     largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return _plus_sparse(weight, DCT(weight), U, True)
+    return _plus_sparse(target.weight, DCT(target.weight, layout=target.layout), U, True)
 
 
 def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
@@ -294,7 +299,8 @@ def random_subspace(
     Raises:
         ValueError: If the tensors are of several dtypes or devices, and as `targets`. The model is then as it was.
     """
-    weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+    chosen = targets(model, include, exclude)
+    weights = {name: target.weight for name, target in chosen.items()}
     n = sum(w.numel() for w in weights.values())
     k, key = entries(n, density, dim), Key(seed)
     parts = {
@@ -308,7 +314,7 @@ def random_subspace(
     scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
     starts: dict[str, Start] = {}
     for name, w in weights.items():
-        d = (offset or _kaiming)(w, key.fold(name).fold("d"))
+        d = (offset or _kaiming)(w, key.fold(name).fold("d")).in_layout(chosen[name].layout)
         starts[name] = d, Scaled(parts[name], scale), zeros(w, k)
     register_all(model, starts)
     spaces = [space for name, space in subspaces(model) if name in weights]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from subspace._base.key import Key
-from subspace._base.layout import STANDARD, Layout
+from subspace._base.layout import STANDARD, Layout, checked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,8 +40,9 @@ class PlugIn(nn.Module):
         if not (key is None or isinstance(key, Key)):
             raise TypeError(f"key must be a subspace.Key, got {key!r}")
         super().__init__()
-        self.shape, self.key, self.layout = like.shape, key, Layout(*map(tuple, layout))
-        self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix
+        self.shape, self.key, self.layout = like.shape, key, checked(Layout(*layout), like.shape)
+        self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix, or of each of several
+        self.matrices = self.layout.matrices(like.shape)
         self.like = like.detach().new_empty(0)  # carries dtype and device
 
     def describe(self) -> dict[str, Any]:
@@ -54,6 +55,13 @@ class PlugIn(nn.Module):
         if missing := [name for name in names if not hasattr(self, name)]:
             raise ValueError(f"{type(self).__name__} must keep its argument {missing[0]} as an attribute of that name")
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
+
+    def in_layout(self, layout: Layout) -> Self:
+        """The same for a weight that is such a matrix, where that matters and it was not made for another one."""
+        if layout == STANDARD or self.layout != STANDARD or "layout" not in inspect.signature(type(self)).parameters:
+            return self
+        arguments = {name: value for name, value in self.describe().items() if name != "class"}
+        return type(self)(self.like.new_empty(()).expand(self.shape), **arguments, layout=layout)
 
     def label(self) -> str:
         """A short name, as "Direction(DCT)"."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, subspaces
@@ -131,6 +132,8 @@ def unstructured_reason(space: Subspace) -> str | None:
     layer = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if layer is None or space.name != "weight" or type(module).forward is not layer.forward:
         return "not the weight of a linear layer or convolution"
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "nn.MultiheadAttention reads the weight and never calls the layer"
     if not _is_alone(space):
         return "parametrized again"
     if layer is nn.Linear and built.offset.has_fast_linear() and built.embedding.has_fast_linear():

@@ -48,7 +48,7 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {name: weight for name, (_, _, weight) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
         self.numel = self.dim
@@ -66,7 +66,7 @@ class LotteryTicket:
         for name, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
             module, last = owner_of(model, name)
             weight = getattr(module, last)
-            register(module, last, Zero(weight), Sparse(weight, index=index))
+            register(module, last, Zero(weight), Sparse(weight, index=index), model=model)
         return model
 
     def prune(self, dim: int | None = None) -> None:

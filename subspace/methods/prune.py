@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from subspace._base.preserve import replaced
-from subspace._base.selection import Selection
+from subspace._base.selection import Selection, layouts_of
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
@@ -90,7 +90,7 @@ def force(  # noqa: PLR0913
     Raises:
         FloatingPointError, TypeError, ValueError: As `supports`.
     """
-    weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters(remove_duplicate=False))
     dense = {name: w.detach() for name, w in weights.items()}
 
     def score() -> Scores:
@@ -113,7 +113,8 @@ def _rounds(
     """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    layouts = layouts_of(model)
     kept: Supports = {}
     for step in range(1, steps + 1):
         pruned = {name: torch.zeros_like(weights[name]).flatten() for name in kept}
@@ -125,6 +126,6 @@ def _rounds(
         numel = sum(s.numel() for s in scores.values())
         total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
-        kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
+        kept = choose(scores, now, budget, groups, None if returning or not kept else kept, layouts)
     warn_empty({name: len(index) for name, index in kept.items()}, stacklevel=4)
     return kept

@@ -28,12 +28,15 @@ class Offset(PlugIn, abc.ABC):
         """d: shape."""
 
     def linear(self, x: Tensor) -> Tensor:
-        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it."""
-        return F.linear(x, self.layout.to_matrix(self()))
+        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it.
+
+        A d of several matrices multiplies by each, and their outputs follow one another.
+        """
+        return F.linear(x, self.layout.to_rows(self()))
 
     def has_fast_linear(self) -> bool:
-        """Whether `linear` takes less than to build d: by default, whether a class has its own."""
-        return type(self).linear is not Offset.linear
+        """Whether `linear` takes less than to build d: by default, whether a class has its own, for one matrix."""
+        return type(self).linear is not Offset.linear and self.matrices == 1
 
     def structure(self) -> Structure | None:
         """What d is as a transform that `products` multiply by; None if it is none."""

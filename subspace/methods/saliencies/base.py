@@ -53,7 +53,7 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         include: Selection | None = None,
         exclude: Selection | None = None,
     ) -> Scores:
-        weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         with preserved(model), torch.enable_grad():
             for weight in weights.values():
