@@ -44,6 +44,7 @@ from subspace.methods.recipe import (
 )
 from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
+from subspace.offsets.per_matrix import in_layout
 from subspace.parametrization import share_theta, subspaces
 
 
@@ -119,7 +120,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     @sparse_recipe(methods.gradient)
     def offset_plus_sparse(target: Target, U: Sparse, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
-        return _plus_sparse(target.weight, offset(target.weight, key).in_layout(target.layout), U, alpha)
+        return _plus_sparse(target.weight, in_layout(offset(target.weight, key), target.layout), U, alpha)
 
     return offset_plus_sparse
 
@@ -131,7 +132,7 @@ def dctps(target: Target, U: Sparse, key: Key) -> Start:
     alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
     largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return _plus_sparse(target.weight, DCT(target.weight, layout=target.layout), U, True)
+    return _plus_sparse(target.weight, in_layout(DCT(target.weight), target.layout), U, True)
 
 
 def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
@@ -314,7 +315,7 @@ def random_subspace(
     scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
     starts: dict[str, Start] = {}
     for name, w in weights.items():
-        d = (offset or _kaiming)(w, key.fold(name).fold("d")).in_layout(chosen[name].layout)
+        d = in_layout((offset or _kaiming)(w, key.fold(name).fold("d")), chosen[name].layout)
         starts[name] = d, Scaled(parts[name], scale), zeros(w, k)
     register_all(model, starts)
     spaces = [space for name, space in subspaces(model) if name in weights]

@@ -19,7 +19,7 @@ from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, require_values
 from subspace.offsets import Offset, Zero
-from subspace.parametrization import prepare, subspaces
+from subspace.parametrization import SubspaceParametrization, prepare, subspaces
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
 StartRule = Callable[[Target, Sparse, Key], Start]  # of a tensor, the U chosen for it, and the tensor's key
@@ -101,7 +101,8 @@ class SparseRecipe:
             everything = Sparse(target.weight, index=torch.arange(target.weight.numel()))
             offset, embedding, theta = self.start(target, everything, keys[name])
             with torch.no_grad():
-                first[name] = target.weight if theta is None else offset() + embedding(theta)
+                built = SubspaceParametrization(offset, embedding, target.weight.dtype)
+                first[name] = target.weight if theta is None else built(theta)
         return first
 
 

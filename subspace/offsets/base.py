@@ -19,20 +19,19 @@ class Offset(PlugIn, abc.ABC):
     Only `forward` is abstract: it makes an offset complete. What else an offset can say of itself makes it fast.
     """
 
+    is_drawn_by_entry = False  # so that one draw serves several matrices
+
     if TYPE_CHECKING:
 
         def __call__(self) -> Tensor: ...
 
     @abc.abstractmethod
     def forward(self) -> Tensor:
-        """d: shape."""
+        """d: shape, in like's dtype or, if that is of half precision, float32."""
 
     def linear(self, x: Tensor) -> Tensor:
-        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it.
-
-        A d of several matrices multiplies by each, and their outputs follow one another.
-        """
-        return F.linear(x, self.layout.to_rows(self()))
+        """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it."""
+        return F.linear(x, self.layout.to_rows(self()).to(x.dtype))
 
     def has_fast_linear(self) -> bool:
         """Whether `linear` takes less than to build d: by default, whether a class has its own, for one matrix."""

@@ -49,7 +49,7 @@ class DCT(Offset):
         return self.layout.from_matrix(self.matrix(), self.shape)
 
     def matrix(self) -> Tensor:
-        """d as a matrix, (n_out, n_in), or as (matrices, n_out, n_in) where they differ."""
+        """d as a matrix: (n_out, n_in)."""
         n_out, n_in = self.fans
         q, device = max(n_out, n_in), self.like.device
         cosines = waves(4 * q, 4 * q, self.gain * math.sqrt(2 / q), self.like.dtype, device)[0]
@@ -59,17 +59,9 @@ class DCT(Offset):
         return matrix
 
     def linear(self, x: Tensor) -> Tensor:
-        y = self.transform(x)
-        return y if self.matrices == 1 else torch.cat([y] * self.matrices, -1)
-
-    def transform(self, x: Tensor) -> Tensor:
-        """x D^T for the D of one matrix, with the gain: (..., n_in) -> (..., n_out)."""
         n_out, n_in = self.fans
         padded = F.pad(x.to(at_least_float32(x.dtype)), (0, max(n_out, n_in) - n_in))
         return (self.gain * dct(padded)[..., :n_out]).to(x.dtype)
-
-    def has_fast_linear(self) -> bool:
-        return True
 
     def structure(self) -> Structure | None:
         return Structure("dct", self.gain) if self.layout == STANDARD else None
@@ -77,5 +69,5 @@ class DCT(Offset):
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
         if groups > 1:  # each would need its own transform
             return None
-        m, n, transform = self.matrices * self.fans[0], self.fans[1], dct_flops(max(self.fans))
+        (m, n), transform = self.fans, dct_flops(max(self.fans))
         return Flops(transform + m + m * alpha, transform + n + m * alpha, 2.0 * m * alpha)

@@ -40,6 +40,8 @@ class Gaussian(Offset):
     2.0
     """
 
+    is_drawn_by_entry = True
+
     def __init__(
         self,
         like: Tensor,

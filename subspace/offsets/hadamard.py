@@ -40,21 +40,21 @@ class Hadamard(Offset):
         self.gain = gain
 
     def forward(self) -> Tensor:
+        return self.layout.from_matrix(self.matrix(), self.shape)
+
+    def matrix(self) -> Tensor:
+        """d as a matrix: (n_out, n_in)."""
         n_out, n_in = self.fans
         columns = torch.arange(n_in, device=self.like.device)
         matrix = by_rows(n_out, n_in, self.like, lambda rows: parity_signs(rows & columns))
-        return self.layout.from_matrix(matrix.mul_(self.gain / math.sqrt(max(n_out, n_in))), self.shape)
+        return matrix.mul_(self.gain / math.sqrt(max(n_out, n_in)))
 
     def linear(self, x: Tensor) -> Tensor:
         n_out, n_in = self.fans
         larger = max(n_out, n_in)
         q = 1 << (larger - 1).bit_length()
         padded = F.pad(x.to(at_least_float32(x.dtype)), (0, q - n_in))
-        y = (self.gain * math.sqrt(q / larger) * fwht(padded)[..., :n_out]).to(x.dtype)
-        return y if self.matrices == 1 else torch.cat([y] * self.matrices, -1)
-
-    def has_fast_linear(self) -> bool:
-        return True
+        return (self.gain * math.sqrt(q / larger) * fwht(padded)[..., :n_out]).to(x.dtype)
 
     def structure(self) -> Structure | None:
         return Structure("hadamard", self.gain) if self.layout == STANDARD else None
@@ -62,5 +62,5 @@ class Hadamard(Offset):
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
         if groups > 1:  # each would need its own transform
             return None
-        m, n, transform = self.matrices * self.fans[0], self.fans[1], hadamard_flops(max(self.fans))
+        (m, n), transform = self.fans, hadamard_flops(max(self.fans))
         return Flops(transform + 2 * m, transform + n + m, 2.0 * m * alpha)

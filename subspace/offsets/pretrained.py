@@ -43,6 +43,6 @@ class Pretrained(Offset):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        if not self.like.is_meta:  # which has no values to give back
-            self.weight = self.weight.to(self.like)  # not fn, as that of `to_empty` gives none either
+        if not (moved := fn(self.weight.new_empty(0))).is_meta:  # which has no values to give back
+            self.weight = self.weight.to(moved)  # not fn, as that of `to_empty` gives none either
         return self

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
@@ -40,25 +40,17 @@ class RankOne(Offset):
         self._streams = tuple(str(require_key(key, self).fold(name)) for name in "uv")
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """u, with all of the scale, and v of unit length, of each matrix: (matrices, n_out), (matrices, n_in).
-
-        In at least float32.
-        """
+        """u, with all of the scale, and v of unit length: (n_out,), (n_in,)."""
         n_out, n_in = self.fans
-        like = self.like.to(at_least_float32(self.like.dtype))
         u, v = (
-            DRAW(s, [self.matrices, n], False, 1.0, like) for s, n in zip(self._streams, (n_out, n_in), strict=True)
+            DRAW(stream, [n], False, 1.0, self.like) for stream, n in zip(self._streams, (n_out, n_in), strict=True)
         )
-        u, v = (part / part.norm(dim=1, keepdim=True) for part in (u, v))
-        return self.gain * math.sqrt(min(n_out, n_in)) * u, v
+        return self.gain * math.sqrt(min(n_out, n_in)) / u.norm() * u, v / v.norm()
 
     def forward(self) -> Tensor:
         u, v = self.factors()
-        return self.layout.from_matrix((u.unsqueeze(2) * v.unsqueeze(1)).to(self.like.dtype), self.shape)
+        return self.layout.from_matrix(torch.outer(u, v), self.shape)
 
     def linear(self, x: Tensor) -> Tensor:
         u, v = self.factors()
-        return ((x.to(v.dtype) @ v.T).unsqueeze(-1) * u).flatten(-2).to(x.dtype)
-
-    def has_fast_linear(self) -> bool:
-        return True
+        return ((x.to(v.dtype) @ v).unsqueeze(-1) * u).to(x.dtype)

@@ -43,17 +43,14 @@ class SignedDCT(DCT):
         self.rebuild()
 
     def rebuild(self) -> None:
-        drawn = require_key(self.key, self).fold("signs").signs(self.matrices * self.layout.channels(self.shape))
+        drawn = require_key(self.key, self).fold("signs").signs(self.layout.channels(self.shape))
         self.signs = torch.from_numpy(drawn).to(self.like)
 
     def matrix(self) -> Tensor:
-        taps = self.layout.taps(self.shape)
-        if self.matrices == 1:
-            return super().matrix().mul_(self.signs.repeat(taps))
-        return super().matrix() * self.signs.reshape(self.matrices, 1, -1).repeat(1, 1, taps)
+        return super().matrix().mul_(self.signs.repeat(self.layout.taps(self.shape)))
 
     def linear(self, x: Tensor) -> Tensor:
-        return self.transform(x.unsqueeze(-2) * self.signs.reshape(self.matrices, -1)).flatten(-2)
+        return super().linear(x * self.signs.to(x.dtype))
 
     def structure(self) -> Structure | None:
         return Structure("dct", self.gain, self.signs) if self.layout == STANDARD else None

@@ -9,7 +9,20 @@ from torch import nn
 
 from subspace import Key, Layout, budgets, materialize, methods, recipes, set_layouts, structured, subspaces, targets
 from subspace._base.layout import STANDARD
-from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
+from subspace.embeddings import RowScale
+from subspace.offsets import (
+    DCT,
+    BlockDCT,
+    BlockHadamard,
+    Gaussian,
+    Haar,
+    Hadamard,
+    RankOne,
+    SignedDCT,
+    SignedHadamard,
+    SignedPermutation,
+)
+from subspace.offsets.per_matrix import in_layout
 from tests.support.kinds import KINDS, Conv1D, Named
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
@@ -50,16 +63,17 @@ def test_dctps_starts_each_of_them_from_the_dct(kind):
 
 
 @each_kind
-@pytest.mark.parametrize("offset", [SignedDCT, RankOne])
-def test_a_drawn_offset_is_drawn_for_each_of_them(kind, offset):
+@pytest.mark.parametrize("offset", [SignedDCT, RankOne, SignedHadamard, BlockDCT, SignedPermutation])
+def test_a_drawn_offset_is_for_each_of_them_what_it_would_be_by_itself(kind, offset):
     recipe = recipes.offset_plus_sparse(lambda w, key: offset(w, key=key))
-    first, *others = kind.matrices(weight(kind, recipe(made(kind), density=0.1)))
-    plain = offset(first, key=Key(0).fold(kind.tensor))()
-    if not others and not kind.name.endswith("convolution"):  # which has a sign for a channel, not for each tap
-        torch.testing.assert_close(first, plain)
-    for other in others:
-        assert not torch.allclose(first, other)
-        torch.testing.assert_close(torch.linalg.svdvals(other), torch.linalg.svdvals(plain))
+    model, key = recipe(made(kind), density=0.1), Key(0).fold(kind.tensor)
+    matrices = kind.matrices(weight(kind, model))
+    for number, matrix in enumerate(matrices):
+        one = offset(matrix, key=key.fold(str(number)) if len(matrices) > 1 else key)()
+        if kind.name.endswith("convolution"):  # which may have a sign for a channel and not for each tap
+            matrix, one = matrix.abs(), one.abs()
+        if not (kind.name.endswith("convolution") and offset is RankOne):
+            torch.testing.assert_close(matrix, one)
 
 
 @each_kind
@@ -69,6 +83,16 @@ def test_an_initialisation_has_their_fan(kind):
     assert Gaussian(target.weight, key=Key(0), layout=target.layout).std == pytest.approx((2 / n_in) ** 0.5)
     d = dict(subspaces(recipes.freezenet(model, density=0.1)))[kind.tensor].offset
     assert d.layout == target.layout
+
+
+@each_kind
+def test_scaled_rows_are_the_outputs_of_each(kind):
+    target = targets(made(kind))[kind.tensor]
+    U = RowScale(in_layout(DCT(target.weight), target.layout), scale=1.0)
+    by_hand = kind.matrices(U(torch.arange(1.0, U.dim + 1).double()))
+    rows, plain = torch.cat(by_hand), torch.cat(kind.matrices(U(torch.ones(U.dim).double())))
+    assert U.dim == len(rows)
+    torch.testing.assert_close(rows, torch.arange(1.0, U.dim + 1).double().unsqueeze(1) * plain)
 
 
 @each_kind
@@ -113,7 +137,7 @@ def test_they_train_and_come_out_dense(kind):
     torch.testing.assert_close(kind.by_hand(plain, kind.matrices(weight(kind, plain))), y)
 
 
-@pytest.mark.parametrize("offset", [DCT, SignedDCT, Hadamard, RankOne])
+@pytest.mark.parametrize("offset", [DCT, SignedDCT, Hadamard, RankOne, Haar, BlockHadamard])
 def test_a_layer_of_several_matrices_needs_no_weight_either(offset):
     recipe = recipes.offset_plus_sparse(lambda w, key: offset(w, key=key))
     model = recipe(nn.ModuleDict({"qkv": nn.Linear(16, 48)}).double(), density=0.05)

@@ -18,6 +18,7 @@ from subspace import Key, budgets, recipes, subspaces, summary
 from subspace._base.selection import targets
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
+from subspace.offsets.per_matrix import in_layout
 
 
 def net() -> nn.Module:
@@ -137,7 +138,7 @@ def test_starts():
             (random, d),
             (tuned, w),
             (usual, w),
-            (dct, DCT(w, layout=layout)()),
+            (dct, in_layout(DCT(w), layout)()),
         ):
             space = dict(subspaces(model))[name]
             torch.testing.assert_close(getattr(space.module, space.name).detach(), expected)
@@ -152,7 +153,7 @@ def test_an_offset_plus_sparse_is_dctps_with_another_d(alpha):
     assert summary(model).dim - summary(model).alpha == round(0.2 * N)
     for name, target in targets(net()).items():
         space = dict(subspaces(model))[name]
-        expected = RankOne(target.weight, key=Key(3).fold(name).fold("d"), layout=target.layout)
+        expected = in_layout(RankOne(target.weight, key=Key(3).fold(name).fold("d")), target.layout)
         torch.testing.assert_close(getattr(space.module, space.name).detach(), expected())
 
 
@@ -203,7 +204,9 @@ def test_a_budget_that_leaves_tensors_empty_says_which():
     ):
         model = recipes.random_pruning(net(), dim=2)
     assert not model["head"]["fc"].weight.any()
-    nn.functional.linear(torch.ones(1, 8), model["head"]["fc"].weight).sum().backward()
+    x = torch.ones(1, 8, requires_grad=True)
+    nn.functional.linear(x, model["head"]["fc"].weight).sum().backward()
+    assert not x.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_targets(include, exclude, names):
 
 
 def state(model):
-    return {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}, repr(model)
+    return {name: (id(t), t.clone()) for name, t in (*model.named_parameters(), *model.named_buffers())}, repr(model)
 
 
 BAD = [
