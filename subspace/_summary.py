@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from subspace._base.kinds import is_norm, is_table
+from subspace._base.qualified import named_modules
 from subspace._base.selection import Owner, tensor_owners, why_not_trained
 from subspace._base.text import html, table
 from subspace._base.ties import ties
-from subspace._structured.forward import structured_forward, unstructured_reason
+from subspace._structured.forward import products_of, unstructured_reason
 from subspace.checkpoint.description import TensorTable, encode
 from subspace.parametrization import subspaces
 from subspace.products import status
@@ -128,7 +129,7 @@ def summary(model: nn.Module) -> Summary:
     >>> print(summary(recipes.dctps(nn.Sequential(nn.Linear(100, 10)), density=0.01)))  # doctest: +NORMALIZE_WHITESPACE
     tensor    shape          offset  embedding                dim  density  trained  stored
     ---------------------------------------------------------------------------------------
-    0.weight  10 x 100       Zero    Direction(DCT) + Sparse   11   1.100%     44 B    44 B
+    0.weight  10 x 100       DCT     Direction(DCT) + Sparse   11   1.100%     44 B    44 B
     ---------------------------------------------------------------------------------------
     total     1,000 weights                                    11   1.100%     44 B    44 B
     alpha: 1 of the total dim scale an offset
@@ -145,8 +146,8 @@ def summary(model: nn.Module) -> Summary:
             encode(U, held)
         chosen = _nbytes(held) - already
         shape = tuple(d.shape)
-        forward = structured_forward(space.module)
-        route = None if forward is None else forward.route
+        products = products_of(space.module) if space.name == "weight" else None
+        route = None if products is None else products.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
         rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
         alpha += U.alphas()
@@ -166,7 +167,7 @@ def _left_out(model: nn.Module) -> Iterator[LeftOut]:
     owners, first = tensor_owners(model), dict[int, str]()
     shapes = {name: space.shape for name, space in subspaces(model)}
     names = {(owner.module, owner.name): name for name, owner in owners.items()}
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for name, place in ties(module).items():
             source = names.get(place, "")
             yield LeftOut(f"{prefix}.{name}".lstrip("."), tuple(shapes.get(source, ())), f"tied to {source}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from subspace._base.layout import STANDARD, Layout, checked
+from subspace._base.qualified import named_parameters, owner_of
 
 Layouts: TypeAlias = dict[str, Layout]  # of a module's weight matrices, by name
 Rule: TypeAlias = Callable[[nn.Module, str], "Layouts | None"]  # of a module and its own name; None for other kinds
@@ -68,7 +69,7 @@ def set_layouts(model: nn.Module, layouts: Mapping[str, Layout] | Callable[[str,
     ...         self.up = nn.Parameter(torch.randn(4, 8, 16))  # four experts, each 8 x 16, for x @ up[i]
     >>> model = set_layouts(nn.Sequential(Experts()), {r".*\\.up": Layout.parse("batch in out")})
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(named_parameters(model, ties=True))
     if callable(layouts):
         told = {name: layout for name, p in parameters.items() if (layout := layouts(name, p)) is not None}
     else:
@@ -79,8 +80,7 @@ def set_layouts(model: nn.Module, layouts: Mapping[str, Layout] | Callable[[str,
             told |= dict.fromkeys(names, layout)
     told = {name: checked(layout, parameters[name].shape) for name, layout in told.items()}
     for qualified, layout in told.items():
-        prefix, _, name = qualified.rpartition(".")
-        module = model.get_submodule(prefix)
+        module, name = owner_of(model, qualified)
         setattr(module, DECLARED, {**getattr(module, DECLARED, {}), name: layout})
     return model
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from subspace._base.kinds import likely_layout, parameter_names, plain_parameter, weight_matrices
 from subspace._base.layout import STANDARD, Layout
+from subspace._base.qualified import named_modules, named_parameters
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, Tensor], bool]
 
@@ -89,7 +90,7 @@ def targets_without(
 def tensor_owners(model: nn.Module) -> dict[str, Owner]:
     """Every Parameter of a model by qualified name, under each if it is tied; without those of d and U."""
     owners: dict[str, Owner] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if "parametrizations" not in prefix.split("."):
             layouts = weight_matrices(module, prefix.rpartition(".")[2])
             for name in parameter_names(module):
@@ -125,7 +126,7 @@ def within(model: nn.Module, selection: Selection) -> set[str]:
 
     selection: as the `include` of `targets`, but that a suffix stands for all that is in a module of that name.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(named_parameters(model, ties=True))
     if callable(selection):
         return {name for name, parameter in parameters.items() if selection(name, parameter)}
     if isinstance(selection, str):

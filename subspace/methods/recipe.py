@@ -8,12 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
-from subspace._base.qualified import owner_of
+from subspace._base.qualified import named_modules, named_parameters, owner_of
 from subspace._base.selection import Selection, Target, targets_without, within
 from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, divide, entries, epl
+from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
 from subspace.methods.groups import Groups, places, top_per_group
 from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
@@ -22,7 +25,7 @@ from subspace.offsets import Offset, Zero
 from subspace.parametrization import SubspaceParametrization, prepare, subspaces
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
-StartRule = Callable[[Target, Sparse, Key], Start]  # of a tensor, the U chosen for it, and the tensor's key
+StartRule = Callable[[Target, Embedding, Key], Start]  # of a tensor, the U chosen for it, and the tensor's key
 
 
 class SparseRecipe:
@@ -49,6 +52,7 @@ class SparseRecipe:
         saliency: Saliency | None = None,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | None = None,
         also_train: Selection | None = None,
     ) -> nn.Module:
         """Register the chosen tensors of a model.
@@ -65,6 +69,7 @@ class SparseRecipe:
             saliency: In place of the recipe's own.
             include: Which tensors, as of `targets`.
             exclude: Which tensors not, as of `targets`.
+            basis: weight -> a `Transform`, as `embeddings.DCT`: U is sparse in its coefficients, not in the weights.
             also_train: What trains as it is, beside theta: a new head, as ["classifier"], or ["bias"]; suffixes of
                 modules or tensors, or the other kinds of `include`. It is not chosen, and all else is frozen. By
                 default everything trains that did; and nothing, where the recipe is one for pretrained models.
@@ -81,6 +86,7 @@ class SparseRecipe:
         chosen = targets_without(model, free, include, exclude)
         weights = {name: target.weight for name, target in chosen.items()}
         keys = {name: Key(seed).fold(name) for name in weights}
+        bases = bases_of(weights, basis)
         total = entries(sum(w.numel() for w in weights.values()), density, dim)
         if objective is None:
             U = _random(chosen, keys, total, budget or epl, groups)
@@ -88,9 +94,10 @@ class SparseRecipe:
             told = (include, exclude, also_train) != (None, None, None)
             scores = restrict(saliency or self.saliency, (lambda name, _: name in chosen) if told else None, None)
             with replaced(weights, self._first(chosen, keys)):
-                kept = supports(model, scores, objective, dim=total, budget=budget, groups=groups)
+                kept = supports(model, scores, objective, dim=total, budget=budget, groups=groups, basis=bases)
             U = {name: Sparse(w, index=kept[name]) for name, w in weights.items()}
-        register_all(model, {name: self.start(target, U[name], keys[name]) for name, target in chosen.items()})
+        embeddings = {name: embedding(sparse, bases.get(name)) for name, sparse in U.items()}
+        register_all(model, {name: self.start(target, embeddings[name], keys[name]) for name, target in chosen.items()})
         return freeze_others(model, free) if self.freezes or also_train is not None else model
 
     def _first(self, chosen: Mapping[str, Target], keys: Mapping[str, Key]) -> dict[str, Tensor]:
@@ -114,7 +121,7 @@ def sparse_recipe(saliency: Saliency, freezes: bool = False) -> Callable[[StartR
 def freeze_others(model: nn.Module, free: Container[str]) -> nn.Module:
     """Freeze every Parameter that is neither a theta nor named; return the model."""
     thetas = {id(space.theta) for _, space in subspaces(model)}
-    kept = thetas | {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in free}
+    kept = thetas | {id(p) for name, p in named_parameters(model, ties=True) if name in free}
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.requires_grad_(False)
@@ -123,7 +130,7 @@ def freeze_others(model: nn.Module, free: Container[str]) -> nn.Module:
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
+    return torch.zeros(dim, dtype=at_least_float32(weight.dtype), device=device_for_values(weight))
 
 
 def device_for_values(weight: Tensor) -> torch.device:
@@ -134,17 +141,20 @@ def device_for_values(weight: Tensor) -> torch.device:
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
     prepared = {name: prepare(*owner_of(model, name), d, U, model) for name, (d, U, _) in starts.items()}
+    for _, module in named_modules(model):
+        remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
     return model
 
 
-def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
-    """Register d = 0, U = what is kept, theta = the weights kept; return the model."""
-    weights = dict(model.named_parameters(remove_duplicate=False))
-    starts: dict[str, Start] = {
-        name: (Zero(weights[name]), Sparse(weights[name], index=index), None) for name, index in kept.items()
-    }
+def register_supports(model: nn.Module, kept: Supports, bases: Bases | None = None) -> nn.Module:
+    """Register d = 0, U = what is kept, theta = the weights kept, or their coefficients; return the model."""
+    weights = dict(named_parameters(model, ties=True))
+    starts: dict[str, Start] = {}
+    for name, index in kept.items():
+        U = embedding(Sparse(weights[name], index=index), (bases or {}).get(name))
+        starts[name] = Zero(weights[name]), U, None
     return register_all(model, starts)
 
 
