@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -55,6 +56,24 @@ class SubspaceParametrization(nn.Module):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
         return self.offset.linear(x) + self.embedding.linear(theta, x)
+
+    def is_linear_faster(self, rows: int) -> bool:
+        """Whether `linear` and its gradients take less than building w, its product and gradients, for that many rows.
+
+        By their FLOPs, with what a plug-in says of its pace; where one says nothing, its product is the faster one.
+        """
+        d, U, entries = self.offset, self.embedding, self.offset.shape.numel()
+        if (of_U := U.flops()) is None:
+            return True
+        structure, of_d = d.structure(), d.flops()
+        if structure is not None and structure.matrix is not None:
+            fixed = 4.0 * entries
+        elif of_d is not None:
+            fixed = of_d.training * U.pace
+        else:
+            return True
+        built = 6.0 * entries * rows + 2 * U.build_flops() * U.pace
+        return rows * (fixed + of_U.training * U.pace) <= built
 
 
 class Subspace(NamedTuple):
@@ -254,15 +273,42 @@ def materialize(model: nn.Module) -> nn.Module:
     Returns:
         The copy. A Parameter of it requires a gradient if its theta did.
     """
-    dense = copy.deepcopy(model)
-    for _, space in list(subspaces(dense)):
+    return unregister(copy.deepcopy(model))
+
+
+def unregister(model: nn.Module) -> nn.Module:
+    """Put plain dense Parameters in place of the subspaces of a model, in place, one after the other.
+
+    A pretrained d is not written into: it may be another model's too.
+
+    Args:
+        model: With any number of subspaces.
+
+    Returns:
+        The model. A Parameter of it requires a gradient if its theta did. Make a new optimizer.
+    """
+    for _, space in list(subspaces(model)):
         with torch.no_grad():
             weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
         vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
         stack = _original(space.module, space.name)
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
-    return dense
+    return model
+
+
+@contextmanager
+def at_offset(spaces: Sequence[Subspace]) -> Iterator[None]:
+    """Let every w be its d inside the block: another theta, of zeros, is in the place of its own."""
+    stacks = [_original(space.module, space.name) for space in spaces]
+    thetas = [stack.original for stack in stacks]
+    try:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = nn.Parameter(torch.zeros_like(theta), requires_grad=False)
+        yield
+    finally:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = theta
 
 
 def _original(module: nn.Module, name: str) -> Any:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from subspace._base.key import Key
@@ -42,7 +43,7 @@ class PlugIn(nn.Module):
         super().__init__()
         self.shape, self.key, self.layout = like.shape, key, Layout(*map(tuple, layout))
         self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix
-        self.like = like.detach().new_empty(0)  # carries dtype and device
+        self.like = torch.empty(0, dtype=like.dtype, device=like.device)  # carries these
 
     def describe(self) -> dict[str, Any]:
         """The class's name and what its constructor takes besides `like`: enough to build it again.

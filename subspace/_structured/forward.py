@@ -89,7 +89,7 @@ class StructuredForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         module, space = self.space.module, self.space
-        if not _is_alone(space):
+        if not _is_alone(space) or self.builds(x):
             y: Tensor = type(module).forward(module, x)
             return y
         bias = cast("Tensor | None", module.bias)
@@ -105,6 +105,12 @@ class StructuredForward:
         if bias is not None:
             y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in geometry.kernel)))
         return y if seen.ndim == x.ndim else y.squeeze(0)
+
+    def builds(self, x: Tensor) -> bool:
+        """Whether w is built after all, as the faster way."""
+        if self.form is not None or self.route not in ("auto", "dense"):
+            return False
+        return self.route == "dense" or not self.space.parametrization.is_linear_faster(x.numel() // x.shape[-1])
 
 
 def structured_forward(module: nn.Module) -> StructuredForward | None:

@@ -46,6 +46,9 @@ class Scaled(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return self.embedding.linear(self.scale * theta, x)
 
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        return self.embedding.linear_each(self.scale * thetas, x)
+
     def has_fast_linear(self) -> bool:
         return self.embedding.has_fast_linear()
 

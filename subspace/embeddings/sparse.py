@@ -15,6 +15,8 @@ from subspace._base.index import check, fault
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
+from subspace.products import Weight
+from subspace.products import linear as multiply
 from subspace.products.flops import Flops
 
 
@@ -93,12 +95,13 @@ class Sparse(Embedding):
     coordinates = adjoint
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        n_out, n_in = self.shape
-        if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
-            return super().linear(theta, x)
-        compute, rows = at_least_float32(x.dtype), self.index // n_in
-        products = x[..., self.index % n_in].to(compute) * theta.to(compute)
-        return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
+        return multiply(x, Weight(None, theta, self.index, tuple(self.shape), "zero"))
+
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        (n_out, n_in), between, compute = self.shape, (1,) * (x.ndim - 2), at_least_float32(x.dtype)
+        products = x[..., self.index % n_in].to(compute) * thetas.to(compute).reshape(len(x), *between, self.dim)
+        y = products.new_zeros(*x.shape[:-1], n_out).index_add(-1, self.index // n_in, products)
+        return y.to(x.dtype)
 
     def support(self) -> Tensor:
         return self.index
