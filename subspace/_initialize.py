@@ -70,9 +70,7 @@ def initialize(model: nn.Module, device: torch.device | str = "cpu", seed: int =
                 torch.default_generator.manual_seed(int(Key(seed).fold("initialize").fold(name).bits(1)[0]))
                 _set(name, module, unset[module])
     for space in spaces.values():
-        space.parametrization._apply(  # type: ignore[no-untyped-call]
-            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
-        )
+        space.parametrization._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
         space.parametrization.start = None
     return model.to(device)
 

@@ -4,6 +4,10 @@ The tensor's own Parameter becomes theta, re-shaped in place: optimizers, state_
 torch.compile and DistributedDataParallel need to know nothing of it. This is the only file that knows parametrize's
 internals.
 
+theta has a dtype of its own, float32 for a weight of half precision: in bfloat16 a step of 1e-3 from 1 is no step at
+all. d + U theta is summed in float32 at least, and rounded once. A theta without numbers (dim 0) is no Parameter but a
+buffer: some optimizers divide by their Parameters' lengths.
+
 Two rules follow from that. Register before the optimizer's first step: its state would keep the weight's old shape. And
 every read of a parametrized tensor computes it: where a forward pass reads one twice, wrap it in
 `torch.nn.utils.parametrize.cached()`. With `torch.func.functional_call`, override theta
@@ -13,30 +17,46 @@ every read of a parametrized tensor computes it: where a forward pass reads one 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from subspace._base.autocast import without_autocast
+from subspace._base.dtypes import at_least_float32
+from subspace._identity.state import Identity, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class SubspaceParametrization(nn.Module):
-    """theta -> d + U theta; its right inverse is w -> U^+ (w - d), the nearest point of the subspace."""
+    """theta -> d + U theta; its right inverse is w -> U^+ (w - d), the nearest point of the subspace.
 
-    def __init__(self, offset: Offset, embedding: Embedding) -> None:
+    Args:
+        offset: d.
+        embedding: U.
+        dtype: Of w; by default the one that d and U are computed in, float32 at least.
+    """
+
+    def __init__(self, offset: Offset, embedding: Embedding, dtype: torch.dtype | None = None) -> None:
         if offset.shape != embedding.shape:
             raise ValueError(
                 f"offset and embedding must have one shape, got {tuple(offset.shape)} and {tuple(embedding.shape)}"
             )
         super().__init__()
         self.offset, self.embedding = offset, embedding
+        self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
+        self._identity: tuple[object, Identity, bytes] | None = None
 
     @property
     def dim(self) -> int:
@@ -44,18 +64,22 @@ class SubspaceParametrization(nn.Module):
         return self.embedding.dim
 
     def forward(self, theta: Tensor) -> Tensor:
-        """d + U theta: (dim,) -> shape."""
-        return self.offset() + self.embedding(theta)
+        """d + U theta, rounded once: (dim,) -> shape."""
+        with without_autocast(theta):
+            return (self.offset() + self.embedding(self._wide(theta))).to(self.like.dtype)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
+        with without_autocast(weight):
+            return self.embedding.coordinates(self._wide(weight) - self.offset())
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """U^+ (w - d): shape -> (dim,)."""
-        if self.first is not None:
-            return self.first
-        return self.embedding.coordinates(weight - self.offset())
+        """As `nearest`, in the dtype of w, as torch has it."""
+        return self.nearest(weight).to(weight.dtype) if self.first is None else self.first
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
-        return self.offset.linear(x) + self.embedding.linear(theta, x)
+        return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
     def is_linear_faster(self, rows: int) -> bool:
         """Whether `linear` and its gradients take less than building w, its product and gradients, for that many rows.
@@ -75,6 +99,58 @@ class SubspaceParametrization(nn.Module):
         built = 6.0 * entries * rows + 2 * U.build_flops() * U.pace
         return rows * (fixed + of_U.training * U.pace) <= built
 
+    def _wide(self, tensor: Tensor) -> Tensor:
+        """The tensor in the dtype that d and U are computed in."""
+        return tensor.to(self.embedding.like.dtype)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.like = fn(self.like)
+        self._identity = None  # it names tensors that may be gone
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
+        content = torch.frombuffer(bytearray(self._known()[1]), dtype=torch.uint8)
+        return content if self.offset.like.is_meta else content.to(self.offset.like.device)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
+        saved = self.checked(state)
+        before = exchange(saved.supports(self.offset, self.embedding))
+        try:
+            saved.check(self.identity())
+        except ValueError:
+            exchange(before)
+            raise
+
+    def checked(self, state: Tensor) -> Identity:
+        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
+        saved = Identity.from_tensor(state)
+        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
+        return saved
+
+    def identity(self) -> Identity:
+        """What tells this d and U from others."""
+        return self._known()[0]
+
+    def _known(self) -> tuple[Identity, bytes]:
+        """The identity, and as bytes, found once for as long as nothing is written to what d and U hold."""
+        tensors = [t for part in self.modules() for t in vars(part).values() if isinstance(t, Tensor)]
+        if any(t.is_inference() for t in tensors):  # which count no versions
+            found = Identity.of(self.offset, self.embedding, self.like.dtype)
+            return found, found.to_bytes()
+        supports = [U.moves for U in self.modules() if isinstance(U, Embedding)]
+        plain = [t for t in tensors if type(t) is Tensor and t.layout == torch.strided]
+        stamp = [(id(t), t._version) for t in tensors], [t.data_ptr() for t in plain], supports
+        if self._identity is None or self._identity[0] != stamp:
+            found = Identity.of(self.offset, self.embedding, self.like.dtype)
+            self._identity = stamp, found, found.to_bytes()
+        return self._identity[1:]
+
+
+THETA_AND_EXTRA = ("original", "0._extra_state")
+
 
 class Subspace(NamedTuple):
     """A handle on one parametrized tensor; it holds no state."""
@@ -84,9 +160,9 @@ class Subspace(NamedTuple):
     parametrization: SubspaceParametrization
 
     @property
-    def theta(self) -> nn.Parameter:
-        """The trained numbers: (dim,)."""
-        return cast(nn.Parameter, _original(self.module, self.name).original)
+    def theta(self) -> Tensor:
+        """The trained numbers: (dim,), a Parameter; of dim 0 a buffer."""
+        return cast(Tensor, _original(self.module, self.name).original)
 
     @property
     def offset(self) -> Offset:
@@ -112,25 +188,45 @@ class Registration(NamedTuple):
     parametrization: SubspaceParametrization
     weight: nn.Parameter
 
-    def commit(self, theta: Tensor | None = None) -> Subspace:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of theta, by default."""
+        return at_least_float32(self.weight.dtype)
+
+    def commit(self, theta: Tensor | None = None, dtype: torch.dtype | None = None) -> Subspace:
         """Register it; raises ValueError for a theta of another shape, the module then as it was."""
         module, name, parametrization, weight = self
         with torch.no_grad():
             if theta is None:
                 fresh = weight.new_empty(parametrization.dim)
-                theta = fresh if weight.is_meta else parametrization.right_inverse(weight)
-            start = theta.detach().to(weight)
+                theta = fresh if weight.is_meta else parametrization.nearest(weight)
+            start = theta.detach().to(weight.device, dtype or self.dtype)
         if start.shape != (parametrization.dim,):
             raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
+        _set_data(weight, parametrization.first)
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
-        type(module).__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
+        _own_class(type(module))
+        stack = _original(module, name)
+        if not parametrization.dim:
+            del stack.original
+            stack.register_buffer("original", start)
+        if start.dtype != parametrization.like.dtype:
+            _set_apart(stack)
         return Subspace(module, name, parametrization)
+
+
+def _set_data(parameter: nn.Parameter, values: Tensor) -> None:
+    """Give a Parameter other values, of any shape and dtype; it stays the same object."""
+    if is_traceable_wrapper_subclass(parameter):
+        torch.utils.swap_tensors(parameter, nn.Parameter(values, parameter.requires_grad))
+    else:
+        parameter.data = values
 
 
 def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
@@ -153,16 +249,23 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
             f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
         )
     for part in (offset, embedding):
-        if (part.like.dtype, part.like.device) != (weight.dtype, weight.device):
+        if (part.like.dtype, part.like.device) != (at_least_float32(weight.dtype), weight.device):
             raise ValueError(
                 f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
                 f"got {part.like.dtype} on {part.like.device}"
             )
+    parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
     return Registration(module, name, parametrization, weight)
 
 
 def register(
-    module: nn.Module, name: str, offset: Offset, embedding: Embedding, theta: Tensor | None = None
+    module: nn.Module,
+    name: str,
+    offset: Offset,
+    embedding: Embedding,
+    theta: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
@@ -176,14 +279,16 @@ def register(
         embedding: U, made for this Parameter.
         theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
             weight.
+        dtype: Of theta: by default float32, or float64 for a weight of that. A later `model.to(dtype)` casts theta too.
 
     Returns:
         A handle on the registered tensor.
 
     Raises:
         ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
-            shape, dtype or device is not that of `offset` and `embedding`, or theta has another shape. The module is
-            then as it was. A Parameter tied to one of another module cannot be seen from here; `recipes` refuse it.
+            shape or device is not that of `offset` and `embedding`, or one of them is of float64 and another not, or
+            theta has another shape. The module is then as it was. A Parameter tied to one of another module cannot be
+            seen from here; `recipes` refuse it.
         TypeError: If the Parameter is not real floating-point.
 
     >>> from subspace import Key
@@ -194,7 +299,7 @@ def register(
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    return prepare(module, name, offset, embedding).commit(theta)
+    return prepare(module, name, offset, embedding).commit(theta, dtype)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
@@ -224,16 +329,18 @@ def share(model: nn.Module, theta: nn.Parameter) -> None:
         theta: The Parameter: (dim,).
 
     Raises:
-        ValueError: If the dim, dtype or device of a subspace differs from theta's, or there is no subspace. The model
-            is then as it was.
+        ValueError: If the dim, dtype or device of a subspace's theta differs, or there is no subspace, or theta has no
+            numbers. The model is then as it was.
     """
     spaces = [space for _, space in subspaces(model)]
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
+    if not len(theta):
+        raise ValueError("theta must have at least one number to be shared, got none")
     share_theta(spaces, theta)
 
 
-def share_theta(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
+def share_theta(spaces: Sequence[Subspace], theta: Tensor) -> None:
     """Make `theta` that of these subspaces; raises as `share`."""
     for space in spaces:
         old = space.theta
@@ -246,11 +353,15 @@ def share_theta(spaces: Sequence[Subspace], theta: nn.Parameter) -> None:
         stack = _original(space.module, space.name)
         stack.original = theta
         if len(spaces) > 1:
-            stack.__class__, stack.is_tensor, stack.ntensors = _Sharing, False, 1
+            _set_apart(stack)
 
 
-class _Sharing(parametrize.ParametrizationList):
-    """That of a tensor whose theta is also another's.
+def _set_apart(stack: Any) -> None:
+    stack.__class__, stack.is_tensor, stack.ntensors = _Apart, False, 1
+
+
+class _Apart(parametrize.ParametrizationList):
+    """That of a tensor whose theta cannot become the weight: it is also another's, or of another dtype.
 
     As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
     """
@@ -261,7 +372,7 @@ class _Sharing(parametrize.ParametrizationList):
 
     def right_inverse(self, value: Tensor) -> None:
         with torch.no_grad():
-            self.original.copy_(cast(SubspaceParametrization, self[0]).right_inverse(value))
+            self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -271,7 +382,7 @@ def materialize(model: nn.Module) -> nn.Module:
         model: With any number of subspaces; it stays as it is.
 
     Returns:
-        The copy. A Parameter of it requires a gradient if its theta did.
+        The copy. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
     """
     return unregister(copy.deepcopy(model))
 
@@ -285,11 +396,15 @@ def unregister(model: nn.Module) -> nn.Module:
         model: With any number of subspaces.
 
     Returns:
-        The model. A Parameter of it requires a gradient if its theta did. Make a new optimizer.
+        The model. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
+        Make a new optimizer.
     """
-    for _, space in list(subspaces(model)):
+    spaces = [space for _, space in subspaces(model)]
+    any_trains = any(space.theta.requires_grad for space in spaces)
+    for space in spaces:
+        trains = space.theta.requires_grad if len(space.theta) else any_trains
         with torch.no_grad():
-            weight = nn.Parameter(getattr(space.module, space.name).clone(), space.theta.requires_grad)
+            weight = nn.Parameter(getattr(space.module, space.name).clone(), trains)
         vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
         stack = _original(space.module, space.name)
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
@@ -300,7 +415,7 @@ def unregister(model: nn.Module) -> nn.Module:
 @contextmanager
 def at_offset(spaces: Sequence[Subspace]) -> Iterator[None]:
     """Let every w be its d inside the block: another theta, of zeros, is in the place of its own."""
-    stacks = [_original(space.module, space.name) for space in spaces]
+    stacks = [_original(space.module, space.name) for space in spaces if space.parametrization.dim]
     thetas = [stack.original for stack in stacks]
     try:
         for stack, theta in zip(stacks, thetas, strict=True):
@@ -313,6 +428,43 @@ def at_offset(spaces: Sequence[Subspace]) -> Iterator[None]:
 
 def _original(module: nn.Module, name: str) -> Any:
     return cast(nn.ModuleDict, module.parametrizations)[name]
+
+
+def _own_class(injected: Any) -> None:
+    """Give the class that torch has made for one parametrized module what it lacks."""
+    load = injected.__bases__[0]._load_from_state_dict
+
+    def _load_from_state_dict(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        others[-1].extend(_refused(module, state, prefix))  # errors whatever `strict` says
+        load(module, state, prefix, *others)
+
+    injected.__deepcopy__, injected._load_from_state_dict = _deepcopy, _load_from_state_dict
+
+
+def _refused(module: nn.Module, state: dict[str, Any], prefix: str) -> Iterator[str]:
+    """What of a state_dict does not belong to the subspaces of a module: it is taken out, and said why."""
+    for name, stack in cast(nn.ModuleDict, module.parametrizations).items():
+        first = cast(nn.ModuleList, stack)[0]
+        if not isinstance(first, SubspaceParametrization):
+            continue
+        tensor, theta, extra = f"{prefix}{name}", *(f"{prefix}parametrizations.{name}.{n}" for n in THETA_AND_EXTRA)
+        if state.pop(tensor, None) is not None:
+            yield (
+                f"{tensor} must come as the theta of its d + U theta, got dense values: load them before `register`, "
+                f"or assign them to the module's {name}, which takes the nearest point of the subspace"
+            )
+        try:
+            if extra in state:
+                first.checked(state[extra])
+            elif theta in state:
+                warnings.warn(
+                    f"the state_dict should have {extra}, without which nothing tells whether theta of {tensor} is of "
+                    "the same d and U, got none",
+                    stacklevel=2,
+                )
+        except ValueError as error:
+            yield f"{tensor} must get a theta of its own d and U, got one of another: {error}"
+            state[theta], state[extra] = _original(module, name).original.detach(), first.get_extra_state()
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

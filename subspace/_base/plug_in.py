@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 class PlugIn(nn.Module):
     """Something fixed that belongs to one weight: no Parameters, and no dense state that its key can rebuild.
 
-    It follows the dtype and device of the module it is registered on. What it holds, it holds as plain tensors, not as
-    buffers: DistributedDataParallel would broadcast those at every forward. The few buffers there are, of dim numbers,
-    keep their values where the weight is on the meta device, and bring them along when it leaves.
+    It follows the dtype and device of the module it is registered on, but for half precision, where it is computed in
+    float32. What it holds, it holds as plain tensors, not as buffers, which averages of models would average and
+    DistributedDataParallel would broadcast at every forward. Those that no key rebuilds are named in `given`: they keep
+    their values, whatever becomes of the module's.
 
     A plug-in keeps each argument of its constructor as an attribute of the same name: that is how `describe` finds
     them.
@@ -35,6 +37,8 @@ class PlugIn(nn.Module):
         TypeError: If `like` is not a real floating-point tensor, or `key` not a `Key`.
     """
 
+    given: tuple[str, ...] = ()
+
     def __init__(self, like: Tensor, *, key: Key | None = None, layout: Layout = STANDARD) -> None:
         if not (isinstance(like, Tensor) and like.is_floating_point()):
             raise TypeError(f"like must be a real floating-point tensor, got {getattr(like, 'dtype', like)}")
@@ -43,7 +47,7 @@ class PlugIn(nn.Module):
         super().__init__()
         self.shape, self.key, self.layout = like.shape, key, Layout(*map(tuple, layout))
         self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix
-        self.like = torch.empty(0, dtype=like.dtype, device=like.device)  # carries these
+        self.like = _carrier(like)
 
     def describe(self) -> dict[str, Any]:
         """The class's name and what its constructor takes besides `like`: enough to build it again.
@@ -65,14 +69,11 @@ class PlugIn(nn.Module):
         """Build what is held anew, from the key, for the present dtype and device."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        before, buffers = self.like, dict(self.named_buffers(recurse=False))
+        before = self.like
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.like = fn(before)
-        for name, buffer in buffers.items():
-            if (now := self.get_buffer(name)).is_meta:
-                self._buffers[name] = buffer
-            elif before.is_meta:
-                now.copy_(buffer)  # which to_empty left without values
+        self.like = _carrier(fn(before))
+        for name in self.given if not self.like.is_meta else ():
+            setattr(self, name, getattr(self, name).to(self.like.device))  # not fn, which may give no values back
         if (self.like.dtype, self.like.device) != (before.dtype, before.device):
             self.rebuild()
         return self
@@ -84,6 +85,11 @@ class PlugIn(nn.Module):
             described = {}
         shown = {name: value for name, value in described.items() if isinstance(value, bool | int | float | str)}
         return ", ".join([f"shape={tuple(self.shape)}", *(f"{k}={v}" for k, v in shown.items() if k != "class")])
+
+
+def _carrier(like: Tensor) -> Tensor:
+    """An empty tensor with the dtype and device that d or U is computed in."""
+    return torch.empty(0, dtype=at_least_float32(like.dtype), device=like.device)
 
 
 def require_key(key: Key | None, owner: object) -> Key:

@@ -20,6 +20,7 @@ class NormalForm:
         self.dims = [U.dim for U in self.parts]
 
     def __call__(self, theta: Tensor) -> Weight:
+        theta = theta.to(self.offset.like.dtype)
         fixed = self.offset.structure() or NO_TRANSFORM
         scale, transform = theta.new_full((1,), fixed.gain) if fixed.gain else None, fixed
         values, index = theta[:0], None

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from subspace import embeddings, offsets
+from subspace._base.index import is_sorted, pack, unpack
 from subspace._base.key import Key
 from subspace._base.plug_in import PlugIn
 from subspace.offsets import Offset
@@ -37,7 +39,7 @@ def encode(value: Any, held: TensorTable) -> Any:
     if isinstance(value, Key):
         return {"key": [value.seed, *value.path]}
     if isinstance(value, Tensor):
-        return {"tensor": held.add(value)}
+        return _encode_tensor(value, held)
     if isinstance(value, tuple):
         return {"tuple": [encode(item, held) for item in value]}
     if isinstance(value, list | nn.ModuleList):
@@ -48,6 +50,16 @@ def encode(value: Any, held: TensorTable) -> Any:
         "an argument must be None, a number, a string, a Key, a tensor, an offset or embedding, or a list or tuple of "
         f"such to be saved, got {type(value).__name__}"
     )
+
+
+def _encode_tensor(value: Tensor, held: TensorTable) -> Any:
+    if value.dtype != torch.int64 or value.ndim != 1 or not len(value):
+        return {"tensor": held.add(value)}
+    low, high = (int(bound) for bound in value.aminmax())
+    if low < 0 or high >= 1 << 48:
+        return {"tensor": held.add(value)}
+    packed = pack(value, high + 1, ordered=(ordered := is_sorted(value)))
+    return {"places": [held.add(packed), len(value), high + 1, ordered]}
 
 
 def _encode_plug_in(value: PlugIn, held: TensorTable) -> Any:
@@ -78,6 +90,9 @@ def decode(value: Any, like: Tensor, held: Mapping[str, Tensor], plugins: Sequen
         return Key(seed, tuple(path))
     if "tensor" in value:
         return held[value["tensor"]].to(like.device)
+    if "places" in value:
+        name, k, size, ordered = value["places"]
+        return unpack(held[name], k, size, ordered=ordered).to(like.device)
     if "tuple" in value:
         return tuple(decode(item, like, held, plugins) for item in value["tuple"])
     known = _classes(value["kind"], plugins)

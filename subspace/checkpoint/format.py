@@ -14,16 +14,24 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import owner_of
+from subspace._identity.fingerprint import Probe, probe
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
-from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
 from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write
-from subspace.parametrization import Registration, Subspace, prepare, share_theta, subspaces
+from subspace.parametrization import (
+    Registration,
+    Subspace,
+    SubspaceParametrization,
+    prepare,
+    share_theta,
+    subspaces,
+)
 
 
 def save(model: nn.Module, path: Place) -> None:
@@ -43,11 +51,11 @@ def save(model: nn.Module, path: Place) -> None:
     spaces = dict(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    if own := [name for name, m in model.named_modules() if type(m).get_extra_state is not nn.Module.get_extra_state]:
+    if own := [name for name, m in model.named_modules() if _has_extra_state(m)]:
         raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
-    ours = {id(t) for space in spaces.values() for t in (space.theta, *space.parametrization.buffers())}
+    ours = {id(space.theta) for space in spaces.values()}
     frozen = {}
     for name, tensor in _state(model, ours):
         if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
@@ -110,15 +118,17 @@ def _load(
         )
     state = dict(_state(model, weights))
     _check_state(state, about, held)
-    devices = {(about["spaces"][name]["theta"], registration.weight.device) for name, registration in plan.items()}
-    for theta, count in Counter(theta for theta, _ in devices).items():
+    kinds = {(about["spaces"][name]["theta"], r.weight.device, r.dtype) for name, r in plan.items()}
+    for theta, count in Counter(theta for theta, *_ in kinds).items():
         if count > 1:
-            raise ValueError(f"the tensors of {theta} must be on one device, got {count}")
+            raise ValueError(f"the tensors of {theta} must be on one device and of one dtype, got {count}")
 
     shared: dict[str, list[Subspace]] = defaultdict(list)
     for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
-        shared[theta].append(registration.commit(held[theta]))
+        shared[theta].append(
+            registration.commit(held[theta], torch.promote_types(held[theta].dtype, registration.dtype))
+        )
     for group in shared.values():
         share_theta(group, group[0].theta)
     for name, tensor in state.items():
@@ -135,7 +145,7 @@ def _describe(name: str, space: Subspace, held: TensorTable) -> dict[str, Any]:
         "theta": held.add(space.theta, f"theta:{name}"),
         "offset": _encoded(name, built.offset, held),
         "embedding": _encoded(name, built.embedding, held),
-        "fingerprint": {part: _finite(f"{part} of {name}", value) for part, value in fingerprint(built).items()},
+        "fingerprint": {part: _finite(f"{part} of {name}", value) for part, value in _probes(built).items()},
     }
 
 
@@ -144,6 +154,15 @@ def _encoded(name: str, part: PlugIn, held: TensorTable) -> Any:
         return encode(part, held)
     except ValueError as error:
         raise ValueError(f"{name} must have a d and U that can be saved, got {part.label()}: {error}") from error
+
+
+def _has_extra_state(module: nn.Module) -> bool:
+    ours = isinstance(module, SubspaceParametrization)
+    return type(module).get_extra_state is not nn.Module.get_extra_state and not ours
+
+
+def _probes(parametrization: SubspaceParametrization) -> Mapping[str, Probe]:
+    return dict(zip("dU", parametrization.identity().probes, strict=True))
 
 
 def _finite(what: str, probe: Probe) -> float:
@@ -164,14 +183,14 @@ def _plan(
     if weight is None:
         raise ValueError(f"the model must have the checkpoint's tensor {name}, got none of that name")
     theta = held[entry["theta"]]
-    if theta.dtype != weight.dtype:
-        raise ValueError(f"{name} must be {theta.dtype} as in the checkpoint, got {weight.dtype}")
+    if not theta.is_floating_point():
+        raise ValueError(f"theta of {name} must be of a real floating-point dtype, got {theta.dtype}")
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
         registration = prepare(module, tensor_name, offset, embedding)
         if theta.shape != (embedding.dim,):
             raise ValueError(f"a theta of {len(theta)} for a dim of {embedding.dim}")
-        found = fingerprint(registration.parametrization)
+        found = _probes(registration.parametrization)
     for part, now in found.items():
         _compare(f"{part} of {name}", entry["fingerprint"][part], now)
     return registration
@@ -196,7 +215,8 @@ def _check_state(state: Mapping[str, Tensor], about: Mapping[str, Any], held: Ma
             continue
         check_writable(name, tensor)
         other = held[f"state:{name}"]
-        if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
+        rounded = tensor.is_floating_point() and other.is_floating_point()
+        if tensor.shape != other.shape or not (rounded or tensor.dtype == other.dtype):
             raise ValueError(
                 f"{name} must be {tuple(other.shape)} {other.dtype} as in the checkpoint, "
                 f"got {tuple(tensor.shape)} {tensor.dtype}"

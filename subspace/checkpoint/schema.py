@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from subspace._base.index import packed_bytes
 
 DEEPEST = 16  # levels of arguments in arguments
 PARTS = 8  # offsets and embeddings for each number of theta: a sum of directions, rescaled, has four
@@ -69,9 +72,21 @@ def _words(content: list[Any]) -> bool:
     return all(isinstance(word, str) for word in content)
 
 
+def _is_places(content: Any, held: Mapping[str, Tensor]) -> bool:
+    """[name of the packed tensor, how many, size, in order or not], of no more places than the tensor can have."""
+    if not (isinstance(content, list) and [type(item) for item in content] == [str, int, int, bool]):
+        return False
+    name, k, size, ordered = content
+    packed = held.get(name)
+    if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1 or not 0 < k <= size:
+        return False
+    return len(packed) == packed_bytes(k, size, ordered=ordered)
+
+
 TAGS: dict[str, Callable[[Any, Mapping[str, Tensor]], bool]] = {
     "key": _is_key,
     "tensor": lambda content, held: isinstance(content, str) and content in held,
+    "places": _is_places,
     "tuple": lambda content, held: isinstance(content, list),
 }
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.plug_in import PlugIn
+from subspace._identity.fingerprint import Probe, fingerprint, probe
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import decode
-from subspace.checkpoint.fingerprint import Probe, fingerprint, probe
 from subspace.checkpoint.sealed import Place, digest, read
 from subspace.embeddings import Embedding, Identity
 from subspace.offsets import Pretrained
-from subspace.parametrization import SubspaceParametrization
 
 
 class Part(NamedTuple):
@@ -113,10 +112,9 @@ class Reader:
             raise ValueError(f"{name} must be the base's weight plus a delta, got d = {kind}")
         try:
             embedding: Embedding = decode(entry["embedding"], weight, held, plugins)
-            parametrization = SubspaceParametrization(Pretrained(weight), embedding)
             if embedding.dim != len(held[entry["theta"]]):
                 raise ValueError(f"a theta of {len(held[entry['theta']])} for a dim of {embedding.dim}")
-            found = fingerprint(parametrization)
+            found = fingerprint(Pretrained(weight), embedding, weight.dtype)
         except Exception as error:  # whatever a constructor says of arguments that it cannot take
             raise ValueError(f"{name} must fit the delta's U, got: {error or type(error).__name__}") from error
         for part, now in found.items():

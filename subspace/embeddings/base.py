@@ -39,6 +39,7 @@ class Embedding(PlugIn, abc.ABC):
 
     least_dim = 1
     pace = 1.0  # how many times as long as one of a matrix product a FLOP of `linear` takes
+    moves = False  # whether a method moves the support: a state_dict then keeps it, in the same number of bytes always
 
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
         super().__init__(like, key=key)
@@ -81,7 +82,7 @@ class Embedding(PlugIn, abc.ABC):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
-        return F.linear(x, self.layout.to_matrix(self(theta)))
+        return F.linear(x, self.layout.to_matrix(self(theta)).to(x.dtype))
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         """x_i (U theta_i)^T for every i of the first axes: (n, dim), (n, ..., n_in) -> (n, ..., n_out)."""
@@ -105,11 +106,19 @@ class Embedding(PlugIn, abc.ABC):
         return sum(U.direction() is not None for U in self.parts())
 
     def support(self) -> Tensor | None:
-        """The sorted flat places in w of theta's numbers, for a U of unit columns: (dim,) int64; None for any other.
+        """The flat places in w of theta's numbers for a U of unit columns, (dim,) int64 in their order; else None.
 
         It is the tensor that U looks at, and methods that move U write it in place.
         """
         return None
+
+    def is_drawn(self) -> bool:
+        """Whether the support is the one that the key stands for, so that nothing has to keep it."""
+        return False
+
+    def random_index(self) -> Tensor:
+        """The sorted support that the key stands for, on the CPU, for a U that can be drawn: (dim,) int64."""
+        raise NotImplementedError
 
     def keeps_entries(self) -> bool:
         """Whether each number of theta is an entry of w."""

@@ -20,7 +20,6 @@ import math
 import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD
 from subspace._base.linear_map import LinearMap
@@ -62,7 +61,7 @@ class FourierFT(Embedding):
         self.rebuild()
 
     def rebuild(self) -> None:
-        (n_out, n_in), numel, dtype = self.fans, self.shape.numel(), at_least_float32(self.like.dtype)
+        (n_out, n_in), numel, dtype = self.fans, self.shape.numel(), self.like.dtype
         places = require_key(self.key, self).distinct(frequency_count(n_out, n_in), self.dim)
         a, b = _frequencies(torch.from_numpy(places), n_out, n_in)
         alone = ((2 * a) % n_out == 0) & ((2 * b) % n_in == 0)  # their own negatives: cosines of +-1

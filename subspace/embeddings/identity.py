@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from subspace._base.key import Key
-from subspace.embeddings.base import Embedding
+from subspace.embeddings.transform import Transform
 from subspace.products.flops import Flops
 
 
-class Identity(Embedding):
+class Identity(Transform):
     """U theta = theta in the weight's shape; dim = numel.
 
     Args:
@@ -22,9 +21,6 @@ class Identity(Embedding):
             [2., 3.]])
     """
 
-    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
-        super().__init__(like, like.numel(), key=key)
-
     def forward(self, theta: Tensor) -> Tensor:
         return theta.reshape(self.shape)
 
@@ -32,6 +28,15 @@ class Identity(Embedding):
         return weight.reshape(-1)
 
     coordinates = adjoint
+
+    def analyse(self, x: Tensor, axis: int) -> Tensor:
+        return x
+
+    def synthesise(self, c: Tensor, axis: int) -> Tensor:
+        return c
+
+    def axis_flops(self, axis: int) -> float:
+        return 0.0
 
     def keeps_entries(self) -> bool:
         return True

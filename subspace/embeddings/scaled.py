@@ -12,7 +12,7 @@ class Scaled(Embedding):
 
     Args:
         embedding: U.
-        scale: (dim,), finite and nowhere zero; it is in the state_dict.
+        scale: (dim,), finite and nowhere zero.
 
     Raises:
         ValueError: If the scale is not that.
@@ -24,6 +24,7 @@ class Scaled(Embedding):
     """
 
     scale: Tensor
+    given = ("scale",)
 
     def __init__(self, embedding: Embedding, scale: Tensor) -> None:
         super().__init__(embedding.like.new_empty(()).expand(embedding.shape), embedding.dim, of=embedding.of)
@@ -32,19 +33,19 @@ class Scaled(Embedding):
         if not bool((scale.isfinite() & (scale != 0)).all()):
             raise ValueError("scale must be finite and nowhere zero, got entries that are not")
         self.embedding = embedding
-        self.register_buffer("scale", scale)
+        self.scale = scale
 
     def forward(self, theta: Tensor) -> Tensor:
-        return self.embedding(self.scale * theta)
+        return self.embedding(self.scale.to(theta.dtype) * theta)
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        return self.scale * self.embedding.adjoint(weight)
+        return self.scale.to(weight.dtype) * self.embedding.adjoint(weight)
 
     def coordinates(self, weight: Tensor) -> Tensor:
-        return self.embedding.coordinates(weight) / self.scale
+        return self.embedding.coordinates(weight) / self.scale.to(weight.dtype)
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        return self.embedding.linear(self.scale * theta, x)
+        return self.embedding.linear(self.scale.to(theta.dtype) * theta, x)
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         return self.embedding.linear_each(self.scale * thetas, x)

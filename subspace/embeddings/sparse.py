@@ -11,37 +11,39 @@ import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
-from subspace._base.index import check, fault
+from subspace._base.index import check
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
 from subspace.products import Weight
 from subspace.products import linear as multiply
 from subspace.products.flops import Flops
+from subspace.products.sparse_index import version
 
 
 class Sparse(Embedding):
-    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, sorted, distinct.
+    """(U theta)[index[j]] = theta[j], all else 0; index flat, int64, distinct.
 
-    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. The index is a buffer, and so in the
-    state_dict, because methods that move U write it in place; a checkpoint omits it where the key still rebuilds it.
+    dim may be 0: at extreme sparsity a budget leaves tensors without any entry. Methods that move U write the index in
+    place; where the key still rebuilds it, it is in no state_dict and no checkpoint.
 
     Args:
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
         dim: How many places, drawn at random (those for a smaller dim are among them); or give the index.
         key: Where they come from.
-        index: The places themselves: (dim,) int64 or int32, in any order.
+        index: The places themselves: (dim,) int64 or int32, in any order, which is that of theta.
 
     Raises:
         TypeError: If not exactly one of dim and index is given, or the index is no 1-d tensor of integers.
         ValueError: If a place is out of range or given twice.
 
     >>> Sparse(torch.empty(2, 2), index=torch.tensor([3, 1]))(torch.tensor([5.0, 7.0]))
-    tensor([[0., 5.],
-            [0., 7.]])
+    tensor([[0., 7.],
+            [0., 5.]])
     """
 
     index: Tensor
+    given = ("index",)
     least_dim = 0
 
     def __init__(
@@ -52,39 +54,26 @@ class Sparse(Embedding):
         if index is not None:
             index = _checked(index, like)
         super().__init__(like, dim if index is None else len(index), key=key)  # type: ignore[arg-type]
+        drawn = index is None
         index = self.random_index() if index is None else index
-        self.register_buffer("index", index.to("cpu" if like.is_meta else like.device, copy=True))
+        self.index = index.to("cpu" if like.is_meta else like.device, copy=True)
+        self._drawn = version(self.index), drawn
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
         places = require_key(self.key, self).distinct(self.shape.numel(), self.dim)
         return torch.from_numpy(places).sort().values
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """As torch's, but an index that this weight cannot have is an error, and not taken."""
-        index = state_dict.get(name := f"{prefix}index")
-        if isinstance(index, Tensor) and (why := fault(index, size := self.shape.numel())):
-            error_msgs.append(f"{name} must be 1-d int64, sorted, distinct and in [0, {size}), got {why}")
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
     def describe(self) -> dict[str, Any]:
-        rebuilt = self.key is not None and torch.equal(self.index.cpu(), self.random_index())
-        small = self.shape.numel() <= torch.iinfo(torch.int32).max
-        index = self.index.int() if small else self.index  # half the bytes in a checkpoint
-        chosen = {"dim": self.dim, "key": self.key} if rebuilt else {"index": index}
-        return {"class": type(self).__name__} | chosen
+        given = {"dim": self.dim, "key": self.key} if self.is_drawn() else {"index": self.index}
+        return {"class": type(self).__name__} | given
+
+    def is_drawn(self) -> bool:
+        if self.index.is_inference():  # which counts no versions
+            return self.key is not None and torch.equal(self.index.cpu(), self.random_index())
+        if self._drawn[0] != (now := version(self.index)):
+            self._drawn = now, self.key is not None and torch.equal(self.index.cpu(), self.random_index())
+        return self._drawn[1]
 
     def forward(self, theta: Tensor) -> Tensor:
         return theta.new_zeros(self.shape.numel()).scatter(0, self.index, theta).reshape(self.shape)
@@ -114,6 +103,5 @@ class Sparse(Embedding):
 def _checked(index: Tensor, like: Tensor) -> Tensor:
     if index.ndim != 1 or index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"index must be a 1-d int32 or int64 tensor, got {index.ndim}-d {index.dtype}")
-    index = index.long().sort().values
-    check(index, like.numel())
-    return index
+    check(index.long(), like.numel())
+    return index.long()

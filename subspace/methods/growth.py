@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
 from subspace.methods import weight_gradient
+from subspace.methods.processes import average, unsynced
 from subspace.methods.ranking import Supports
 from subspace.methods.saliencies.base import Objective, evaluate
 from subspace.methods.top import count_nonfinite, top
 from subspace.parametrization import Subspace
 from subspace.products.layers import LAYERS, Layer, as_product
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 BLOCK = 1 << 20  # entries looked at together
 
@@ -39,16 +43,21 @@ def largest_gradients(
     objective: Objective | None,
     kept: Supports,
     counts: Mapping[str, int],
+    group: ProcessGroup | None = None,
     when: str = "",
 ) -> Supports:
     """The sorted places in each tensor, `counts` of them and none of those kept, of the largest |d objective / d w|.
 
-    Tensors that the objective does not depend on are left out. The model is preserved. Under DistributedDataParallel
-    give every process the same objective. Raises as `evaluate`, and FloatingPointError naming a tensor whose gradient
-    is not finite.
+    Tensors that the objective does not depend on are left out. The model is preserved. The gradient is the mean over
+    the processes of the group. Raises as `evaluate`, and FloatingPointError naming a tensor whose gradient is not
+    finite.
     """
-    reader = GradientReader(spaces, lambda name, blocks: largest(_finite(blocks, name, when), kept[name], counts[name]))
-    with preserved(model), torch.enable_grad():
+
+    def reduce(name: str, blocks: Iterator[Block]) -> Tensor:
+        return largest(_finite(blocks, name, when), kept[name], counts[name])
+
+    reader = GradientReader(spaces, reduce) if group is None else AveragedGradientReader(spaces, reduce, group)
+    with preserved(model), torch.enable_grad(), unsynced(model):
         with _watched(spaces, reader.read):
             value = evaluate(objective, model)
         torch.autograd.grad(value, [space.theta for space in spaces.values()], allow_unused=True)
@@ -84,13 +93,71 @@ class GradientReader:
             self._reduce(name)
 
     def _reduce(self, name: str) -> None:
-        blocks = _blocks(self.spaces[name], self._sums.pop(name, None), self._calls.pop(name, []))
-        self.found[name] = self.reduce(name, blocks)
+        self.found[name] = self.reduce(name, self._taken(name))
+
+    def _taken(self, name: str) -> Iterator[Block]:
+        """The gradient of a weight, which is then held no longer."""
+        return _blocks(self.spaces[name], self._sums.pop(name, None), self._calls.pop(name, []))
 
     def finish(self) -> None:
         """Reduce the weights that the objective depends on by some of their reads only."""
         for name in {**self._sums, **self._calls}:
             self._reduce(name)
+
+
+class AveragedGradientReader(GradientReader):
+    """The same of gradients that are means over processes.
+
+    All processes reduce the weights in one order, the last registered first, as the backward pass mostly has it; a
+    gradient that arrives before its turn is held until then. Where a process's objective does not depend on a weight
+    its gradient is 0.
+    """
+
+    def __init__(
+        self,
+        spaces: Mapping[str, Subspace],
+        reduce: Callable[[str, Iterator[Block]], Tensor],
+        group: ProcessGroup,
+    ) -> None:
+        super().__init__(spaces, reduce)
+        self.group = group
+        self._order, self._whole = list(spaces), set[str]()
+
+    def _reduce(self, name: str) -> None:
+        self._whole.add(name)
+        while self._order and self._order[-1] in self._whole:
+            self._reduce_together(self._order.pop())
+
+    def finish(self) -> None:
+        """Reduce the weights whose turn has not come."""
+        while self._order:
+            self._reduce_together(self._order.pop())
+
+    def _reduce_together(self, name: str) -> None:
+        mine = name in self._sums or name in self._calls
+        theta, numel = self.spaces[name].theta, self.spaces[name].shape.numel()
+        share = average(torch.full((1,), float(mine), device=theta.device), self.group)
+        if share.item() == 0:
+            return
+        zeros = torch.zeros(1, dtype=theta.dtype, device=theta.device).expand(numel)
+        blocks = self._taken(name) if mine else iter([(0, zeros)])
+        self.found[name] = self.reduce(name, self._averaged(_even(blocks)))
+
+    def _averaged(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        for start, block in blocks:
+            yield start, average(block.to(at_least_float32(block.dtype), copy=True).contiguous(), self.group)
+
+
+def _even(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same in blocks of one size, the last one smaller: processes may have cut theirs in other ways."""
+    start, rest = 0, None
+    for _, block in blocks:
+        rest = block if rest is None else torch.cat([rest, block])
+        while len(rest) >= BLOCK:
+            yield start, rest[:BLOCK]
+            start, rest = start + BLOCK, rest[BLOCK:]
+    if rest is not None and len(rest):
+        yield start, rest
 
 
 def largest(blocks: Iterable[Block], kept: Tensor, count: int) -> Tensor:

@@ -1,28 +1,25 @@
 """Dynamic sparse training: every delta_t steps, drop the smallest |theta| of each tensor and grow as many elsewhere.
 
-U moves in place: the index, theta and the optimizer's state of every entry move together, so that theta stays the same
-Parameter and no optimizer need be made again. Costs O(dim) memory and, every delta_t steps, what growing costs.
+U moves in place: theta stays the same Parameter, no optimizer need be made again, and every entry that stays keeps its
+slot in theta and in all that is kept beside it. Costs O(dim) memory and, every delta_t steps, what growing costs.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from subspace.embeddings import Embedding
 from subspace.methods.budgets import exact
+from subspace.methods.followers import Follower, copies
+from subspace.methods.parts import Move, parts
+from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports
 from subspace.methods.saliencies.base import Objective
-from subspace.methods.top import top
-from subspace.parametrization import Subspace, subspaces
-from subspace.products.sparse_index import renew
 
 Decay = Callable[[float], float]  # t / t_end in [0, 1) -> the factor of the fraction to drop
 
@@ -42,44 +39,17 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-@dataclass(frozen=True)
-class Part:
-    """A sparse embedding that can be moved, and where in its tensor's theta its entries start."""
-
-    space: Subspace
-    sparse: Embedding
-    start: int
-
-    @property
-    def index(self) -> Tensor:
-        """The places, which `move` writes."""
-        return cast(Tensor, self.sparse.support())
-
-    def entries(self, per_entry: Tensor) -> Tensor:
-        """The sparse part of theta, or of anything of theta's shape: a view."""
-        return per_entry.detach()[self.start : self.start + self.sparse.dim]
-
-    @torch.no_grad()
-    def move(self, index: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Make `index`, sorted, the places; what belongs to a place goes with it, a new one starts at 0."""
-        old, theta = self.index, self.space.theta
-        source = torch.searchsorted(old, index).clamp(max=len(old) - 1)
-        stays = old[source] == index
-        state = optimizer.state.get(theta, {}).values()
-        of_theta = [t for t in (theta, theta.grad, *state) if isinstance(t, Tensor) and t.shape == theta.shape]
-        for per_entry in map(self.entries, of_theta):
-            per_entry.copy_(torch.where(stays, per_entry[source], 0))
-        old.copy_(index)
-        renew(old)
-
-
 class Mover(abc.ABC):
     """Moves U in training: call `step` after every `optimizer.step()`; at multiples of delta_t before t_end it acts.
 
     A multiple t drops, in every tensor, the floor(fraction decay(t / t_end) dim) entries of smallest magnitude (those
     of S alone under a DirectSum: alpha stays), and grows as many among all the others, the dropped ones included: one
-    that is grown again keeps its value and state, as in RigL's code; a new one is 0 with zeroed state. Tensors whose
-    theta requires no gradient are left alone.
+    that is grown again keeps its value and state, as in RigL's code; a new one takes the slot of a dropped one, and is
+    0 with zeroed state. Tensors whose theta requires no gradient are left alone.
+
+    What else keeps numbers of theta by slot has to follow: an average of weights that does not would mix those of
+    different places. Processes that train one model move it alike: by gradients averaged over them, and not at all
+    unless all have chosen the same places.
 
     Args:
         model: With a Sparse embedding of every registered tensor, alone or in a DirectSum.
@@ -88,14 +58,19 @@ class Mover(abc.ABC):
         delta_t: Steps from one move to the next.
         fraction: Dropped at first.
         decay: t / t_end in [0, 1) -> the factor of the fraction.
+        follow: Copies of the model that move with it, such as an AveragedModel, and mappings of tensors by the names
+            of the model's Parameters; more may be appended to `followers`. At a place that begins anew they take the
+            model's value, 0.
+        group: The processes that train this model together: by default those of its DistributedDataParallel, and
+            without one all that there are; None for a process by itself.
 
     Raises:
-        ValueError: If the model has no subspace, a theta is shared or not the optimizer's, or an argument is out of
-            range.
+        ValueError: If the model has no subspace, a theta is shared or not the optimizer's, a follower has other places
+            than the model, or an argument is out of range.
         TypeError: If an embedding is not sparse.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -104,6 +79,8 @@ class Mover(abc.ABC):
         delta_t: int = 100,
         fraction: float = 0.3,
         decay: Decay = cosine,
+        follow: Follower | Iterable[Follower] = (),
+        group: Group = "auto",
     ) -> None:
         if delta_t < 1:
             raise ValueError(f"delta_t must be at least 1, got {delta_t}")
@@ -111,29 +88,52 @@ class Mover(abc.ABC):
             raise ValueError(f"fraction must be in [0, 1], got {fraction}")
         self.model, self.optimizer = model, optimizer
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
-        self.steps = 0
-        self.parts = dict(_parts(model))
+        self.steps, self.group = 0, group
+        self.parts = dict(parts(model))
+        for part in self.parts.values():
+            part.sparse.moves = True
+        self.followers = [follow] if isinstance(follow, nn.Module | Mapping) else list(follow)
         thetas = [id(part.space.theta) for part in self.parts.values()]
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = {id(p) for each in optimizer.param_groups for p in each["params"]}
         for name, part in self.parts.items():
             if thetas.count(id(part.space.theta)) > 1:
                 raise ValueError(f"theta must belong to one tensor to be moved, got that of {name}, which is shared")
             if part.space.theta.requires_grad and id(part.space.theta) not in trained:
                 raise ValueError(f"optimizer must train every theta, got one without that of {name}")
+        for follower in self.followers:
+            copies(model, self.parts, follower)
 
     def step(self, objective: Objective | None = None) -> None:
         """Count one step and, if it is due, move U. objective: as for the saliencies, where growing needs one."""
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
-        dropped = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
-        kept, counts = {}, {}
+        fraction = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
+        dropped, kept = {}, {}
         for name, part in self.parts.items():
-            if part.space.theta.requires_grad and (count := int(dropped * part.sparse.dim)):
-                magnitude = part.entries(part.space.theta).abs()
-                kept[name], counts[name] = part.index[top(magnitude, part.sparse.dim - count)], count
-        for name, grown in self.grow(kept, counts, objective).items() if kept else ():
-            self.parts[name].move(torch.cat([kept[name], grown]).sort().values, self.optimizer)
+            if part.space.theta.requires_grad and (count := int(fraction * part.sparse.dim)):
+                dropped[name], kept[name] = part.smallest(count)
+        counts = {name: len(slots) for name, slots in dropped.items()}
+        grown = self.grow(kept, counts, objective) if kept else {}
+        self._move({n: self.parts[n].plan(dropped[n], kept[n], places) for n, places in grown.items()})
+
+    @torch.no_grad()
+    def _move(self, moves: Mapping[str, Move]) -> None:
+        """Write the moves of all tensors, or of none."""
+        following = [copies(self.model, self.parts, follower) for follower in self.followers]
+        planned = {f"{name} {what}": t for name, move in moves.items() for what, t in move._asdict().items()}
+        device = next(iter(self.parts.values())).space.theta.device
+        require_same(planned, f"the moves of step {self.steps}", together(self.model, self.group), device)
+        for name, move in moves.items():
+            part, theta = self.parts[name], self.parts[name].space.theta
+            stays = torch.ones_like(part.index, dtype=torch.bool).index_fill(0, move.slots, False)
+            for kept in (theta, theta.grad, *self.optimizer.state.get(theta, {}).values()):
+                if isinstance(kept, Tensor) and kept.shape == theta.shape:
+                    entries = part.entries(kept)
+                    entries.copy_(torch.where(stays, entries, 0))
+            for found in following:
+                found[name].follow(part, move)
+            part.write(move)
 
     @abc.abstractmethod
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:
@@ -149,17 +149,3 @@ class Mover(abc.ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, with the arguments of the mover that it is of."""
         self.steps = int(state["steps"])
-
-
-def _parts(model: nn.Module) -> Iterator[tuple[str, Part]]:
-    spaces = list(subspaces(model))
-    if not spaces:
-        raise ValueError("model must have at least one registered subspace, got none")
-    for name, space in spaces:
-        parts = space.parametrization.embedding.parts()
-        starts = accumulate((U.dim for U in parts), initial=0)
-        found = [Part(space, U, start) for U, start in zip(parts, starts, strict=False) if U.support() is not None]
-        if len(found) != 1:
-            label = space.parametrization.embedding.label()
-            raise TypeError(f"{name} must have a Sparse embedding, alone or in a DirectSum, got {label}")
-        yield name, found[0]

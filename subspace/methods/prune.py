@@ -12,6 +12,7 @@ from subspace._base.preserve import replaced
 from subspace._base.selection import Selection
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.groups import Groups
+from subspace.methods.processes import Group
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient
 
@@ -67,6 +68,7 @@ def force(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    group: Group = "auto",
 ) -> Supports:
     """Choose what FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
 
@@ -83,6 +85,7 @@ def force(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `rows` or `blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        group: The processes that score one model, as of a `Mover`.
 
     Returns:
         The sorted flat places kept of each tensor, by qualified name.
@@ -94,7 +97,7 @@ def force(  # noqa: PLR0913
     dense = {name: w.detach() for name, w in weights.items()}
 
     def score() -> Scores:
-        slopes = gradient(model, objective, include=include, exclude=exclude)
+        slopes = gradient(model, objective, include=include, exclude=exclude, group=group)
         return {name: slope * dense[name].abs() for name, slope in slopes.items()}
 
     size = partial(entries, density=density, dim=dim)

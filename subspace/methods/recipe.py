@@ -19,7 +19,7 @@ from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, require_values
 from subspace.offsets import Offset, Zero
-from subspace.parametrization import prepare
+from subspace.parametrization import SubspaceParametrization, prepare
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
 StartRule = Callable[[Tensor, Sparse, Key], Start]  # of a weight, the U chosen for it, and the tensor's key
@@ -92,7 +92,9 @@ class SparseRecipe:
             everything = Sparse(weight, index=torch.arange(weight.numel()))
             offset, embedding, theta = self.start(weight, everything, keys[name])
             with torch.no_grad():
-                first[name] = weight if theta is None else offset() + embedding(theta)
+                first[name] = (
+                    weight if theta is None else SubspaceParametrization(offset, embedding, weight.dtype)(theta)
+                )
         return first
 
 

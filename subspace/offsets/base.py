@@ -25,11 +25,11 @@ class Offset(PlugIn, abc.ABC):
 
     @abc.abstractmethod
     def forward(self) -> Tensor:
-        """d: shape."""
+        """d: shape, in like's dtype or, if that is of half precision, float32."""
 
     def linear(self, x: Tensor) -> Tensor:
         """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it."""
-        return F.linear(x, self.layout.to_matrix(self()))
+        return F.linear(x, self.layout.to_matrix(self()).to(x.dtype))
 
     def has_fast_linear(self) -> bool:
         """Whether `linear` takes less than to build d: by default, whether a class has its own."""

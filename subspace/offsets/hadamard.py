@@ -40,10 +40,14 @@ class Hadamard(Offset):
         self.gain = gain
 
     def forward(self) -> Tensor:
+        return self.layout.from_matrix(self.matrix(), self.shape)
+
+    def matrix(self) -> Tensor:
+        """d as a matrix: (n_out, n_in)."""
         n_out, n_in = self.fans
         columns = torch.arange(n_in, device=self.like.device)
         matrix = by_rows(n_out, n_in, self.like, lambda rows: parity_signs(rows & columns))
-        return self.layout.from_matrix(matrix.mul_(self.gain / math.sqrt(max(n_out, n_in))), self.shape)
+        return matrix.mul_(self.gain / math.sqrt(max(n_out, n_in)))
 
     def linear(self, x: Tensor) -> Tensor:
         n_out, n_in = self.fans

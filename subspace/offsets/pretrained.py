@@ -15,12 +15,14 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from subspace._base.key import Key
 from subspace._base.quantised import dequantised, is_quantised, quantised_linear, values_of
 from subspace.offsets.base import Offset
+from subspace.products.flops import Flops
 from subspace.products.weight import Structure
 
 if TYPE_CHECKING:
@@ -56,11 +58,15 @@ class Pretrained(Offset):
 
     def linear(self, x: Tensor) -> Tensor:
         if is_quantised(self.weight):
-            return quantised_linear(x, self.weight)
-        return F.linear(x, self.layout.to_matrix(self.weight))
+            return quantised_linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype))
 
     def structure(self) -> Structure | None:
         return None if is_quantised(self.weight) else Structure("given", 1.0, matrix=self.weight)
+
+    def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops:
+        each = 2.0 * self.shape.numel()
+        return Flops(each, each, 2.0 * self.fans[0] * alpha)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pretrained:
         memo[id(self.weight)] = self.weight
@@ -70,8 +76,9 @@ class Pretrained(Offset):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        if not self.like.is_meta:  # which has no values to give back
-            now = self.like.device, self.like.dtype
+        carrier = fn(torch.empty(0, dtype=self.weight.dtype, device=self.weight.device))
+        if not carrier.is_meta:  # which has no values to give back
+            now = carrier.device, carrier.dtype
             self.weight = self.weight.to(*now)  # not fn, as that of `to_empty` gives none either
         return self
 

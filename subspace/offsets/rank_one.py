@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
@@ -41,15 +40,16 @@ class RankOne(Offset):
         self._streams = tuple(str(require_key(key, self).fold(name)) for name in "uv")
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """u, with all of the scale, and v of unit length: (n_out,), (n_in,), in at least float32."""
+        """u, with all of the scale, and v of unit length: (n_out,), (n_in,)."""
         n_out, n_in = self.fans
-        like = self.like.to(at_least_float32(self.like.dtype))
-        u, v = (DRAW(stream, [n], False, 1.0, like) for stream, n in zip(self._streams, (n_out, n_in), strict=True))
+        u, v = (
+            DRAW(stream, [n], False, 1.0, self.like) for stream, n in zip(self._streams, (n_out, n_in), strict=True)
+        )
         return self.gain * math.sqrt(min(n_out, n_in)) / u.norm() * u, v / v.norm()
 
     def forward(self) -> Tensor:
         u, v = self.factors()
-        return self.layout.from_matrix(torch.outer(u, v).to(self.like.dtype), self.shape)
+        return self.layout.from_matrix(torch.outer(u, v), self.shape)
 
     def linear(self, x: Tensor) -> Tensor:
         u, v = self.factors()

@@ -50,7 +50,7 @@ class SignedDCT(DCT):
         return super().matrix().mul_(self.signs.repeat(self.layout.taps(self.shape)))
 
     def linear(self, x: Tensor) -> Tensor:
-        return super().linear(x * self.signs)
+        return super().linear(x * self.signs.to(x.dtype))
 
     def structure(self) -> Structure | None:
         return Structure("dct", self.gain, self.signs) if self.layout == STANDARD else None

@@ -44,10 +44,35 @@ def dct_flops(q: int) -> float:
     >>> dct_flops(4)
     38.0
     """
-    return 2.5 * q * math.log2(q) + 6 * (q // 2 + 1)
+    return fft_flops(q) + 6 * (q // 2 + 1)
 
 
 def hadamard_flops(q: int) -> int:
     """The additions of one Walsh-Hadamard transform of length q, padded to a power of two."""
     bits = (q - 1).bit_length()
     return bits << bits
+
+
+def block_hadamard_flops(n: int, block: int | None = None) -> int:
+    """The additions and scalings of `transforms.block_fwht`: of pieces of a power of two each.
+
+    >>> block_hadamard_flops(5), block_hadamard_flops(4, 2)
+    (13, 8)
+    """
+    left, total = n, n
+    block = block or 1 << (n.bit_length() - 1)
+    while left:
+        size = min(block, 1 << (left.bit_length() - 1))
+        total += left // size * hadamard_flops(size)
+        left %= size
+    return total
+
+
+def fft_flops(n: int) -> float:
+    """The FLOPs of one real FFT of length n, by the usual count of Frigo and Johnson (2005)."""
+    return 2.5 * n * math.log2(n)
+
+
+def haar_flops(n: int) -> int:
+    """The additions and multiplications of one Haar transform of length n: four for each of its n - 1 pairs."""
+    return 4 * (n - 1)

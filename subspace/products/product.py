@@ -9,16 +9,15 @@ Here alone a `Weight` is flattened: torch.library and autograd know nothing but 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from subspace._base.autocast import in_autocast, without_autocast
 from subspace.products import reference
 from subspace.products.choice import calibration, router
 from subspace.products.geometry import LINEAR, Geometry, memory_format
@@ -70,13 +69,13 @@ def conv(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tenso
 
 def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
     """`linear` or `conv`, without a look at the shape of x."""
-    if _in_autocast(x) and x.dtype != torch.float64:
+    if in_autocast(x) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
         y: Tensor = _operator(x, *_flat(w, geometry, route))
         return y
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        with _without_autocast(x):
+        with without_autocast(x):
             return reference.multiply(x, w, geometry)
     y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
     return y
@@ -123,7 +122,7 @@ def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
     """By this route, without autograd: contiguous, or channels_last where x is."""
     check_once(w.index, w.values.shape[0], math.prod(w.shape))
-    with _without_autocast(x):
+    with without_autocast(x):
         y = route.forward(*_taken(x, w, geometry, route), geometry).contiguous(memory_format=memory_format(x))
     return y if x.ndim == 2 or geometry.kernel else y.view(*x.shape[:-1], w.shape[0])
 
@@ -132,7 +131,7 @@ def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route
     """By this route, in the formats, shapes and dtypes of what the gradients belong to; the index has been checked."""
     form = memory_format(x)
     gy = gy.contiguous(memory_format=form) if geometry.kernel else _rows(gy)
-    with _without_autocast(x):
+    with without_autocast(x):
         gx, gscale, gvalues = route.backward(gy, *_taken(x, w, geometry, route), geometry, needs)
         if w.signs is not None and not route.takes_signs:
             gx = None if gx is None else w.turn_input(gx)
@@ -243,12 +242,3 @@ def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _operator.register_autograd(_operator_gradients, setup_context=_setup_context)
-
-
-def _in_autocast(x: Tensor) -> bool:
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.autocast(x.device.type, enabled=False) if _in_autocast(x) else contextlib.nullcontext()

@@ -40,7 +40,7 @@ class Structure(NamedTuple):
 class Weight(NamedTuple):
     """w = scale T diag(signs) + S: T a fixed transform, S sparse.
 
-    scale: one element, None for T = 0. values: (k,), the nonzeros of S; index: (k,), sorted places in w.
+    scale: one element, None for T = 0. values: (k,), the nonzeros of S; index: (k,), their places in w.
     shape: of w, (n_out, n_in) or (n_out, C, *kernel). transform, signs and matrix: as of a `Structure`.
     """
 

@@ -211,6 +211,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_memory_is_measured_in_every_case(case, monkeypatch, capsys):
@@ -234,6 +235,7 @@ def test_every_variant_gives_all_gradients_and_trains(name):
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, options, pictures",
     [

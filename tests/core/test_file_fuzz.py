@@ -180,6 +180,7 @@ def fuzz(path, seeds: range) -> None:
         assert time.process_time() - start < 2, seed
 
 
+@pytest.mark.slow
 def test_a_mutated_file_is_loaded_or_refused(tmp_path):
     fuzz(tmp_path / "c", range(400))
 
@@ -242,6 +243,7 @@ GREEDY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GREEDY)
 def test_no_file_makes_load_work_beyond_its_size(name, tmp_path, monkeypatch):
     path, size = tmp_path / "c", 2000

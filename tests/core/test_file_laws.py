@@ -523,6 +523,7 @@ while True:
 """
 
 
+@pytest.mark.crash
 def test_a_killed_save_leaves_nothing_behind(tmp_path):
     if files._nameless(tmp_path) is None:
         pytest.skip("this file system has no nameless files")

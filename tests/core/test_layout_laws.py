@@ -13,11 +13,22 @@ from torch import Size, nn
 from subspace import Key, Layout, load, register, save, subspaces, targets
 from subspace._base.layout import STANDARD
 from subspace.embeddings import Sparse
-from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
+from subspace.offsets import (
+    DCT,
+    BlockDCT,
+    BlockHadamard,
+    Gaussian,
+    Haar,
+    Hadamard,
+    RankOne,
+    SignedDCT,
+    SignedHadamard,
+    SignedPermutation,
+)
 from tests.support.strategies import numbers, shapes
 
 TRANSPOSED = Layout(outputs=(1,), inputs=(0,))
-OFFSETS = [DCT, SignedDCT, Hadamard, RankOne]
+OFFSETS = [DCT, SignedDCT, Hadamard, SignedHadamard, Haar, BlockHadamard, BlockDCT, SignedPermutation, RankOne]
 
 
 @st.composite

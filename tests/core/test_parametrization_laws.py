@@ -29,8 +29,11 @@ from tests.support.strategies import (
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)
-COMBINATIONS = list(itertools.product(OFFSETS, EMBEDDINGS))
 EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
+COMBINATIONS = [
+    pytest.param(*pair, marks=() if pair in EACH_ONCE else pytest.mark.slow)
+    for pair in itertools.product(OFFSETS, EMBEDDINGS)
+]
 
 
 def built(case: ModuleCase) -> nn.Module:
@@ -234,16 +237,18 @@ def test_materialize_gives_a_plain_copy_and_leaves_the_model(module_case):
 
 @each_module
 def test_state_dict_and_deepcopy_restore_the_model(module_case):
-    module, space = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
+    module, _ = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
     expected = module_case.call(module)
-    again, other = registered(module_case, OFFSETS[1], EMBEDDINGS[1], seed=5)
+    again, other = registered(module_case, OFFSETS[1], EMBEDDINGS[1])
     other.theta.data.zero_()
     again.load_state_dict(module.state_dict())
     close(module_case.call(again), expected)
     close(module_case.call(copy.deepcopy(module)), expected)
-    assert sum(v.numel() for n, v in module.state_dict().items() if "parametrizations" in n) == 2 * space.theta.numel()
+    kept = {n.split(".")[-1] for n in module.state_dict() if "parametrizations" in n}
+    assert kept == {"original", "_extra_state"}
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
 def test_compiles_without_a_graph_break(offset_case, embedding_case):
     torch._dynamo.reset()
@@ -278,13 +283,3 @@ def test_autocast_gives_the_dtype_of_the_plain_layer(dtype):
         assert ours(x).dtype == plain(x).dtype == dtype
         ours(x).sum().backward()
     assert space.theta.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@each_embedding
-def test_trains_in_every_dtype(case, dtype):
-    layer = nn.Linear(6, 5).to(dtype)
-    space = register(layer, "weight", DCT(layer.weight), case.make(layer.weight, 7, Key(0)))
-    layer(torch.ones(2, 6, dtype=dtype)).sum().backward()
-    assert layer.weight.dtype == space.theta.dtype == space.theta.grad.dtype == dtype
-    assert space.theta.grad.isfinite().all()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subspace import Key, recipes, register, save, subspaces, summary
+from subspace._base.index import packed_bytes
 from subspace.embeddings import Direction, DirectSum, Embedding, Scaled, Sparse
 from subspace.offsets import DCT, Zero
 
@@ -37,10 +38,10 @@ def test_a_shared_theta_is_counted_once():
 def test_a_chosen_index_is_stored_and_a_random_one_is_not():
     for chosen in (False, True):
         layer = nn.Linear(10, 10, bias=False)
-        U = Sparse(layer.weight, index=torch.arange(7)) if chosen else Sparse(layer.weight, 7, key=Key(0))
+        U = Sparse(layer.weight, index=torch.arange(0, 98, 14)) if chosen else Sparse(layer.weight, 7, key=Key(0))
         register(layer, "weight", DCT(layer.weight), U)
         s = summary(layer)
-        assert (s.trained_bytes, s.stored_bytes) == (28, 28 + 28 * chosen)
+        assert (s.trained_bytes, s.stored_bytes) == (28, 28 + packed_bytes(7, 85) * chosen)
         assert s.beside == {}
 
 

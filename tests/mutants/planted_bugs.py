@@ -95,7 +95,7 @@ BUGS = [
         "embedding",
         "column",
     ),
-    Bug("index forgotten", "_base/plug_in.py", "now.copy_(buffer)", "pass", "embedding", "leaves_the_meta"),
+    Bug("index lost on meta", "_base/plug_in.py", " if not self.like.is_meta else ()", "", "correctness", "lost_its"),
     Bug("not to scale", "embeddings/gaussian.py", ".mul_(of**-0.5)", "", "embedding", "lengths"),
     Bug(
         "one block again",
@@ -120,7 +120,7 @@ BUGS = [
     Bug(
         "scale forgotten",
         "embeddings/scaled.py",
-        "self.scale * self.embedding.adjoint",
+        "self.scale.to(weight.dtype) * self.embedding.adjoint",
         "self.embedding.adjoint",
         "embedding",
         "adjoint",
@@ -143,7 +143,7 @@ BUGS = [
         "nearest",
     ),
     Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
-    Bug("shared class", "parametrization.py", "type(module).__deepcopy__ = _deepcopy", "pass", "traps", "deepcopy"),
+    Bug("shared class", "parametrization.py", "injected.__deepcopy__, ", "injected.copies, ", "traps", "deepcopy"),
     Bug("frozen theta", "parametrization.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
     Bug(
         "copy left parametrized",

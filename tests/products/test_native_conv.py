@@ -199,6 +199,7 @@ def test_what_it_takes():
     assert not route.supports(simple._replace(shape=(6, 2, 1, 1), geometry=one))
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize("wide", [[], ["-march=x86-64-v3"]], ids=["baseline", "avx2"])
 def test_its_memory_is_in_bounds_and_written_before_it_is_read(wide, tmp_path):

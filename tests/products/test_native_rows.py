@@ -108,6 +108,7 @@ def test_sums_do_not_depend_on_which_thread_is_first():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_the_source_is_clean_under_sanitizers(tmp_path):
     flags = "-std=c++17 -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi"
@@ -119,6 +120,7 @@ def test_the_source_is_clean_under_sanitizers(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_kernels_everything_works_and_says_so():
     code = """
 import torch

@@ -23,6 +23,7 @@ from subspace.products.routes import fft
 TRANSFORMS = ["dct", "hadamard", "zero"]
 EVERY = [route.name for route in ROUTES]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 8e-3}
+ORDERS = ["sorted", "shuffled"]
 SUBSETS = [subset for subset in itertools.product([False, True], repeat=3) if any(subset)]
 
 
@@ -127,14 +128,15 @@ def convolution(case, x, w):
     return [F.conv1d, F.conv2d, F.conv3d][len(case.shape) - 3](x, w, None, *case.geometry)
 
 
-def inputs(case: Case, transform: str, dtype=torch.float64, last=False, seed=0, grad=True):
+def inputs(case: Case, transform: str, dtype=torch.float64, last=False, seed=0, grad=True, order="sorted"):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(case.x, generator=generator, dtype=torch.float64).to(dtype)
     if last:
         x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
     scale = None if transform == "zero" else torch.tensor([0.7], dtype=dtype)
     values = torch.randn(case.k, generator=generator, dtype=torch.float64).to(dtype)
-    index = torch.randperm(int(np.prod(case.shape)), generator=generator)[: case.k].sort().values
+    index = torch.randperm(int(np.prod(case.shape)), generator=generator)[: case.k]
+    index = index.sort().values if order == "sorted" else index
     for tensor in (x, scale, values):
         if tensor is not None:
             tensor.requires_grad_(grad)
@@ -155,8 +157,8 @@ def close(actual: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return float(error) <= tolerance * max(1.0, float(wanted.abs().max()) if wanted.numel() else 0.0)
 
 
-def check(case: Case, transform: str, route: str, dtype=torch.float64, last=False) -> None:
-    x, scale, values, index = inputs(case, transform, dtype, last)
+def check(case: Case, transform: str, route: str, dtype=torch.float64, last=False, order="shuffled") -> None:
+    x, scale, values, index = inputs(case, transform, dtype, last, order=order)
     y = case.product(x, scale, values, index, transform, route)
     exact = [None if t is None else t.detach().double().requires_grad_() for t in (x, scale, values)]
     wanted = expected(case, *exact, index, transform)
@@ -174,19 +176,21 @@ def check(case: Case, transform: str, route: str, dtype=torch.float64, last=Fals
         assert gx.is_contiguous(memory_format=form)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", [*LINEAR, *CONV, *CONV2D], ids=str)
-def test_every_route_is_the_dense_product(case, transform):
+def test_every_route_is_the_dense_product(case, transform, order):
     for route in sorted(case.routes(transform)):
-        check(case, transform, route)
+        check(case, transform, route, order=order)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", SOME, ids=str)
-def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype):
+def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype, order):
     for route in sorted(case.routes(transform, dtype)):
-        check(case, transform, route, dtype)
+        check(case, transform, route, dtype, order=order)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -338,10 +342,10 @@ def test_nothing_of_the_size_of_the_weight_is_saved(case, transform):
 @pytest.mark.parametrize("case", [LINEAR[0], CONV[10], CONV[11]], ids=str)
 def test_an_index_that_moves_is_followed(case):
     x, scale, values, index = inputs(case, "dct")
-    elsewhere = inputs(case, "dct", seed=1)[3]
+    elsewhere = inputs(case, "dct", seed=1)[3], inputs(case, "dct", seed=1, order="shuffled")[3], index.flip(0)
     for route in sorted(case.routes("dct")):
-        for place in (index.clone(), elsewhere):
-            moving = index.clone() if place is elsewhere else place
+        for place in (index.clone(), *elsewhere):
+            moving = index.clone()
             case.product(x, scale, values, moving, "dct", route)
             moving.copy_(place)
             actual = gradients(case.product(x, scale, values, moving, "dct", route), x, scale, values)
@@ -388,7 +392,7 @@ def test_large_maps_go_through_a_loop(case, transform, monkeypatch):
 @pytest.mark.parametrize("transform", ["dct", "hadamard"])
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_every_route_takes_signs_of_the_channels(case, transform, dtype):
-    *tensors, index = inputs(case, transform, dtype)
+    *tensors, index = inputs(case, transform, dtype, order="shuffled")
     signs = torch.from_numpy(Key(0).signs(case.shape[1])).to(dtype)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     plain = dense(case, transform, exact[1], torch.zeros_like(exact[2]), index)

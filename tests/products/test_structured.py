@@ -53,6 +53,7 @@ FORMS = {
         DirectSum([Direction(SignedDCT(w, key=Key(1))), Sparse(w, 9, key=Key(0))]),
     ),
     "sparse": lambda w: (Zero(w), Sparse(w, 9, key=Key(0))),
+    "dct+sparse, in any order": lambda w: (DCT(w), Sparse(w, index=torch.tensor([17, 3, 11, 0, 5, 8]))),
     "nothing": lambda w: (DCT(w), Sparse(w, 0, key=Key(0))),
     "alpha": lambda w: (Zero(w), Direction(Hadamard(w))),
     "alpha+sparse": lambda w: (Zero(w), DirectSum([Direction(DCT(w, gain=1.5)), Sparse(w, 9, key=Key(0))])),

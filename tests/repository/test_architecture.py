@@ -61,6 +61,7 @@ def test_public_names_are_documented():
                 assert vars(public)["__doc__"] if isinstance(public, type) else public.__doc__, name
 
 
+@pytest.mark.slow
 def test_the_study_is_not_imported_with_the_package():
     code = "import sys, subspace; print([m for m in sys.modules if m.startswith(('subspace.study', 'pandas', 'rich'))])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,24 +11,54 @@ from torch import Tensor, nn
 
 from subspace import Key, embeddings, offsets
 from subspace._base.layout import STANDARD
-from subspace.embeddings import SRHT, Direction, DirectSum, Embedding, FourierFT, Identity, Scaled, Sparse
+from subspace.embeddings import (
+    SRHT,
+    Basis,
+    Circulant,
+    Direction,
+    DirectSum,
+    Embedding,
+    FourierFT,
+    Given,
+    Hashed,
+    Identity,
+    LowRank,
+    RowScale,
+    Scaled,
+    Singular,
+    Sparse,
+    TinyLoRA,
+)
 from subspace.embeddings.fourier_ft import frequency_count
-from subspace.offsets import DCT, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
+from subspace.offsets import (
+    DCT,
+    BlockDCT,
+    BlockHadamard,
+    Haar,
+    Hadamard,
+    Offset,
+    Pretrained,
+    RankOne,
+    SignedDCT,
+    SignedHadamard,
+    SignedPermutation,
+    Zero,
+)
 
 
 @dataclass(frozen=True)
 class OffsetCase:
     """make(like, key).
 
-    fans: it needs at least two axes. held: it is made from like's values, which no key rebuilds. signs: it holds a sign
-    for each input channel.
+    fans: it needs at least two axes. held: it is made from like's values, which no key rebuilds. orders: how many
+    tensors it holds of a number for each input, or output, or input channel.
     """
 
     name: str
     make: Callable[[Tensor, Key], Offset]
     fans: bool = False
     held: bool = False
-    signs: bool = False
+    orders: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +66,7 @@ class EmbeddingCase:
     """make(like, dim, key) of that dim.
 
     free: it takes any dim. orthonormal: U^T U = I. scaled: E|U theta|^2 = |theta|^2. random: it depends on the key.
+    held: it is made from values that no key rebuilds.
     """
 
     name: str
@@ -43,14 +75,15 @@ class EmbeddingCase:
     orthonormal: bool = False
     scaled: bool = False
     random: bool = True
+    held: bool = False
 
 
 OFFSETS = [
     OffsetCase("zero", lambda like, key: Zero(like)),
     OffsetCase("dct", lambda like, key: DCT(like)),
     OffsetCase("dct-gain", lambda like, key: DCT(like, gain=1.5)),
-    OffsetCase("signed-dct", lambda like, key: SignedDCT(like, key=key), signs=True),
-    OffsetCase("signed-dct-gain", lambda like, key: SignedDCT(like, key=key, gain=0.7), signs=True),
+    OffsetCase("signed-dct", lambda like, key: SignedDCT(like, key=key), orders=1),
+    OffsetCase("signed-dct-gain", lambda like, key: SignedDCT(like, key=key, gain=0.7), orders=1),
     OffsetCase("hadamard", lambda like, key: Hadamard(like)),
     OffsetCase("hadamard-gain", lambda like, key: Hadamard(like, gain=0.7)),
     OffsetCase("rank-one", lambda like, key: RankOne(like, key=key)),
@@ -63,6 +96,11 @@ OFFSETS = [
         lambda like, key: offsets.Gaussian(like, key=key, fan="average", distribution="uniform"),
         fans=True,
     ),
+    OffsetCase("signed-hadamard", lambda like, key: SignedHadamard(like, key=key, gain=0.7), orders=1),
+    OffsetCase("haar", lambda like, key: Haar(like, gain=0.7)),
+    OffsetCase("block-hadamard", lambda like, key: BlockHadamard(like, key=key, block=4), orders=3),
+    OffsetCase("block-dct", lambda like, key: BlockDCT(like, key=key, block=3, gain=0.7), orders=3),
+    OffsetCase("signed-permutation", lambda like, key: SignedPermutation(like, key=key, gain=0.7), orders=2),
 ]
 
 
@@ -91,6 +129,45 @@ def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return make
 
 
+def _half(n: int) -> int:
+    return (n + 1) // 2
+
+
+def _low_rank(like: Tensor, dim: int, key: Key) -> Embedding:
+    n_out, n_in = STANDARD.fans(like.shape)
+    return LowRank(like, _half(n_out), _half(n_in), key=key)
+
+
+def _lora_fa(like: Tensor, dim: int, key: Key) -> Embedding:
+    return LowRank(like, None, _half(STANDARD.fans(like.shape)[1]), key=key)
+
+
+def _lora_xs(like: Tensor, dim: int, key: Key) -> Embedding:
+    rank = _half(min(STANDARD.fans(like.shape)))
+    return LowRank(like, rank, rank, offset=_dense(like, key))
+
+
+def _dense(like: Tensor, key: Key) -> Offset:
+    return offsets.Gaussian(like, key=key) if like.ndim > 1 else DCT(like)
+
+
+def _tiny(like: Tensor, dim: int, key: Key) -> Embedding:
+    rank = _half(min(STANDARD.fans(like.shape)))
+    return TinyLoRA(like, max(1, min(dim, rank**2 // 2)), rank=rank, key=key)
+
+
+def _circulant(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
+    return lambda like, dim, key: Circulant(like, math.gcd(*STANDARD.fans(like.shape)), scale=scale)
+
+
+def _given(like: Tensor, dim: int, key: Key) -> Embedding:
+    return Given(like, torch.from_numpy(key.normal(like.numel() * dim)).reshape(-1, dim))
+
+
+def _basis(transform: Callable[[Tensor], Embedding]) -> Callable[[Tensor, int, Key], Embedding]:
+    return lambda like, dim, key: Basis(transform(like), Sparse(like, dim, key=key))
+
+
 EMBEDDINGS = [
     EmbeddingCase("identity", lambda like, dim, key: Identity(like), free=False, orthonormal=True, random=False),
     EmbeddingCase("sparse", lambda like, dim, key: Sparse(like, dim, key=key), orthonormal=True),
@@ -98,6 +175,24 @@ EMBEDDINGS = [
     EmbeddingCase("gaussian-stored", _gaussian(True), scaled=True),
     EmbeddingCase("gaussian-drawn", _gaussian(False), scaled=True),
     EmbeddingCase("srht", lambda like, dim, key: SRHT(like, dim, key=key), scaled=True),
+    EmbeddingCase("hashed", lambda like, dim, key: Hashed(like, dim, key=key), scaled=True),
+    EmbeddingCase("low-rank", _low_rank, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("lora-fa", _lora_fa, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("lora-xs", _lora_xs, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("tiny-lora", _tiny, free=False, scaled=True),
+    EmbeddingCase("row-scale", lambda like, dim, key: RowScale(DCT(like)), False, True, True, random=False),
+    EmbeddingCase("row-scale-ia3", lambda like, dim, key: RowScale(DCT(like), scale=1.0), free=False, random=False),
+    EmbeddingCase("circulant", _circulant(None), False, True, True, random=False),
+    EmbeddingCase("circulant-c3a", _circulant(1.0), free=False, random=False),
+    EmbeddingCase("given", _given, free=False, orthonormal=True, scaled=True, held=True),
+    EmbeddingCase("dct", lambda like, dim, key: embeddings.DCT(like), False, True, True, random=False),
+    EmbeddingCase("haar", lambda like, dim, key: embeddings.Haar(like), False, True, True, random=False),
+    EmbeddingCase("hadamard", lambda like, dim, key: embeddings.Hadamard(like), False, True, True, random=False),
+    EmbeddingCase("singular", lambda like, dim, key: Singular(_dense(like, key)), False, True, True),
+    EmbeddingCase("basis-dct", _basis(embeddings.DCT), orthonormal=True, scaled=True),
+    EmbeddingCase("basis-haar", _basis(lambda like: embeddings.Haar(like, over="filters")), True, True, True),
+    EmbeddingCase("basis-singular", _basis(lambda like: Singular(_dense(like, Key(5)))), True, True, True),
+    EmbeddingCase("basis-identity", _basis(Identity), orthonormal=True),
     EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
     EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),

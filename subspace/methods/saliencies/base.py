@@ -2,12 +2,16 @@
 
 An objective is any function of the model that returns one number: it holds the data and the loss, so that they can be
 anything. Scoring leaves the model as it was, to the bit: weights, buffers, gradients, modes, and torch's random state.
+Of several processes that hold one model each has an objective of its own, as of its own batch: the gradients that
+scores are made of are then the means of theirs, and what they keep is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,10 @@ from torch import Tensor, nn
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
 from subspace._base.selection import Selection, targets
+from subspace.methods.processes import Group, average, require_same, together, unsynced
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Objective = Callable[[nn.Module], Tensor]  # e.g. lambda net: cross_entropy(net(x), y)
 Scores = dict[str, Tensor]  # by qualified name, shaped like the weight
@@ -32,6 +40,7 @@ class TargetSaliency(Protocol):
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        group: Group = "auto",
     ) -> Scores: ...
 
 
@@ -43,7 +52,8 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
             require gradients; whatever it does to the model is undone.
 
     Returns:
-        The saliency: (model, objective, include=, exclude=) -> scores.
+        The saliency: (model, objective, include=, exclude=, group=) -> scores. group: the processes that score one
+        model, as of a `Mover`; RuntimeError where their weights or their scores are not the same.
     """
 
     def scored(
@@ -52,13 +62,18 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        group: Group = "auto",
     ) -> Scores:
         weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
         require_values(weights)
-        with preserved(model), torch.enable_grad():
+        processes, device = together(model, group), next(iter(weights.values())).device
+        require_same(weights, "the weights that are scored", processes, device)
+        with preserved(model), torch.enable_grad(), unsynced(model), _scoring(processes):
             for weight in weights.values():
                 weight.requires_grad_(True)
-            return {name: s.detach() for name, s in score(model, objective, weights).items()}
+            scores = {name: s.detach() for name, s in score(model, objective, weights).items()}
+        require_same(scores, "scores", processes, device)
+        return scores
 
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(scored, attribute, getattr(score, attribute))
@@ -87,11 +102,32 @@ def gradients(
 ) -> dict[str, Tensor]:
     """d objective / d weight in at least float32, zero where the objective does not depend on the weight.
 
-    Raises as `evaluate`.
+    Of several processes the mean, but where a graph is created: what is made of that is for `mean` to average. Raises
+    as `evaluate`.
     """
     value = evaluate(objective, model)
     slopes = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
-    return {name: slope.to(at_least_float32(slope.dtype)) for name, slope in zip(weights, slopes, strict=True)}
+    wide = {name: slope.to(at_least_float32(slope.dtype)) for name, slope in zip(weights, slopes, strict=True)}
+    return wide if create_graph else {name: mean(slope) for name, slope in wide.items()}
+
+
+def mean(slope: Tensor) -> Tensor:
+    """The mean of a tensor over the processes that score together, without a graph; itself for one alone."""
+    group = _processes.get()
+    return slope if group is None else average(slope.detach().clone(memory_format=torch.contiguous_format), group)
+
+
+_processes: ContextVar[ProcessGroup | None] = ContextVar("processes", default=None)
+
+
+@contextmanager
+def _scoring(group: ProcessGroup | None) -> Iterator[None]:
+    """Let `mean` be over this group."""
+    token = _processes.set(group)
+    try:
+        yield
+    finally:
+        _processes.reset(token)
 
 
 @saliency

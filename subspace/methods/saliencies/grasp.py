@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subspace._base.dtypes import at_least_float32
-from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, saliency
+from subspace.methods.saliencies.base import Objective, Scores, Weights, gradients, mean, saliency
 
 
 @saliency
@@ -30,6 +30,7 @@ def grasp(model: nn.Module, objective: Objective | None, weights: Weights) -> Sc
     """
     with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
         slopes = gradients(model, objective, weights, create_graph=True)
-        norm = sum((g * g.detach()).sum() for g in slopes.values())
+        norm = sum((g * mean(g.detach())).sum() for g in slopes.values())
         curved = torch.autograd.grad(norm, list(weights.values()), materialize_grads=True)  # type: ignore[arg-type]
-    return {name: w.to(at_least_float32(w.dtype)) * hg for (name, w), hg in zip(weights.items(), curved, strict=True)}
+    wide = [mean(hg.to(at_least_float32(hg.dtype))) for hg in curved]
+    return {name: w.to(hg.dtype) * hg for (name, w), hg in zip(weights.items(), wide, strict=True)}

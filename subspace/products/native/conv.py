@@ -19,6 +19,7 @@ from torch import Tensor
 from subspace.products.geometry import Geometry
 from subspace.products.native import load
 from subspace.products.native.load import check, pointers
+from subspace.products.sparse_index import cached_per_index, sorting
 from subspace.products.weight import Gradients, Needs, Weight
 
 TOLERANCE = 1e-7  # singular values below this part of the largest are dropped; float32 resolves 6e-8
@@ -104,14 +105,34 @@ def _geometry(x: Tensor, w: Weight, geometry: Geometry) -> _Geometry:
     return _Geometry(*x.shape, w.shape[0], *w.shape[2:], *stride, *padding, *dilation, groups)
 
 
-def _plain(w: Weight) -> Weight:
-    """With float32 values and an index that C++ can read."""
-    return w._replace(values=w.values.float().contiguous(), index=w.index.contiguous())
+class _Sorted(NamedTuple):
+    """slots: of the places in their order; places: those. Both None where the index is sorted already."""
+
+    slots: Tensor | None
+    places: Tensor | None
+
+
+def _sorted(index: Tensor) -> _Sorted:
+    slots = sorting(index)
+    return _Sorted(slots, None if slots is None else index[slots])
+
+
+def _plain(w: Weight) -> tuple[Weight, Tensor | None]:
+    """With float32 values and an index that C++ can read, sorted; and the slots in that order, if w's is another."""
+    if (w.index.shape, w.index.dtype) != (w.values.shape, torch.int64):
+        raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
+    slots, places = cached_per_index(w.index, _sorted)
+    if slots is None or places is None:
+        return w._replace(values=w.values.float().contiguous(), index=w.index.contiguous()), None
+    return w._replace(values=w.values.float()[slots], index=places), slots
+
+
+def _by_slot(gvalues: Tensor, slots: Tensor | None) -> Tensor:
+    """The gradients to values that are in this order."""
+    return gvalues if slots is None else torch.empty_like(gvalues).index_copy_(0, slots, gvalues)
 
 
 def _entries(w: Weight) -> tuple[int | None, int | None, int]:
-    if (w.index.shape, w.index.dtype) != (w.values.shape, torch.int64):
-        raise ValueError(f"index must be {len(w.values)} int64, got {len(w.index)} {w.index.dtype}")
     return *pointers(w.values, w.index), w.values.shape[0]  # type: ignore[return-value]
 
 
@@ -123,7 +144,7 @@ def _dense(w: Weight) -> tuple[_Factors | None, float]:
 
 def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
     """The convolution, stride 1, groups 1: (N, C, H, W) -> (N, C_out, H', W'), contiguous float32."""
-    x, w = x.contiguous(), _plain(w)
+    x, (w, _) = x.contiguous(), _plain(w)
     y = x.new_empty(len(x), w.shape[0], *geometry.sizes(tuple(x.shape[2:])))
     if y.numel():
         sizes, threads = _geometry(x, w, geometry), torch.get_num_threads()
@@ -133,7 +154,7 @@ def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
 
 def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
     """The gradients, that to the scale of one element."""
-    gy, x, w = gy.contiguous(), x.contiguous(), _plain(w)
+    gy, x, (w, slots) = gy.contiguous(), x.contiguous(), _plain(w)
     gx = torch.empty_like(x) if needs.x else None
     gscale = x.new_zeros(1) if needs.scale and w.scale is not None else None
     gvalues = torch.zeros_like(w.values) if needs.values else None
@@ -141,13 +162,13 @@ def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs)
         sizes, threads = _geometry(x, w, geometry), torch.get_num_threads()
         data, out = pointers(gy, x), pointers(gx, gscale, gvalues)
         check(_library().subspace_conv_backward(sizes, *_dense(w), *data, *_entries(w), *out, threads))
-    return Gradients(gx, gscale, gvalues)
+    return Gradients(gx, gscale, None if gvalues is None else _by_slot(gvalues, slots))
 
 
 def add_sparse(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     """y += S * x in place, 2-d, any geometry, contiguous float32 on the CPU."""
     if y.numel():
-        w, threads = _plain(w), torch.get_num_threads()
+        (w, _), threads = _plain(w), torch.get_num_threads()
         entries, sizes = _entries(w), _geometry(x, w, geometry)
         check(_library().subspace_sparse_conv_forward(sizes, *pointers(x), *entries, *pointers(y), threads))
 
@@ -157,10 +178,10 @@ def add_sparse_gradients(
 ) -> None:
     """gx += S^T gy and gvalues += S's dot products, in place where given."""
     if gy.numel():
-        w, threads = _plain(w), torch.get_num_threads()
+        (w, slots), threads = _plain(w), torch.get_num_threads()
         entries, sizes = _entries(w), _geometry(x, w, geometry)
         found = torch.zeros_like(w.values)
         out = pointers(gx, found)
         check(_library().subspace_sparse_conv_backward(sizes, *pointers(gy, x), *entries, *out, threads))
         if gvalues is not None:
-            gvalues += found
+            gvalues += _by_slot(found, slots)

@@ -66,6 +66,6 @@ def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
 def check(failed: Any) -> None:
     """Raise what a kernel's return value other than 0 stands for."""
     if failed == 2:
-        raise ValueError("index must be sorted and in the range of the weight, got one that is not")
+        raise ValueError("index must be in the range of the weight, got one that is not")
     if failed:
         raise MemoryError("the compiled kernels must have memory for their working set, got none")

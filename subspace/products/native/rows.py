@@ -46,11 +46,12 @@ def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
     y = x.new_empty(x.shape[0], n_out, *x.shape[2:])
     if y.numel():
         bags = of_matrix(w.index, n_out, n_in)
+        by_row = bags.rows(values)
         check(
             _library().subspace_rows_forward(
                 *pointers(x, y),
                 *_sizes(y, w),
-                *pointers(values, bags.row_starts, bags.column),
+                *pointers(by_row, bags.row_starts, bags.column),
                 values.shape[0],
                 torch.get_num_threads(),
             )

@@ -45,7 +45,7 @@ class Bottleneck(Route):
             y = x.new_zeros(x.shape[0], w.shape[0], *geometry.sizes(tuple(x.shape[2:])))
         else:
             basis, kernel = _layers(w.shape, x.dtype, x.device)
-            y = geometry.multiply(_mix(basis, x, geometry.groups), kernel * w.scale.to(kernel))
+            y = geometry.multiply(_mix(basis, x, geometry.groups), (kernel * w.scale).to(kernel.dtype))
         sparse.forward(x, w, geometry, y)
         return y
 

@@ -12,10 +12,12 @@ from torch import Tensor
 class Orders(NamedTuple):
     """All int32, and none of a size that depends on where the nonzeros are: a captured graph can read them again.
 
-    columns: (k,), of each nonzero. row_starts: (n_out + 1,), where in it each output begins. by_column, row_by_column:
-    (k,), of the nonzeros by input: their places, and outputs. column_starts: (n_in + 1,), where each input begins.
+    by_row, columns: (k,), of the nonzeros by output: their slots, and inputs. row_starts: (n_out + 1,), where in them
+    each output begins. by_column, row_by_column: (k,), of the nonzeros by input: their slots, and outputs.
+    column_starts: (n_in + 1,), where each input begins.
     """
 
+    by_row: Tensor
     columns: Tensor
     row_starts: Tensor
     by_column: Tensor
@@ -24,11 +26,13 @@ class Orders(NamedTuple):
 
 
 def orders(index: Tensor, n_out: int, n_in: int) -> Orders:
-    """Of S with nonzeros at the flat, sorted index: (k,), of an (n_out, n_in) matrix."""
+    """Of S with nonzeros at the flat index: (k,), of an (n_out, n_in) matrix."""
+    index, by_row = index.sort()
     row = index // n_in
     column = index - row * n_in
-    by_column = torch.argsort(column, stable=True)
-    parts = column, _starts(row, n_out), by_column, row[by_column], _starts(column[by_column], n_in)
+    across = torch.argsort(column, stable=True)
+    by_column = by_row[across]
+    parts = by_row, column, _starts(row, n_out), by_column, row[across], _starts(column[across], n_in)
     return Orders(*(part.int() for part in parts))
 
 
@@ -39,6 +43,7 @@ class ConvOrders(NamedTuple):
     a tap sees one phase alone, so many pixels of it further down and right: steps, (2, k), and steps_by_column.
     """
 
+    by_row: Tensor
     columns: Tensor
     steps: Tensor
     row_starts: Tensor
@@ -51,16 +56,17 @@ class ConvOrders(NamedTuple):
 def conv_orders(
     index: Tensor, shape: tuple[int, ...], groups: int, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> ConvOrders:
-    """Of S with nonzeros at the flat, sorted index: (k,), of a weight (n_out, C / groups, *kernel) of two axes."""
+    """Of S with nonzeros at the flat index: (k,), of a weight (n_out, C / groups, *kernel) of two axes."""
+    index, by_row = index.sort()
     n_out, width, *kernel = shape
     tap, row = index % math.prod(kernel), index // math.prod(shape[1:])
     channel = row // (n_out // groups) * width + index // math.prod(kernel) % width
     down, right = tap // kernel[1] * dilation[0], tap % kernel[1] * dilation[1]
     column = (down % stride[0] * stride[1] + right % stride[1]) * width * groups + channel
     steps = torch.stack([down // stride[0], right // stride[1]])
-    by_column = torch.argsort(column, stable=True)
-    starts = _starts(row, n_out), _starts(column[by_column], math.prod(stride) * width * groups)
-    parts = column, steps, starts[0], by_column, row[by_column], steps[:, by_column], starts[1]
+    across = torch.argsort(column, stable=True)
+    starts = _starts(row, n_out), _starts(column[across], math.prod(stride) * width * groups)
+    parts = by_row, column, steps, starts[0], by_row[across], row[across], steps[:, across], starts[1]
     return ConvOrders(*(part.int().contiguous() for part in parts))
 
 

@@ -23,7 +23,7 @@ def forward(x: Tensor, w: Weight, y: Tensor, add: bool) -> None:
     n_out, n_in = w.fans
     found, across = cached_per_index(w.index, orders, n_out, n_in), _lay_across(x)
     _multiply[(triton.cdiv(n_out, BLOCK) * triton.cdiv(len(x), TILE),)](
-        across, y, w.values, found.columns, found.row_starts, len(x), n_out, across.shape[1],
+        across, y, w.values, found.by_row, found.columns, found.row_starts, len(x), n_out, across.shape[1],
         TILE=TILE, BLOCK=BLOCK, DEPTH=DEPTH, ADD=add,
     )  # fmt: skip
 
@@ -64,10 +64,10 @@ def _copy_across(x, across, count, n, wide, TILE: tl.constexpr):
 
 @triton.jit
 def _multiply(
-    across, y, values, columns, starts, count, n_out, wide,
+    across, y, values, slots, columns, starts, count, n_out, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """y[r, o] = sum of values[j] across[columns[j], r] over the nonzeros j of o, or with ADD += ."""
+    """y[r, o] = sum of values[slots[j]] across[columns[j], r] over the nonzeros j of o, or with ADD += ."""
     tile, _, first = share(n_out, 1, BLOCK)
     row, o = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     start, end = ends(starts, first, n_out, BLOCK, DEPTH)
@@ -75,7 +75,8 @@ def _multiply(
     for j in range(0, tl.max(end - start), DEPTH):
         at = nonzeros(start, j, BLOCK, DEPTH)
         column = tl.load(columns + at, mask=at < end, other=-1)
-        value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
+        slot = tl.load(slots + at, mask=at < end, other=0)
+        value = tl.load(values + slot, mask=at < end, other=0.0).to(tl.float32)
         product = value[:, None] * _gather(across, column, row, wide)
         total += tl.sum(product.reshape(DEPTH, BLOCK, TILE), 0)
     _write(y, tl.trans(total), o, row, count, n_out, ADD)
@@ -83,11 +84,11 @@ def _multiply(
 
 @triton.jit
 def _multiply_back(
-    across, x, gx, values, gvalues, places, outputs, starts, count, n_in, wide, k,
+    across, x, gx, values, gvalues, slots, outputs, starts, count, n_in, wide, k,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ADD: tl.constexpr,
     NEED_X: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
-    """gx[r, i] = sum of values[places[j]] across[outputs[j], r] over the nonzeros j of i, or with ADD +=, if NEED_X.
+    """gx[r, i] = sum of values[slots[j]] across[outputs[j], r] over the nonzeros j of i, or with ADD +=, if NEED_X.
 
     And, if NEED_VALUES, gvalues[j] += <x[:, i], across[outputs[j]]>; if not ATOMIC, each tile's to a row of its own.
     """
@@ -103,8 +104,8 @@ def _multiply_back(
         at = nonzeros(start, j, BLOCK, DEPTH)
         output = tl.load(outputs + at, mask=at < end, other=-1)
         if NEED_X:
-            place = tl.load(places + at, mask=at < end, other=0)
-            value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
+            slot = tl.load(slots + at, mask=at < end, other=0)
+            value = tl.load(values + slot, mask=at < end, other=0.0).to(tl.float32)
         read = _gather(across, output, row, wide)
         if NEED_X:
             total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)

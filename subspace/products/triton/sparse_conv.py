@@ -64,8 +64,8 @@ def forward(x: Tensor, w: Weight, geometry: Geometry, y: Tensor) -> None:
     found, (seen, made, margin) = _orders(w, geometry), _images(x, y, geometry)
     across = _lay_across(x, seen, 0, margin)
     _multiply[(made.programs,)](
-        across, y, w.values, found.columns, found.steps, found.row_starts, across.shape[1], len(w.values), *made[:-1],
-        TILE=TILE, BLOCK=made.block, DEPTH=DEPTH,
+        across, y, w.values, found.by_row, found.columns, found.steps, found.row_starts, across.shape[1],
+        len(w.values), *made[:-1], TILE=TILE, BLOCK=made.block, DEPTH=DEPTH,
     )  # fmt: skip
 
 
@@ -136,11 +136,11 @@ def _copy_across(
 
 @triton.jit
 def _multiply(
-    across, y, values, columns, steps, starts, length, k,
+    across, y, values, slots, columns, steps, starts, length, k,
     images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """y[o, cell] += sum of values[j] across[columns[j], cell + steps[j]] over the nonzeros j of o."""
+    """y[o, cell] += sum of values[slots[j]] across[columns[j], cell + steps[j]] over the nonzeros j of o."""
     tile, phase, first = share(channels, 1, BLOCK)
     cell, o = tile * TILE + tl.arange(0, TILE), first + tl.arange(0, BLOCK)
     start, end = ends(starts, first, channels, BLOCK, DEPTH)
@@ -148,7 +148,8 @@ def _multiply(
     for j in range(0, tl.max(end - start), DEPTH):
         at = nonzeros(start, j, BLOCK, DEPTH)
         column = tl.load(columns + at, mask=at < end, other=0)
-        value = tl.load(values + at, mask=at < end, other=0.0).to(tl.float32)
+        slot = tl.load(slots + at, mask=at < end, other=0)
+        value = tl.load(values + slot, mask=at < end, other=0.0).to(tl.float32)
         from_cell = column.to(tl.int64) * length + _shift(steps, at, end, k, wide, images)
         read = tl.load(across + from_cell[:, None] + cell[None, :], mask=(at < end)[:, None], other=0.0).to(tl.float32)
         total += tl.sum((value[:, None] * read).reshape(DEPTH, BLOCK, TILE), 0)
@@ -158,12 +159,12 @@ def _multiply(
 
 @triton.jit
 def _multiply_back(
-    across, x, gx, values, gvalues, places, outputs, steps, starts, length, before, k,
+    across, x, gx, values, gvalues, slots, outputs, steps, starts, length, before, k,
     images, height, width, channels, stride_h, stride_w, pad_h, pad_w, wide,
     TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
     NEED_X: tl.constexpr, NEED_VALUES: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
-    """gx[c, cell] += sum of values[places[j]] across[outputs[j], cell - steps[j]] over the nonzeros j of c, if NEED_X.
+    """gx[c, cell] += sum of values[slots[j]] across[outputs[j], cell - steps[j]] over the nonzeros j of c, if NEED_X.
 
     And, if NEED_VALUES, gvalues[j] += <x[c], across[outputs[j]]> so shifted; if not ATOMIC, each tile's to a row of its
     own. All of it for one phase.
@@ -181,8 +182,8 @@ def _multiply_back(
         at = nonzeros(start, j, BLOCK, DEPTH)
         output = tl.load(outputs + at, mask=at < end, other=0)
         if NEED_X:
-            place = tl.load(places + at, mask=at < end, other=0)
-            value = tl.load(values + place, mask=at < end, other=0.0).to(tl.float32)
+            slot = tl.load(slots + at, mask=at < end, other=0)
+            value = tl.load(values + slot, mask=at < end, other=0.0).to(tl.float32)
         from_cell = output.to(tl.int64) * length + before - _shift(steps, at, end, k, wide, images)
         read = tl.load(across + from_cell[:, None] + cell[None, :], mask=(at < end)[:, None], other=0.0).to(tl.float32)
         if NEED_X:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -23,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from subspace import Key, subspaces
+from subspace.embeddings import Embedding
+from subspace.products.sparse_index import renew
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Team:
 
     @torch.no_grad()
     def follow(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-        """Take over process 0's buffers and, with an optimizer, every theta and its state, as after U has moved.
+        """Take over process 0's buffers and, with an optimizer, every support, theta and its state, as after a move.
 
         What depends on dropout or on the last bit, as which entries are the largest, is then the same everywhere.
         """
@@ -100,19 +103,28 @@ class Team:
             return
         thetas = [space.theta for _, space in subspaces(model)] if optimizer else []
         states = [optimizer.state.get(theta, {}).values() for theta in thetas] if optimizer else []
-        for tensor in chain(model.buffers(), thetas, *states):
+        moved = [index for U in _embeddings(model) if (index := U.support()) is not None] if optimizer else []
+        for tensor in chain(model.buffers(), moved, thetas, *states):
             if isinstance(tensor, Tensor):
                 dist.broadcast(tensor.detach(), src=0)
+        for index in moved:
+            renew(index)
 
     def check_same(self, model: nn.Module) -> None:
         """RuntimeError, in all processes, unless they have the same network to the last bit, d and U included."""
         if self.size == 1:
             return
         digest = hashlib.sha256()
-        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        identities = ((name, space.parametrization.get_extra_state()) for name, space in subspaces(model))
+        for name, tensor in chain(model.named_parameters(), model.named_buffers(), identities):
             numbers = torch.cat([tensor.detach().cpu().flatten()])  # a copy: the stride of a single one may be 0
             digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
         digests: list[Any] = [None] * self.size
         dist.all_gather_object(digests, digest.hexdigest())
         if other := [number for number, found in enumerate(digests) if found != digests[0]]:
             raise RuntimeError(f"all processes must have the same network, got another one in process {other[0]}")
+
+
+def _embeddings(model: nn.Module) -> Iterator[Embedding]:
+    """All that are in the model, those within others included."""
+    return (part for part in model.modules() if isinstance(part, Embedding))

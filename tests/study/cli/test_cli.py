@@ -48,6 +48,7 @@ def invoke(*words):
     return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_tables_figures_and_a_report_and_is_not_run_twice(small, tmp_path):
     where = ["--out", tmp_path / "out"]
     first = invoke("run", small, *where, "--launch", "workers=1", "--at", "bytes")
@@ -403,6 +404,7 @@ def test_the_library_needs_none_of_the_extras():
             assert not [name for name in imports if name.startswith(extras)], path
 
 
+@pytest.mark.slow
 def test_workers_load_no_tables_plots_or_launchers():
     heavy = ("pandas", "matplotlib", "ray", "submitit", "rich")
     code = f"import sys, subspace.study.execution.launchers.worker; print([m for m in {heavy} if m in sys.modules])"

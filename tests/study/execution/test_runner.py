@@ -106,6 +106,7 @@ class Told(Callback):
         self.said.append(text)
 
 
+@pytest.mark.slow
 def test_failures_are_tried_once_more_recorded_and_shown_and_stop_nothing_else(store):
     runs = grid(0, 13, 9, 8, 7, 5, 1, 2)
     progress = Lines(in_memory())
@@ -232,6 +233,7 @@ def test_a_run_whose_other_process_dies_is_taken_over(store):
     assert begun(store) == [0]
 
 
+@pytest.mark.slow
 def test_two_studies_at_once_train_each_run_once(store):
     runs = grid(*range(20, 30))
     studies = [FORKSERVER.Process(target=train, args=(runs, store, pool(store, 2), Callback())) for _ in range(2)]

@@ -239,6 +239,7 @@ def test_another_batch_is_another_objective():
     assert len(set(values)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["authors", "norms"])
 @pytest.mark.parametrize("alpha", ["trained", "fixed"])
 def test_alphas_of_fixup(rule, alpha):

@@ -131,6 +131,7 @@ def test_lenet5_has_its_shapes_and_its_tensors_are_drawn_apart():
     assert torch.equal(weight, subspace.offsets.Gaussian(weight, key=Key(0).fold("conv2.weight"))())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_trains_dense_and_structured(name, built):
     model, shape = copy.deepcopy(built[name]), INPUTS[name]

@@ -162,6 +162,7 @@ def records(tmp_path):
     return [store.read(each) for each in runs]
 
 
+@pytest.mark.slow
 def test_the_long_table_has_every_singular_value_once(records):
     table = spectra_table(records)
     assert len(table) == 5 * 2 * 4 * 3
@@ -186,6 +187,7 @@ def test_the_summary_is_of_medians_over_samples_and_seeds(records):
     assert row["rms"] == pytest.approx(np.median(np.sqrt((values**2).mean(1))))
 
 
+@pytest.mark.slow
 def test_a_dead_network_has_an_infinite_condition(records):
     table = spectra_table(records[:1])
     table["value"] = 0.0

@@ -66,7 +66,7 @@ def test_a_meter_counts_only_while_it_is_not_paused():
 def test_stored_bytes_are_those_of_dense_weights_theta_and_a_chosen_index():
     assert stored(models.lenet5(Key(0))) == stored(lenet(recipes.ordinary)) == 4 * 61_210
     assert stored(lenet(recipes.random_pruning, dim=600)) == 4 * 600
-    assert stored(lenet(recipes.magnitude, dim=600)) == (4 + 4) * 600
+    assert 4 * 600 < stored(lenet(recipes.magnitude, dim=600)) < 4.9 * 600  # the places in less than 7 bits each
 
 
 def everything():

@@ -62,6 +62,7 @@ def losses(metrics):
     return [epoch["train_loss"] for epoch in metrics["epochs"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["ordinary", "random_pruning_epl", "dctps", "freezenet", "random_subspace", "snip", "grasp", "set", "dctps_rigl"],
@@ -226,6 +227,7 @@ QUICK = ("ordinary", "random_pruning_epl", "snip", "imp", "rigl", "dctps")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, one_thread):
     options = {n: 2 for n in ("rounds", "steps", "delta_t") if n in METHODS[name].options}
@@ -243,6 +245,7 @@ def dropping(num_classes):
     return nn.Sequential(*layers, nn.Linear(256, num_classes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [{"name": "SGD", "momentum": 0.9, "weight_decay": 5e-4}, "AdamW"])
 @pytest.mark.parametrize("name", ["dctps_rigl", "imp"])
 def test_dropout_and_running_statistics_and_momentum_are_resumed_too(name, optimizer, one_thread):
@@ -322,6 +325,7 @@ def test_what_torch_does_not_have_is_named(change, message):
         train(run_of("dctps", 0.04, train=replace(SHORT, **change)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_training_needs_no_folder_for_temporary_files(name, monkeypatch):
 

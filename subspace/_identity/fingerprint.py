@@ -15,7 +15,8 @@ from torch import Tensor
 
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD
-from subspace.parametrization import SubspaceParametrization
+from subspace.embeddings import Embedding
+from subspace.offsets import Offset
 
 NARROW = (torch.float16, torch.bfloat16)
 PRODUCTS = 8
@@ -27,24 +28,27 @@ class Probe(NamedTuple):
     value: float
     tolerance: float
 
+    def agrees_with(self, other: Probe) -> bool:
+        """Whether both can be of one x, rounded as the one or the other was."""
+        return abs(self.value - other.value) <= max(self.tolerance, other.tolerance)
 
-def probe(x: Tensor, r: str = "r") -> Probe:
-    """<r, x> for the fixed numbers of the name `r`, in float64."""
+
+def probe(x: Tensor, r: str = "r", dtype: torch.dtype | None = None) -> Probe:
+    """<r, x> for the fixed numbers of the name `r`, in float64. dtype: that x has been rounded to, if not its own."""
     x = x.detach().resolve_conj()
     flat = (torch.view_as_real(x) if x.is_complex() else x).flatten().cpu().double()
-    relative = 1e-2 if x.dtype in NARROW else 1e-4
+    relative = 1e-2 if (dtype or x.dtype) in NARROW else 1e-4
     return Probe(float(flat @ _numbers(r, len(flat))), relative * float(flat.norm()))
 
 
-def fingerprint(parametrization: SubspaceParametrization) -> dict[str, Probe]:
-    """The probes of d and of U z."""
-    offset, embedding = parametrization.offset, parametrization.embedding
+def fingerprint(offset: Offset, embedding: Embedding, dtype: torch.dtype | None = None) -> dict[str, Probe]:
+    """The probes of d and of U z, for a w of the dtype."""
     z = _numbers("z", embedding.dim).to(embedding.like)
     with torch.no_grad():
         if len(offset.shape) != 2 or not offset.layout == embedding.layout == STANDARD:
-            return {"d": probe(offset()), "U": probe(embedding(z))}
+            return {"d": probe(offset(), dtype=dtype), "U": probe(embedding(z))}
         b = _numbers("b", PRODUCTS * offset.shape[1]).reshape(PRODUCTS, -1).to(offset.like)
-        return {"d": probe(offset.linear(b), "a"), "U": probe(embedding.linear(z, b), "a")}
+        return {"d": probe(offset.linear(b), "a", dtype), "U": probe(embedding.linear(z, b), "a")}
 
 
 def _numbers(name: str, n: int) -> Tensor:

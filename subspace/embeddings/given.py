@@ -1,0 +1,73 @@
+"""A subspace that is given: of the first principal directions of a trajectory, the lottery subspace (Larsen et al.,
+"How many degrees of freedom do we need to train deep networks: a loss landscape perspective", ICLR 2022).
+
+O(numel dim) memory and time, as no key rebuilds it: the matrix is held, and is in every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from subspace._base.frames import orthonormalized
+from subspace.embeddings.base import Embedding
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Given(Embedding):
+    """U = an orthonormal basis of the columns of a matrix, in their order; U^T U = I.
+
+    It keeps its values whatever becomes of the module's: on the meta device, and through `to_empty`.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        matrix: (numel, dim), finite, of independent columns. Those that are orthonormal already stay as they are.
+
+    Raises:
+        ValueError: If it is not that.
+
+    >>> U = Given(torch.empty(2, 2), torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+    >>> U(torch.tensor([0.0, 2.0]))
+    tensor([[ 1.4142, -1.4142],
+            [ 0.0000,  0.0000]])
+    """
+
+    def __init__(self, like: Tensor, matrix: Tensor) -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != like.numel():
+            raise ValueError(f"matrix must have shape ({like.numel()}, dim), got {tuple(matrix.shape)}")
+        super().__init__(like, matrix.shape[1])
+        device = "cpu" if like.is_meta else like.device
+        fitting = _orthonormal(matrix.detach()).to(device, like.dtype, copy=True)
+        self.matrix = fitting.contiguous()  # products are rounded as the memory lies
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return torch.mv(self.matrix, theta).reshape(self.shape)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return torch.mv(self.matrix.T, weight.reshape(-1))
+
+    coordinates = adjoint
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if not self.like.is_meta:
+            self.matrix = self.matrix.to(self.like)  # not fn, which may give no values
+        return self
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    wide, eps = matrix.double(), torch.finfo(matrix.dtype).eps
+    if not bool(wide.isfinite().all()):
+        raise ValueError(f"matrix must be finite, got {int((~wide.isfinite()).sum())} entries that are not")
+    products = wide.T @ wide
+    rounding = 2 * eps + 8 * len(wide) * torch.finfo(wide.dtype).eps  # of the entries, and of their products
+    if bool(((products - torch.eye(len(products)).to(wide)).abs() < rounding).all()):
+        return matrix
+    if (rank := int(torch.linalg.matrix_rank(wide, rtol=eps * max(wide.shape)))) < wide.shape[1]:
+        raise ValueError(f"matrix must have {wide.shape[1]} independent columns, got {rank}")
+    return orthonormalized(wide)

@@ -1,0 +1,127 @@
+"""U theta = L R M^T with fixed frames L, M and theta = R: LoRA-XS, LoRA-FA, and what lies between.
+
+LoRA-XS (Banaei et al. 2024) trains R between singular vectors of the pretrained weight. LoRA-FA (Zhang et al. 2023)
+trains B of B M^T, L being the identity; with singular vectors for M, in the frame of PiSSA (Meng et al. 2024).
+
+A product costs O(s n_in + r s + r n_out) a row, for r columns of L and s of M, and never builds the weight. Held are
+the frames, n_out r + n_in s numbers, which the key or d rebuilds.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from subspace._base.dtypes import at_least_float32
+from subspace._base.frames import random_frame, singular_frames
+from subspace._base.key import Key
+from subspace._base.layout import STANDARD
+from subspace._base.plug_in import require_key
+from subspace.embeddings.base import Embedding
+from subspace.offsets import Offset
+from subspace.products.flops import Flops
+
+
+class LowRank(Embedding):
+    """U theta = L R M^T, theta the entries of R row by row; U theta is of rank min(left, right) at most.
+
+    A frame is the identity, uniform orthonormal columns drawn from the key, or, of an `offset` d, its first singular
+    vectors. U^T U = I. Of singular vectors whose singular values are equal, those of the machine are taken; of each
+    pair, the entry of the left one that is largest in magnitude is positive. Patches are ordered as for the DCT.
+
+    Args:
+        like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
+        left: The columns of L; None for the identity.
+        right: The columns of M; None for the identity.
+        key: Where random frames come from.
+        offset: d, of whose singular vectors the frames are to be; its values when U is made count.
+
+    Raises:
+        TypeError: If a random frame has no key.
+        ValueError: If a frame is to have no column, or more than it has rows, or more than the rank of d.
+
+    >>> import torch
+    >>> U = LowRank(torch.empty(8, 6), 2, 3, key=Key(0))
+    >>> U.dim, int(torch.linalg.matrix_rank(U(torch.arange(6.0))))
+    (6, 2)
+    """
+
+    def __init__(
+        self,
+        like: Tensor,
+        left: int | None = None,
+        right: int | None = None,
+        *,
+        key: Key | None = None,
+        offset: Offset | None = None,
+    ) -> None:
+        n_out, n_in = STANDARD.fans(like.shape)
+        for name, columns, rows in (("left", left, n_out), ("right", right, n_in)):
+            if columns is not None and not 1 <= columns <= rows:
+                raise ValueError(f"{name} must be in [1, {rows}], the rows of its frame, got {columns}")
+        self.rows_of_theta, self.columns_of_theta = left or n_out, right or n_in
+        super().__init__(like, self.rows_of_theta * self.columns_of_theta, key=key)
+        if offset is not None and offset.shape != like.shape:
+            raise ValueError(f"offset must have shape {tuple(like.shape)}, got {tuple(offset.shape)}")
+        if offset is None and not left is right is None:
+            require_key(key, self)
+        self.left, self.right, self.offset = left, right, offset
+        self._exact: tuple[Tensor | None, Tensor | None] | None = None
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        if self._exact is None and not self.like.is_meta:
+            self._exact = self._frames()
+        dtype = at_least_float32(self.like.dtype)
+        self.L, self.M = (None if f is None else f.to(self.like.device, dtype) for f in self._exact or (None, None))
+
+    def _frames(self) -> tuple[Tensor | None, Tensor | None]:
+        (n_out, n_in), left, right = self.fans, self.left, self.right
+        if self.offset is None:
+            key = self.key if self.key is not None else Key(0)  # of two identities
+            first = None if left is None else random_frame(key.fold("left"), n_out, left)
+            return first, None if right is None else random_frame(key.fold("right"), n_in, right)
+        u, v = singular_frames(self.layout.to_matrix(self.offset()))
+        if (most := u.shape[1]) < max(left or 0, right or 0):
+            raise ValueError(f"left and right must be at most {most}, the rank of d, got {left} and {right}")
+        return None if left is None else u[:, :left], None if right is None else v[:, :right]
+
+    def forward(self, theta: Tensor) -> Tensor:
+        W = self._core(theta)
+        W = W if self.L is None else self.L @ W
+        W = W if self.M is None else W @ self.M.T
+        return self.layout.from_matrix(W, self.shape).to(theta.dtype)
+
+    def _core(self, theta: Tensor) -> Tensor:
+        return theta.to(at_least_float32(theta.dtype)).reshape(self.rows_of_theta, self.columns_of_theta)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        W = self.layout.to_matrix(weight).to(at_least_float32(weight.dtype))
+        W = W if self.L is None else self.L.T @ W
+        return (W if self.M is None else W @ self.M).reshape(-1).to(weight.dtype)
+
+    coordinates = adjoint
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        R = self._core(theta)
+        z = x.to(R.dtype)
+        z = (z if self.M is None else z @ self.M) @ R.T
+        return (z if self.L is None else z @ self.L.T).to(x.dtype)
+
+    def has_fast_linear(self) -> bool:
+        return sum(self._products()) < self.shape.numel()
+
+    def _products(self) -> tuple[int, int, int]:
+        """The multiplications of a row with M, with R and with L."""
+        (n_out, n_in), r, s = self.fans, self.rows_of_theta, self.columns_of_theta
+        return n_in * s * (self.right is not None), r * s, n_out * r * (self.left is not None)
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        if groups > 1 or not self.has_fast_linear():
+            return None
+        of_M, of_R, of_L = (2.0 * count for count in self._products())
+        return Flops(of_M + of_R + of_L, of_R + of_M, of_R + of_L)
+
+    def build_flops(self) -> float:
+        _, r_s, of_L = self._products()
+        n_out, n_in = self.fans
+        return 2.0 * (of_L * self.columns_of_theta + (n_out * n_in * self.columns_of_theta if self.right else 0)) + r_s

@@ -1,0 +1,84 @@
+"""One number for every output of a fixed tensor: IA3 (Liu et al., NeurIPS 2022), and tuning of gains alone.
+
+`Direction` with a number for each row. A product costs that with d and one multiplication for each output. Held are the
+lengths of d's rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from subspace._base.dtypes import at_least_float32
+from subspace.embeddings.base import Embedding
+from subspace.offsets import Offset
+from subspace.products.flops import Flops
+
+
+class RowScale(Embedding):
+    """U theta = diag(theta) diag(c) d: theta_j scales output j, dim is the number of outputs, columns are orthogonal.
+
+    Args:
+        offset: d, no row of which must be zero; which rows are outputs, its layout says.
+        scale: By default c gives every column length 1, so that U^T U = I; a number is c itself: with 1, IA3's, theta
+            of ones is d.
+
+    Raises:
+        ValueError: If a row of d is zero, or scale not positive and finite.
+
+    >>> import torch
+    >>> from subspace.offsets import DCT
+    >>> RowScale(DCT(torch.empty(2, 4)), scale=1.0)(torch.tensor([3.0, 0.0]))
+    tensor([[1.5000, 1.5000, 1.5000, 1.5000],
+            [0.0000, 0.0000, -0.0000, -0.0000]])
+    """
+
+    def __init__(self, offset: Offset, *, scale: float | None = None) -> None:
+        if scale is not None and not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), offset.fans[0])
+        self.offset, self.scale = offset, scale
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        d = self._matrix(self.offset())
+        rows = d.to(at_least_float32(d.dtype)).square().sum([axis for axis in range(d.ndim) if axis != d.ndim - 2])
+        if not d.is_meta and (zero := int((rows == 0).sum())):
+            raise ValueError(f"every row of offset must have an entry other than 0, got {zero} of {len(rows)} without")
+        self.lengths = rows.sqrt()
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return self.offset.layout.to_matrix(weight)
+
+    def _factors(self, theta: Tensor) -> Tensor:
+        wide = theta.to(self.lengths.dtype)
+        return wide / self.lengths if self.scale is None else wide * self.scale
+
+    def forward(self, theta: Tensor) -> Tensor:
+        d = self._matrix(self.offset())
+        rows = self._factors(theta).unsqueeze(-1) * d
+        return self.offset.layout.from_matrix(rows, self.shape).to(theta.dtype)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        products = self._matrix(self.offset() * weight.to(self.lengths.dtype))
+        sums = products.sum([axis for axis in range(products.ndim) if axis != products.ndim - 2])
+        return self._factors(sums).to(weight.dtype)
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        if self.scale is None:
+            return self.adjoint(weight)
+        wide = weight.to(self.lengths.dtype)
+        return (self.adjoint(wide) / (self.lengths * self.scale).square()).to(weight.dtype)
+
+    def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        return (self.offset.linear(x) * self._factors(theta)).to(x.dtype)
+
+    def has_fast_linear(self) -> bool:
+        return self.offset.has_fast_linear()
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        return self.offset.flops(groups, alpha=True)
+
+    def build_flops(self) -> float:
+        return 2.0 * self.shape.numel()

@@ -1,0 +1,320 @@
+"""What keeps theta by slot beside a model that moves: averages, snapshots, optimizers' copies. All move with it.
+
+Beside each stands the same average of the dense S, which is set to 0, the model's value, wherever an entry is dropped
+or grown.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from subspace import recipes, structured, subspaces
+from subspace.methods import SET, constant
+from tests.methods.test_moving import MOVERS, STARTS, X, loss, net, parts, train
+
+Averages = dict[str, Tensor]
+each_mover = pytest.mark.parametrize("mover", MOVERS.values(), ids=MOVERS)
+each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+
+
+def dense(model: nn.Module) -> Averages:
+    """S of every tensor, in full and in float64."""
+    found = {}
+    for name, (theta, sparse, start) in parts(model).items():
+        zeros = torch.zeros(sparse.shape.numel(), dtype=torch.float64)
+        found[name.removeprefix("module.")] = zeros.scatter(0, sparse.index, theta.detach()[start:].double())
+    return found
+
+
+class Timm:
+    """timm's ModelEmaV2, and with ints=True its ModelEmaV3: the whole state_dict is averaged, or its floats alone."""
+
+    def __init__(self, model: nn.Module, ints: bool, decay: float = 0.8) -> None:
+        self.module, self.ints, self.decay = copy.deepcopy(model).eval(), ints, decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        for mean, value in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
+            if self.ints and not mean.is_floating_point():
+                mean.copy_(value)
+            else:
+                mean.copy_(self.decay * mean + (1 - self.decay) * value)
+
+
+class Shadow(dict[str, Tensor]):
+    """The averages of many a training script: a dictionary by the names of the Parameters, with tensors made anew."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    def update_parameters(self, model: nn.Module) -> None:
+        for name, p in model.named_parameters():
+            self[name] = 0.8 * self[name] + 0.2 * p.detach()
+
+
+@dataclass(frozen=True)
+class Average:
+    """make(model), with what is passed to `follow`; weight(n): of the model's in the n-th update, from 0."""
+
+    make: Callable[[nn.Module], Any]
+    follow: Callable[[Any], Any]
+    weight: Callable[[int], float]
+
+
+def averaged(ema: bool, buffers: bool) -> Average:
+    rule = {"multi_avg_fn": get_ema_multi_avg_fn(0.8)} if ema else {}
+    weight = (lambda n: 0.2 if n else 1.0) if ema else (lambda n: 1 / (n + 1))
+    return Average(lambda model: AveragedModel(model, use_buffers=buffers, **rule), lambda ema: ema.module, weight)
+
+
+AVERAGES = {
+    "torch": averaged(ema=False, buffers=False),
+    "torch, buffers": averaged(ema=False, buffers=True),
+    "torch's EMA": averaged(ema=True, buffers=False),
+    "Lightning's EMAWeightAveraging": averaged(ema=True, buffers=True),
+    "a wrapper": Average(AveragedModel, lambda ema: ema, lambda n: 1 / (n + 1)),
+    "timm's V2": Average(lambda model: Timm(model, ints=False), lambda ema: ema.module, lambda n: 0.2),
+    "timm's V3": Average(lambda model: Timm(model, ints=True), lambda ema: ema.module, lambda n: 0.2),
+    "a dictionary": Average(Shadow, lambda ema: ema, lambda n: 0.2),
+}
+each_average = pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+
+
+class Reference:
+    """The averages of the dense S, and what is known of the supports."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.means, self.updates = dense(model), 0
+        self.places = {name: set(sparse.index.tolist()) for name, (_, sparse, _) in parts(model).items()}
+        self.moved = 0
+
+    def move(self, model: nn.Module) -> None:
+        """Forget what was dropped or grown."""
+        for name, (_, sparse, _) in parts(model).items():
+            now = set(sparse.index.tolist())
+            for place in now ^ self.places[name]:
+                self.means[name][place] = 0
+            self.moved += len(now - self.places[name])
+            self.places[name] = now
+
+    def update(self, model: nn.Module, weight: Callable[[int], float]) -> None:
+        for name, value in dense(model).items():
+            self.means[name].lerp_(value, weight(self.updates))
+        self.updates += 1
+
+    def agrees(self, found: Averages) -> bool:
+        pairs = [(self.means[name], found[name]) for name in self.means]
+        return all(torch.allclose(mean, other, rtol=1e-4, atol=1e-6) for mean, other in pairs)
+
+
+def found_in(model: nn.Module, follower: Any) -> Averages:
+    if isinstance(follower, nn.Module):
+        return dense(follower)
+    other = copy.deepcopy(model)
+    other.load_state_dict(dict(follower), strict=False)
+    return dense(other)
+
+
+def steps(model, optimizer, mover, count: int) -> Iterator[int]:
+    """Train, with a look at the model between the optimizer's step and the mover's, and after that."""
+    for t in range(count):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+        yield 2 * t
+        mover.step(loss)
+        yield 2 * t + 1
+
+
+@each_mover
+@each_start
+@each_average
+@pytest.mark.parametrize("before", [False, True])
+def test_an_average_is_that_of_the_dense_weights_where_it_is_defined(mover, start, average, before):
+    """before: it is updated before the mover's step, else after it."""
+    model = start(net(), density=0.3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
+    ema = average.make(model)
+    moving = mover(model, optimizer, t_end=100, delta_t=2, decay=constant, follow=[average.follow(ema)])
+    reference = Reference(model)
+    for t in steps(model, optimizer, moving, 9):
+        if t % 2:
+            reference.move(model)
+        if bool(t % 2) != before:
+            ema.update_parameters(model)
+            reference.update(model, average.weight)
+        assert reference.agrees(found_in(model, average.follow(ema)))
+    assert reference.moved > 20
+
+
+@each_mover
+@each_start
+def test_an_average_of_a_structured_model_is_used_as_it_is(mover, start):
+    model = structured(start(net(), density=0.3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ema = AveragedModel(model)
+    moving = mover(model, optimizer, t_end=100, delta_t=2, decay=constant, follow=ema)
+    for t in steps(model, optimizer, moving, 6):
+        if t % 2:
+            ema.update_parameters(model)
+    plain = start(net(), density=0.3)
+    for (_, mine), (_, theirs) in zip(subspaces(plain), subspaces(ema), strict=True):
+        mine.theta.data = theirs.theta.detach().clone()
+    for name, (_, sparse, _) in parts(plain).items():
+        sparse.index.copy_(parts(model)[name][1].index)
+    plain.load_state_dict(
+        {n: t for n, t in ema.module.state_dict().items() if "parametrizations" not in n}, strict=False
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(ema.eval()(X), plain.eval()(X), rtol=1e-4, atol=1e-5)
+
+
+@each_mover
+def test_a_snapshot_that_follows_takes_the_models_value_in_slots_that_begin_anew(mover):
+    model = recipes.dctps_rigl(net(), density=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    snapshot, before = Shadow(model), dense(model)
+    moving = mover(model, optimizer, t_end=100, delta_t=1, decay=constant)
+    moving.followers.append(snapshot)
+    train(model, optimizer, moving, 1)
+    was = {name: t.clone() for name, t in before.items()}
+    for name, (_, sparse, _) in parts(model).items():
+        outside = torch.ones_like(was[name], dtype=torch.bool).index_fill(0, sparse.index, False)
+        was[name][outside] = 0
+    assert all(torch.equal(t, was[name].float().double()) for name, t in found_in(model, snapshot).items())
+
+
+@each_mover
+@each_start
+def test_lookahead_is_that_of_the_dense_weights(mover, start):
+    """Slow weights in the optimizer's state, to which the fast ones return after every third step."""
+    model = start(net(), density=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for p in model.parameters():
+        optimizer.state[p]["slow"] = p.detach().clone()
+    moving = mover(model, optimizer, t_end=100, delta_t=2, decay=constant)
+    reference = Reference(model)
+    for t in steps(model, optimizer, moving, 12):
+        if t % 2:
+            reference.move(model)
+        elif t % 6 == 4:
+            reference.update(model, lambda n: 0.5)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.copy_(optimizer.state[p]["slow"].lerp_(p, 0.5))
+            assert reference.agrees(dense(model))
+    assert reference.moved > 20
+
+
+@each_mover
+def test_sharpness_aware_steps_restore_every_weight(mover):
+    """SAM's two steps, with the perturbation in the optimizer's state, as on dense weights with a mask."""
+    model = recipes.rigl(net(), density=0.3).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    moving = mover(model, optimizer, t_end=100, delta_t=2, decay=constant)
+    S, speed = dense(model), {name: torch.zeros_like(t) for name, t in dense(model).items()}
+    moved = 0
+
+    def slopes() -> Averages:
+        loss(model).backward()
+        found = {}
+        for name, (theta, sparse, _) in parts(model).items():
+            found[name] = torch.zeros_like(S[name]).scatter(0, sparse.index, theta.grad.double())
+        return found
+
+    for _ in range(8):
+        optimizer.zero_grad()
+        first = slopes()
+        with torch.no_grad():
+            for p in model.parameters():
+                optimizer.state[p]["e"] = 0.05 * p.grad
+                p.add_(optimizer.state[p]["e"])
+        assert all(torch.allclose(S[n] + 0.05 * g, dense(model)[n], atol=1e-5) for n, g in first.items())
+        optimizer.zero_grad()
+        second = slopes()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.sub_(optimizer.state[p]["e"])
+        optimizer.step()
+        before = {name: set(sparse.index.tolist()) for name, (_, sparse, _) in parts(model).items()}
+        moving.step(loss)
+        for name, (_, sparse, _) in parts(model).items():
+            speed[name] = 0.9 * speed[name] + second[name]
+            S[name] = S[name] - 0.05 * speed[name]
+            now = set(sparse.index.tolist())
+            moved += len(now - before[name])
+            for place in now ^ before[name]:
+                S[name][place] = speed[name][place] = 0
+            assert torch.allclose(S[name], dense(model)[name], atol=1e-5)
+    assert moved > 20
+
+
+# Bad input
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@each_mover
+@pytest.mark.parametrize(
+    ("follower", "text"),
+    [
+        (lambda model: recipes.rigl(net(), density=0.3, seed=1), "the places of the model .*, got others in 0.weight"),
+        (lambda model: recipes.rigl(net(), density=0.2), r"theta of 0.weight must have shape \(\d+,\), got \(\d+,\)"),
+        (lambda model: recipes.rigl(net(), density=0.3, include=["0", "3"]), "the 3 tensors of the model, got 2"),
+        (lambda model: net(), "model must have at least one registered subspace, got none"),
+        (lambda model: {"0.weight": torch.zeros(3)}, "must have all thetas .* name 0.parametrizations.weight.original"),
+    ],
+)
+def test_a_follower_of_another_model_is_refused(mover, follower, text):
+    model = recipes.rigl(net(), density=0.3)
+    with pytest.raises(ValueError, match=text):
+        mover(model, sgd(model), t_end=10, follow=[follower(model)])
+
+
+@each_mover
+def test_a_follower_that_has_missed_a_move_is_refused_and_nothing_moves(mover):
+    model = recipes.rigl(net(), density=0.3)
+    late = copy.deepcopy(model)
+    moving = mover(model, sgd(model), t_end=10, delta_t=1)
+    moving.step(loss)
+    moving.followers.append(late)
+    before = {name: t.tolist() for name, t in dense(model).items()}
+    with pytest.raises(ValueError, match="a follower must have the places of the model that it follows, got others in"):
+        moving.step(loss)
+    assert {name: t.tolist() for name, t in dense(model).items()} == before
+
+
+def others(kept: Tensor) -> Tensor:
+    """Places that are not kept."""
+    return torch.tensor(sorted(set(range(10_000)) - set(kept.tolist())))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda kept, count: kept[:count],
+        lambda kept, count: others(kept)[: count - 1],
+        lambda kept, count: others(kept)[:1].expand(count),
+        lambda kept, count: torch.full((count,), 1 << 40),
+    ],
+)
+def test_what_grows_elsewhere_is_refused_and_nothing_moves(places):
+    class Wrong(SET):
+        def grow(self, kept, counts, objective):
+            return {name: places(kept[name], counts[name]) for name in kept}
+
+    model = recipes.rigl(net(), density=0.3)
+    before = {name: (t.tolist(), s.index.tolist()) for name, (t, s, _) in parts(model).items()}
+    with pytest.raises(ValueError, match="distinct places must grow beside those kept, got"):
+        Wrong(model, sgd(model), t_end=10, delta_t=1).step()
+    assert {name: (t.tolist(), s.index.tolist()) for name, (t, s, _) in parts(model).items()} == before
