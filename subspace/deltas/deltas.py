@@ -98,7 +98,7 @@ class Deltas:
             save(delta, file)
             file.seek(0)
             delta = file
-        with self._as_it_was():
+        with self._as_it_was(), torch.inference_mode(False):
             read = self._reader.read(delta, plugins)
         self._held[name] = read
         if name in self.active:

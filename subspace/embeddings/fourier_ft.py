@@ -71,13 +71,15 @@ class FourierFT(Embedding):
         pair = torch.arange(2)
         device = self.like.device
         self.frequencies = torch.stack([a, b], 1).to(device)
-        self._rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten().to(device)
-        self._columns = (2 * b[:, None] + pair).flatten().to(device)
+        rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten()
+        columns = (2 * b[:, None] + pair).flatten()
+        self._rows, self._columns = rows.to(device), columns.to(device)
         self._gains = torch.stack([gain, gain.where(back, -gain)], 1).to(device, dtype)
         self._squares = (gain / unit).square().to(device, dtype)
         # The product's sparse matrix, of the columns that are not empty; (a, b) and (-a, b) meet in one place of it.
-        self._seen, column = torch.unique(self._columns, return_inverse=True)
-        self._places, self._place = torch.unique(self._rows * len(self._seen) + column, return_inverse=True)
+        seen, column = torch.unique(columns, return_inverse=True)
+        places, place = torch.unique(rows * len(seen) + column, return_inverse=True)
+        self._seen, self._places, self._place = seen.to(device), places.to(device), place.to(device)
 
     def _spectrum(self, theta: Tensor) -> Tensor:
         """theta times what the two parts of its entry are multiplied by: (..., dim) -> (..., 2 dim)."""

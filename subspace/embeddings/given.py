@@ -42,7 +42,7 @@ class Given(Embedding):
             raise ValueError(f"matrix must have shape ({like.numel()}, dim), got {tuple(matrix.shape)}")
         super().__init__(like, matrix.shape[1])
         device = "cpu" if like.is_meta else like.device
-        fitting = _orthonormal(matrix.detach()).to(device, like.dtype, copy=True)
+        fitting = _orthonormal(matrix.detach()).to(device, self.like.dtype, copy=True)
         self.matrix = fitting.contiguous()  # products are rounded as the memory lies
 
     def forward(self, theta: Tensor) -> Tensor:

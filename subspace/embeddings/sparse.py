@@ -57,7 +57,7 @@ class Sparse(Embedding):
         drawn = index is None
         index = self.random_index() if index is None else index
         self.index = index.to("cpu" if like.is_meta else like.device, copy=True)
-        self._drawn = version(self.index), drawn
+        self._drawn = None if self.index.is_inference() else version(self.index), drawn
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
