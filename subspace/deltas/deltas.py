@@ -20,8 +20,10 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.plug_in import PlugIn
+from subspace._base.qualified import named_modules
 from subspace._base.quantised import is_quantised
 from subspace.checkpoint import save
+from subspace.checkpoint.names import Names
 from subspace.checkpoint.sealed import Place
 from subspace.deltas.choice import Beside, Choice
 from subspace.deltas.reader import Delta, Reader
@@ -77,7 +79,13 @@ class Deltas:
         return name in self._held
 
     def add(
-        self, name: str, delta: Place | nn.Module, *, plugins: Sequence[type[PlugIn]] = (), replace: bool = False
+        self,
+        name: str,
+        delta: Place | nn.Module,
+        *,
+        plugins: Sequence[type[PlugIn]] = (),
+        prefix: Names = "",
+        replace: bool = False,
     ) -> None:
         """Hold another delta.
 
@@ -85,6 +93,7 @@ class Deltas:
             name: Of the delta.
             delta: A file of `save`, or the tuned model itself, registered on the base's weights.
             plugins: Classes of your own embeddings that the file names.
+            prefix: Of the file's names in the base, as of `load`.
             replace: Whether it takes the place of one of that name, in use or not.
 
         Raises:
@@ -99,7 +108,7 @@ class Deltas:
             file.seek(0)
             delta = file
         with self._as_it_was(), torch.inference_mode(False):
-            read = self._reader.read(delta, plugins)
+            read = self._reader.read(delta, plugins, prefix)
         self._held[name] = read
         if name in self.active:
             self.use(*self.active)
@@ -229,7 +238,7 @@ class _Built(NamedTuple):
 
 def _linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers that multiply by their weight in a call of their own; attention's last one is only looked at."""
-    for name, module in base.named_modules():
+    for name, module in named_modules(base):
         plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
         if plain and not isinstance(module, NonDynamicallyQuantizableLinear):
             yield name, module

