@@ -41,7 +41,8 @@ class NormalForm:
             scale = theta.new_zeros(1)  # the offset's gain is 0
         if index is None:
             index = torch.empty(0, dtype=torch.int64, device=theta.device)
-        return Weight(scale, values, index, tuple(self.offset.shape), transform.transform, transform.signs)
+        shape = tuple(self.offset.shape)
+        return Weight(scale, values, index, shape, transform.transform, transform.signs, transform.matrix)
 
 
 def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:

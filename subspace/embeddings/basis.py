@@ -32,6 +32,8 @@ class Basis(Embedding):
             [ 1., -1.]])
     """
 
+    pace = 16.0
+
     def __init__(self, transform: Transform, sparse: Embedding) -> None:
         if not isinstance(transform, Transform):
             raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
