@@ -99,7 +99,7 @@ def summary(model: nn.Module) -> Summary:
     >>> print(summary(recipes.dctps(nn.Sequential(nn.Linear(100, 10)), density=0.01)))  # doctest: +NORMALIZE_WHITESPACE
     tensor    shape          offset  embedding                dim  density  trained  stored
     ---------------------------------------------------------------------------------------
-    0.weight  10 x 100       Zero    Direction(DCT) + Sparse   11   1.100%     44 B    44 B
+    0.weight  10 x 100       DCT     Direction(DCT) + Sparse   11   1.100%     44 B    44 B
     ---------------------------------------------------------------------------------------
     total     1,000 weights                                    11   1.100%     44 B    44 B
     alpha: 1 of the total dim scale an offset

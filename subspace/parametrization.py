@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Size, Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.utils import parametrize
@@ -31,6 +33,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
+from subspace._base.qualified import named_modules
 from subspace._identity.state import Identity, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
@@ -58,6 +62,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
         self.products: Any = None  # how a structured layer goes without w
@@ -71,7 +76,13 @@ class SubspaceParametrization(nn.Module):
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
         with without_autocast(theta):
-            return (self.offset() + self.embedding(self._wide(theta))).to(self.like.dtype)
+            wide = self._wide(theta)
+            if self.column is None:
+                w = self.offset() + self.embedding(wide)
+            else:  # d is built once
+                at, length = self.column
+                w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
+            return w.to(self.like.dtype)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
@@ -142,6 +153,18 @@ class SubspaceParametrization(nn.Module):
 THETA_AND_EXTRA = ("original", "0._extra_state")
 
 
+def _column_of(offset: Offset, embedding: Embedding) -> tuple[int, float] | None:
+    """Which column of U d is a multiple of, and which, where both say that they are of one transform; else None."""
+    d, at = offset.structure(), 0
+    for U in embedding.parts():
+        line = U.direction()
+        along = None if line is None else line.offset.structure()
+        if d and line and along and along.gain and not d.is_zero and d.has_transform_of(along):
+            return at, d.gain / (along.gain * line.scale)
+        at += U.dim
+    return None
+
+
 class Subspace(NamedTuple):
     """A handle on one parametrized tensor; it holds no state."""
 
@@ -195,6 +218,7 @@ class Registration(NamedTuple):
             raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
+        remember_values(module)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         _set_data(weight, parametrization.first)
@@ -309,9 +333,10 @@ def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
         model: Any module.
 
     Yields:
-        The qualified name of a tensor, as "layer1.weight", and the handle on it.
+        The qualified name of a tensor in the plain model, as "layer1.weight", whatever wrappers of torch are around its
+            parts, and the handle on it.
     """
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for name, parametrization in _own(module):
             yield f"{prefix}.{name}".lstrip("."), Subspace(module, name, parametrization)
 
@@ -434,6 +459,50 @@ def materialize(model: nn.Module) -> nn.Module:
         else:
             del stack[0]
     return dense
+
+
+@contextmanager
+def taken_off(spaces: Iterable[Subspace]) -> Iterator[None]:
+    """Let tensors be plain Parameters that hold d, for good unless the block fails: then they are as they were.
+
+    Raises ValueError for a tensor that is parametrized again.
+    """
+    taken: list[Callable[[], None]] = []
+    try:
+        for space in spaces:
+            taken.append(_take_off(space))
+        yield
+    except BaseException:
+        for put_back in reversed(taken):
+            put_back()
+        raise
+
+
+def _take_off(space: Subspace) -> Callable[[], None]:
+    """Take one off; returns what puts it back."""
+    module, name, kind, stack = space.module, space.name, type(space.module), _original(space.module, space.name)
+    stacks = cast(nn.ModuleDict, module.parametrizations)
+    order = dict(stacks._modules)
+    if len(stack) > 1:
+        raise ValueError(f"{name} must not be parametrized again to be replaced, got one that is")
+    with torch.no_grad():
+        weight = nn.Parameter(space.offset(), space.theta.requires_grad)
+    del stacks[name]
+    if stacks:
+        delattr(kind, name)
+    else:
+        module.__class__ = kind.__bases__[0]
+        del module.parametrizations
+    module.register_parameter(name, weight)
+
+    def put_back() -> None:
+        del module._parameters[name]
+        module.__class__, stacks._modules = kind, order
+        module.parametrizations = stacks
+        if not hasattr(kind, name):
+            parametrize._inject_property(module, name)
+
+    return put_back
 
 
 def _original(module: nn.Module, name: str) -> Any:

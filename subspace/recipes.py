@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from subspace import methods
 from subspace._base.key import Key
+from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, targets
-from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
+from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
+from subspace.methods.coefficients import BasisRule, bases_of
 from subspace.methods.groups import Groups
 from subspace.methods.recipe import (
     SparseRecipe,
@@ -65,7 +67,7 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
 
 
 @sparse_recipe(methods.snip)
-def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def random_pruning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
 
     Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
@@ -74,7 +76,7 @@ def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.snip)
-def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
+def freezenet(weight: Tensor, U: Embedding, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
@@ -84,7 +86,7 @@ def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
 
 
 @sparse_recipe(methods.gradient)
-def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def sparse_finetuning(weight: Tensor, U: Embedding, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
@@ -93,7 +95,9 @@ def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
     return Pretrained(weight), U, zeros(weight, U.dim)
 
 
-def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
+def offset_plus_sparse(
+    offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> SparseRecipe:
     """Make the recipe w = alpha d + S for any d: DCTpS with another offset in place of its DCT.
 
     With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full
@@ -101,7 +105,12 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 
     Args:
         offset: (weight, key) -> d.
-        alpha: Whether alpha is trained, from 1; otherwise it is fixed there.
+        alpha: Whether alpha = 1 + scale a is trained, a from 0, so that weight decay pulls alpha to 1; otherwise it is
+            fixed there.
+        scale: The rate of alpha beside that of S: a step moves it scale times as far as with a scale of 1 under Adam
+            and its kind, and scale^2 times under SGD.
+        anchored: Whether d is the offset. If not, alpha = scale a is trained with d = 0, a from 1 / scale, so that
+            weight decay pulls alpha to 0, as in Price and Tanner's code.
 
     Returns:
         The recipe, with the arguments of every sparse recipe (see `SparseRecipe.__call__`).
@@ -112,29 +121,32 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     """
 
     @sparse_recipe(methods.gradient)
-    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+    def offset_plus_sparse(weight: Tensor, U: Embedding, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
-        return _plus_sparse(weight, offset(weight, key), U, alpha)
+        return _plus_sparse(weight, offset(weight, key), U, alpha, scale, anchored)
 
     return offset_plus_sparse
 
 
 @sparse_recipe(methods.gradient)
-def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
+def dctps(weight: Tensor, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
-    alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
-    largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
+    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return _plus_sparse(weight, DCT(weight), U, True)
+    return _plus_sparse(weight, DCT(weight), U)
 
 
-def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
+def _plus_sparse(
+    weight: Tensor, d: Offset, U: Embedding, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> Start:
     if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
         return d, U, zeros(weight, U.dim)
     theta = zeros(weight, 1 + U.dim)
-    theta[0] = 1
-    return Zero(weight), DirectSum([Direction(d), U]), theta
+    theta[0] = 0 if anchored else 1 / scale
+    return d if anchored else Zero(weight), DirectSum([Direction(d, scale), U]), theta
 
 
 def prune(  # noqa: PLR0913
@@ -149,6 +161,7 @@ def prune(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    basis: BasisRule | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept.
 
@@ -163,6 +176,7 @@ def prune(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are pruned in place of the weights.
 
     Returns:
         The model.
@@ -172,8 +186,10 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return register_supports(model, kept)
+    bases = bases_of(dict(named_parameters(model)), basis)
+    size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
+    kept = methods.supports(model, chosen, objective, **size, basis=bases)
+    return register_supports(model, kept, bases)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -193,7 +209,8 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    return register_supports(model, methods.force(model, objective, **options))
+    bases = bases_of(dict(named_parameters(model)), options.pop("basis", None))
+    return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -238,7 +255,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return register_supports(model, search.supports)
+    return register_supports(model, search.supports, search.bases)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:

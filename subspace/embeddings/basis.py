@@ -53,6 +53,12 @@ class Basis(Embedding):
 
     coordinates = adjoint
 
+    def sparse_part(self) -> Embedding | None:
+        return self.sparse.sparse_part()
+
+    def coefficients(self, weight: Tensor) -> Tensor:
+        return self.transform.adjoint(weight)
+
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         wide = theta.to(at_least_float32(theta.dtype))
         return self.transform.around(x, lambda z: self.sparse.linear(wide, z))

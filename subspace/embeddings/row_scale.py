@@ -10,7 +10,6 @@ import math
 
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace.embeddings.base import Embedding
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
@@ -43,7 +42,7 @@ class RowScale(Embedding):
 
     def rebuild(self) -> None:
         d = self._matrix(self.offset())
-        rows = d.to(at_least_float32(d.dtype)).square().sum([axis for axis in range(d.ndim) if axis != d.ndim - 2])
+        rows = d.square().sum([axis for axis in range(d.ndim) if axis != d.ndim - 2])
         if not d.is_meta and (zero := int((rows == 0).sum())):
             raise ValueError(f"every row of offset must have an entry other than 0, got {zero} of {len(rows)} without")
         self.lengths = rows.sqrt()

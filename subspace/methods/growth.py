@@ -55,7 +55,8 @@ def largest_gradients(
     """
 
     def reduce(name: str, blocks: Iterator[Block]) -> Tensor:
-        return largest(_finite(blocks, name, when), kept[name], counts[name])
+        finite = _finite(blocks, name, when)
+        return largest(_of_coefficients(spaces[name], finite), kept[name], counts[name])
 
     reader = GradientReader(spaces, reduce) if group is None else AveragedGradientReader(spaces, reduce, group)
     with preserved(model), torch.enable_grad(), unsynced(model):
@@ -193,6 +194,15 @@ def _blocks(space: Subspace, whole: Tensor | None, calls: list[Read]) -> Iterato
     for row, block in weight_gradient.blocks(pairs, shape, made[0].geometry, entries=BLOCK):
         start, gradient = row * shape[1:].numel(), block.reshape(-1)
         yield start, gradient if flat is None else gradient + flat[start : start + len(gradient)]
+
+
+def _of_coefficients(space: Subspace, blocks: Iterator[Block]) -> Iterator[Block]:
+    """The gradient to the coefficients in a basis, all at once, if the places of theta are those of one."""
+    U = next((U for U in space.embedding.parts() if U.sparse_part() is not None), None)
+    if U is None or U.support() is not None:  # of w itself
+        return blocks
+    whole = torch.cat([block for _, block in blocks]).reshape(space.shape)
+    return iter([(0, U.coefficients(whole))])
 
 
 def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:

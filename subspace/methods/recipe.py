@@ -8,12 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
-from subspace._base.qualified import owner_of
+from subspace._base.qualified import named_modules, named_parameters, owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, entries, epl
+from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
 from subspace.methods.groups import Groups, top_per_group
 from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
@@ -22,7 +25,7 @@ from subspace.offsets import Offset, Zero
 from subspace.parametrization import SubspaceParametrization, prepare
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
-StartRule = Callable[[Tensor, Sparse, Key], Start]  # of a weight, the U chosen for it, and the tensor's key
+StartRule = Callable[[Tensor, Embedding, Key], Start]  # of a weight, the U chosen for it, and the tensor's key
 
 
 class SparseRecipe:
@@ -48,6 +51,7 @@ class SparseRecipe:
         saliency: Saliency | None = None,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | None = None,
     ) -> nn.Module:
         """Register the chosen tensors of a model.
 
@@ -63,6 +67,7 @@ class SparseRecipe:
             saliency: In place of the recipe's own.
             include: Which tensors, as of `targets`.
             exclude: Which tensors not, as of `targets`.
+            basis: weight -> a `Transform`, as `embeddings.DCT`: U is sparse in its coefficients, not in the weights.
 
         Returns:
             The model.
@@ -74,15 +79,17 @@ class SparseRecipe:
         """
         weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         keys = {name: Key(seed).fold(name) for name in weights}
+        bases = bases_of(weights, basis)
         total = entries(sum(w.numel() for w in weights.values()), density, dim)
         if objective is None:
             U = _random(weights, keys, total, budget or epl, groups)
         else:
             chosen = restrict(saliency or self.saliency, include, exclude)
             with replaced(weights, self._first(weights, keys)):
-                kept = supports(model, chosen, objective, dim=total, budget=budget, groups=groups)
+                kept = supports(model, chosen, objective, dim=total, budget=budget, groups=groups, basis=bases)
             U = {name: Sparse(w, index=kept[name]) for name, w in weights.items()}
-        return register_all(model, {name: self.start(w, U[name], keys[name]) for name, w in weights.items()})
+        embeddings = {name: embedding(sparse, bases.get(name)) for name, sparse in U.items()}
+        return register_all(model, {name: self.start(w, embeddings[name], keys[name]) for name, w in weights.items()})
 
     def _first(self, weights: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str, Tensor]:
         """The w that training starts from, if U takes every entry."""
@@ -105,7 +112,7 @@ def sparse_recipe(saliency: Saliency) -> Callable[[StartRule], SparseRecipe]:
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
+    return torch.zeros(dim, dtype=at_least_float32(weight.dtype), device=device_for_values(weight))
 
 
 def device_for_values(weight: Tensor) -> torch.device:
@@ -116,17 +123,20 @@ def device_for_values(weight: Tensor) -> torch.device:
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
     prepared = {name: prepare(*owner_of(model, name), d, U) for name, (d, U, _) in starts.items()}
+    for _, module in named_modules(model):
+        remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
     return model
 
 
-def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
-    """Register d = 0, U = what is kept, theta = the weights kept; return the model."""
-    weights = dict(model.named_parameters())
-    starts: dict[str, Start] = {
-        name: (Zero(weights[name]), Sparse(weights[name], index=index), None) for name, index in kept.items()
-    }
+def register_supports(model: nn.Module, kept: Supports, bases: Bases | None = None) -> nn.Module:
+    """Register d = 0, U = what is kept, theta = the weights kept, or their coefficients; return the model."""
+    weights = dict(named_parameters(model))
+    starts: dict[str, Start] = {}
+    for name, index in kept.items():
+        U = embedding(Sparse(weights[name], index=index), (bases or {}).get(name))
+        starts[name] = Zero(weights[name]), U, None
     return register_all(model, starts)
 
 
