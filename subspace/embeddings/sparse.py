@@ -89,6 +89,9 @@ class Sparse(Embedding):
         products = x[..., self.index % n_in].to(compute) * theta.to(compute)
         return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
 
+    def columns(self, kept: Tensor) -> Embedding:
+        return Sparse(self.like.new_empty(()).expand(self.shape), index=self.index[kept])
+
     def support(self) -> Tensor:
         return self.index
 
