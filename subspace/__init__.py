@@ -9,6 +9,7 @@ from subspace._base.selection import is_default_target, targets
 from subspace._base.transforms import dct, fwht, idct
 from subspace._base.version import VERSION
 from subspace._initialize import initialize
+from subspace._parameter_groups import parameter_groups
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
@@ -46,6 +47,7 @@ __all__ = [
     "methods",
     "offsets",
     "owner_of",
+    "parameter_groups",
     "parametrization",
     "preserved",
     "products",

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from subspace._base.key import Key
 from subspace._base.meta import Replacements, as_parameter_like, direct_tensors, empty_like, replaced_tensors
+from subspace._base.qualified import named_modules
 from subspace.parametrization import Subspace, subspaces
 
 
@@ -65,7 +66,7 @@ def initialize(model: nn.Module, device: torch.device | str = "cpu", seed: int =
                 fresh[tensor] = unset[module][name] = empty_like(tensor)
 
     with torch.random.fork_rng(devices=[]), torch.no_grad(), replaced_tensors(model, fresh):
-        for name, module in reversed(list(model.named_modules())):  # a module may set what its children have drawn
+        for name, module in reversed(list(named_modules(model))):  # a module may set what its children have drawn
             if unset[module]:
                 torch.default_generator.manual_seed(int(Key(seed).fold("initialize").fold(name).bits(1)[0]))
                 _set(name, module, unset[module])

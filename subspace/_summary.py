@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from subspace._base.text import table
-from subspace._structured.forward import structured_forward, unstructured_reason
+from subspace._structured.forward import products_of, unstructured_reason
 from subspace.checkpoint.description import TensorTable, encode
 from subspace.parametrization import subspaces
 from subspace.products import status
@@ -99,7 +99,7 @@ def summary(model: nn.Module) -> Summary:
     >>> print(summary(recipes.dctps(nn.Sequential(nn.Linear(100, 10)), density=0.01)))  # doctest: +NORMALIZE_WHITESPACE
     tensor    shape          offset  embedding                dim  density  trained  stored
     ---------------------------------------------------------------------------------------
-    0.weight  10 x 100       Zero    Direction(DCT) + Sparse   11   1.100%     44 B    44 B
+    0.weight  10 x 100       DCT     Direction(DCT) + Sparse   11   1.100%     44 B    44 B
     ---------------------------------------------------------------------------------------
     total     1,000 weights                                    11   1.100%     44 B    44 B
     alpha: 1 of the total dim scale an offset
@@ -116,8 +116,8 @@ def summary(model: nn.Module) -> Summary:
             encode(U, held)
         chosen = _nbytes(held) - already
         shape = tuple(d.shape)
-        forward = structured_forward(space.module)
-        route = None if forward is None else forward.route
+        products = products_of(space.module) if space.name == "weight" else None
+        route = None if products is None else products.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
         rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
         alpha += U.alphas()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from subspace import methods
 from subspace._base.key import Key
+from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
@@ -94,7 +95,9 @@ def sparse_finetuning(weight: Tensor, U: Embedding, key: Key) -> Start:
     return Pretrained(weight), U, zeros(weight, U.dim)
 
 
-def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
+def offset_plus_sparse(
+    offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> SparseRecipe:
     """Make the recipe w = alpha d + S for any d: DCTpS with another offset in place of its DCT.
 
     With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full
@@ -102,7 +105,12 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 
     Args:
         offset: (weight, key) -> d.
-        alpha: Whether alpha is trained, from 1; otherwise it is fixed there.
+        alpha: Whether alpha = 1 + scale a is trained, a from 0, so that weight decay pulls alpha to 1; otherwise it is
+            fixed there.
+        scale: The rate of alpha beside that of S: a step moves it scale times as far as with a scale of 1 under Adam
+            and its kind, and scale^2 times under SGD.
+        anchored: Whether d is the offset. If not, alpha = scale a is trained with d = 0, a from 1 / scale, so that
+            weight decay pulls alpha to 0, as in Price and Tanner's code.
 
     Returns:
         The recipe, with the arguments of every sparse recipe (see `SparseRecipe.__call__`).
@@ -115,7 +123,7 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     @sparse_recipe(methods.gradient)
     def offset_plus_sparse(weight: Tensor, U: Embedding, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
-        return _plus_sparse(weight, offset(weight, key), U, alpha)
+        return _plus_sparse(weight, offset(weight, key), U, alpha, scale, anchored)
 
     return offset_plus_sparse
 
@@ -124,18 +132,21 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 def dctps(weight: Tensor, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
-    alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
-    largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
+    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return _plus_sparse(weight, DCT(weight), U, True)
+    return _plus_sparse(weight, DCT(weight), U)
 
 
-def _plus_sparse(weight: Tensor, d: Offset, U: Embedding, alpha: bool) -> Start:
+def _plus_sparse(
+    weight: Tensor, d: Offset, U: Embedding, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> Start:
     if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
         return d, U, zeros(weight, U.dim)
     theta = zeros(weight, 1 + U.dim)
-    theta[0] = 1
-    return Zero(weight), DirectSum([Direction(d), U]), theta
+    theta[0] = 0 if anchored else 1 / scale
+    return d if anchored else Zero(weight), DirectSum([Direction(d, scale), U]), theta
 
 
 def prune(  # noqa: PLR0913
@@ -175,7 +186,7 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    bases = bases_of(dict(model.named_parameters()), basis)
+    bases = bases_of(dict(named_parameters(model)), basis)
     size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
     kept = methods.supports(model, chosen, objective, **size, basis=bases)
     return register_supports(model, kept, bases)
@@ -198,7 +209,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    bases = bases_of(dict(model.named_parameters()), options.pop("basis", None))
+    bases = bases_of(dict(named_parameters(model)), options.pop("basis", None))
     return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 

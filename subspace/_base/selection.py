@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from subspace._base.layout import STANDARD, Layout
+from subspace._base.qualified import named_modules
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, Tensor], bool]
 Owner: TypeAlias = tuple[nn.Module, str, nn.Parameter | None]  # None where it is parametrized already
@@ -65,7 +66,7 @@ def targets(model: nn.Module, include: Selection | None = None, exclude: Selecti
             parametrized already.
     """
     owners: dict[str, Owner] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if "parametrizations" not in prefix.split("."):
             names = [name for name, parameter in module._parameters.items() if parameter is not None]
             if is_parametrized(module):

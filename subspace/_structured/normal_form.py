@@ -22,7 +22,8 @@ class NormalForm:
     def __call__(self, theta: Tensor) -> Weight:
         theta = theta.to(self.offset.like.dtype)
         fixed = self.offset.structure() or NO_TRANSFORM
-        scale, transform = theta.new_full((1,), fixed.gain) if fixed.gain else None, fixed
+        scale: Tensor | None = None
+        transform = fixed
         values, index = theta[:0], None
         split = theta.split(self.dims) if len(self.dims) > 1 else (theta,)  # type: ignore[no-untyped-call]
         for U, part in zip(self.parts, split, strict=True):
@@ -30,9 +31,12 @@ class NormalForm:
             if along is None:
                 values, index = part, U.support()
             else:
-                transform = along.structure() or NO_TRANSFORM
-                term = part if transform.gain == 1 else transform.gain * part
+                transform = along.offset.structure() or NO_TRANSFORM
+                gain = along.scale * transform.gain
+                term = part if gain == 1 else gain * part
                 scale = term if scale is None else scale + term
+        if fixed.gain:
+            scale = theta.new_full((1,), fixed.gain) if scale is None else scale + fixed.gain
         if scale is None and not transform.is_zero:
             scale = theta.new_zeros(1)  # the offset's gain is 0
         if index is None:
@@ -45,7 +49,7 @@ def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:
     parts = parametrization.embedding.parts()
     if other := [U for U in parts if U.direction() is None and U.support() is None]:
         return f"{other[0].label()} has no fast product"
-    along = [parametrization.offset, *(d for U in parts if (d := U.direction()) is not None)]
+    along = [parametrization.offset, *(line.offset for U in parts if (line := U.direction()))]
     structures = [d.structure() for d in along]
     if None in structures:
         return f"{along[structures.index(None)].label()} has no fast product"

@@ -7,7 +7,7 @@ override is tested against.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,13 @@ from subspace._base.key import Key
 from subspace._base.plug_in import PlugIn
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
+
+
+class Line(NamedTuple):
+    """U theta = theta scale d."""
+
+    offset: Offset
+    scale: float
 
 
 class Embedding(PlugIn, abc.ABC):
@@ -91,8 +98,8 @@ class Embedding(PlugIn, abc.ABC):
         """The U_1, U_2, ... that stand side by side in U, by default U alone; each has dim numbers of theta in turn."""
         return [self]
 
-    def direction(self) -> Offset | None:
-        """The d of U theta = theta d, for a U of that kind; None for any other."""
+    def direction(self) -> Line | None:
+        """The d and the scale of U theta = theta scale d, for a U of that kind; None for any other."""
         return None
 
     def alphas(self) -> int:

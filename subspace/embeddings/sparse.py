@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.exporting import is_exporting
 from subspace._base.index import check
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
@@ -83,7 +84,8 @@ class Sparse(Embedding):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         n_out, n_in = self.shape
-        if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
+        # Then the products take more memory than the weight; an exported program's batch may be of any size.
+        if is_exporting() or x.numel() // n_in * self.dim > self.shape.numel():
             return super().linear(theta, x)
         compute, rows = at_least_float32(x.dtype), self.index // n_in
         products = x[..., self.index % n_in].to(compute) * theta.to(compute)

@@ -134,6 +134,5 @@ def _cut(space: Subspace, kept: Tensor) -> None:
     module, name, offset, theta = space.module, space.name, space.offset, space.theta
     needs, values = theta.requires_grad, theta.detach()[kept].clone()
     U = space.embedding.columns(kept)
-    vars(module).pop("forward", None)  # one that `structured` bound multiplies by the theta that was
     parametrize.remove_parametrizations(module, name)
     register(module, name, offset, U, values, dtype=values.dtype).theta.requires_grad_(needs)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.preserve import replaced
+from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection
 from subspace.embeddings import Transform
 from subspace.methods.budgets import Budget, entries
@@ -58,7 +59,7 @@ def supports(  # noqa: PLR0913
         TypeError: If not exactly one of density and dim is given, or the saliency needs an objective.
         ValueError: If an argument is out of range.
     """
-    bases = bases_of(dict(model.named_parameters()), basis)
+    bases = bases_of(dict(named_parameters(model)), basis)
     score = partial(saliency, model, objective, **({"basis": bases} if bases else {}))
     size = partial(entries, density=density, dim=dim)
     return _rounds(model, score, size, steps, budget, groups, bases)
@@ -103,7 +104,7 @@ def force(  # noqa: PLR0913
     Raises:
         FloatingPointError, TypeError, ValueError: As `supports`.
     """
-    weights = {name: w.detach() for name, w in model.named_parameters()}
+    weights = {name: w.detach() for name, w in named_parameters(model)}
     bases = bases_of(weights, basis)
     dense = {name: analyse(w, bases.get(name)) for name, w in weights.items()}
 
@@ -128,7 +129,7 @@ def _rounds(  # noqa: PLR0913
     """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    weights = dict(model.named_parameters())
+    weights = dict(named_parameters(model))
     kept: Supports = {}
     for step in range(1, steps + 1):
         pruned = {name: _pruned(weights[name].detach(), index, bases.get(name)) for name, index in kept.items()}

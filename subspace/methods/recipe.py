@@ -8,9 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
-from subspace._base.qualified import owner_of
+from subspace._base.qualified import named_modules, named_parameters, owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Embedding, Sparse
 from subspace.methods.budgets import Budget, entries, epl
@@ -110,7 +112,7 @@ def sparse_recipe(saliency: Saliency) -> Callable[[StartRule], SparseRecipe]:
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
+    return torch.zeros(dim, dtype=at_least_float32(weight.dtype), device=device_for_values(weight))
 
 
 def device_for_values(weight: Tensor) -> torch.device:
@@ -121,6 +123,8 @@ def device_for_values(weight: Tensor) -> torch.device:
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
     prepared = {name: prepare(*owner_of(model, name), d, U) for name, (d, U, _) in starts.items()}
+    for _, module in named_modules(model):
+        remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
     return model
@@ -128,7 +132,7 @@ def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
 
 def register_supports(model: nn.Module, kept: Supports, bases: Bases | None = None) -> nn.Module:
     """Register d = 0, U = what is kept, theta = the weights kept, or their coefficients; return the model."""
-    weights = dict(model.named_parameters())
+    weights = dict(named_parameters(model))
     starts: dict[str, Start] = {}
     for name, index in kept.items():
         U = embedding(Sparse(weights[name], index=index), (bases or {}).get(name))

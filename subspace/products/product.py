@@ -1,8 +1,9 @@
 """A product with w = scale T + S as an operator: w never saved for the backward pass, every mode of torch served.
 
 Eagerly it is an autograd.Function that calls a route directly, for the least overhead; in a compiled graph, on fake and
-meta tensors and on subclasses an operator `subspace::product` with its backward. Inside torch.func's transforms, in
-forward-mode differentiation and where gradients are differentiated again it is the plain reference.
+meta tensors, on subclasses and under dispatch modes an operator `subspace::product` with its backward. Inside
+torch.func's transforms, in forward-mode differentiation, where gradients are differentiated again, and in programs that
+are exported to run without this package it is the plain reference.
 
 Here alone a `Weight` is flattened: torch.library and autograd know nothing but tensors and numbers.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.autocast import in_autocast, without_autocast
+from subspace._base.exporting import is_exporting
 from subspace.products import reference
 from subspace.products.choice import calibration, router
 from subspace.products.geometry import LINEAR, Geometry, memory_format
@@ -71,14 +73,15 @@ def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> T
     """`linear` or `conv`, without a look at the shape of x."""
     if in_autocast(x) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
-        y: Tensor = _operator(x, *_flat(w, geometry, route))
-        return y
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        with without_autocast(x):
-            return reference.multiply(x, w, geometry)
-    y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
-    return y
+    if not is_exporting():
+        if _is_recorded(x):
+            y: Tensor = _operator(x, *_flat(w, geometry, route))
+            return y
+        if not (torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0):
+            y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
+            return y
+    with without_autocast(x):
+        return reference.multiply(x, w, geometry)
 
 
 def possible(problem: Problem) -> list[Route]:
@@ -242,3 +245,10 @@ def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _operator.register_autograd(_operator_gradients, setup_context=_setup_context)
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether somebody has to see an operator: a compiler, a tensor without numbers of its own, a dispatch mode."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0

@@ -245,7 +245,7 @@ def newer(about):
 TAMPERED = {
     "U of 5.weight must be as it was saved, with fingerprint": other_key,
     "d of 5.weight must be as it was saved, with fingerprint": other_gain,
-    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 3": newer,
+    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 4": newer,
 }
 
 

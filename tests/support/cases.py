@@ -108,9 +108,12 @@ def _gaussian(stored: bool) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: embeddings.Gaussian(like, dim, key=key, stored=stored)
 
 
-def _sum(like: Tensor, dim: int, key: Key) -> Embedding:
-    alpha = Direction(DCT(like))
-    return alpha if dim == 1 else DirectSum([alpha, Sparse(like, dim - 1, key=key)])
+def _sum(scale: float) -> Callable[[Tensor, int, Key], Embedding]:
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        alpha = Direction(DCT(like), scale)
+        return alpha if dim == 1 else DirectSum([alpha, Sparse(like, dim - 1, key=key)])
+
+    return make
 
 
 def _index(like: Tensor, dim: int, key: Key) -> Embedding:
@@ -196,7 +199,8 @@ EMBEDDINGS = [
     EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
     EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
-    EmbeddingCase("direct-sum", _sum),
+    EmbeddingCase("direct-sum", _sum(1.0)),
+    EmbeddingCase("direct-sum-scaled", _sum(-2.5)),
     EmbeddingCase("scaled", _scaled),
 ]
 

@@ -6,7 +6,8 @@ budget  how many entries a tensor gets: `uniform`, `epl`, `erk`; `epf`, the same
 rule    `exact`, or `authors` for that of Price and Tanner's code (`methods.authors`)
 offset  d of alpha d + S: `dct`, `signed_dct`, `hadamard`, `gaussian` (variance gain^2 / fan-in), `rank_one`, each with
         its `gain`; `zero`, for which S starts at the weights kept, since a network of zeros would compute 0
-alpha   `trained` from 1, or `fixed` there; alphas: another start of it, for fixup_resnet110 (its `set_alphas`)
+alpha   `trained` from 1, with d = 0 as in Price and Tanner's code, so that weight decay pulls alpha to 0; or `fixed` at
+        1; alphas: another start of it, for fixup_resnet110 (its `set_alphas`)
 frozen  without S: alpha, norms and biases train
 init    `sparse`: Kaiming's rule for the actual fan-in of every row, in place of the dense network's (Evci et al.,
         "Gradient flow in sparse neural networks and how lottery tickets win", 2022)
@@ -217,7 +218,9 @@ def plus_sparse(moving: bool = False) -> Apply:
                 raise ValueError("offset must not be zero with alphas or a frozen S, got zero")
             return random(recipes.random_pruning, moving)(model, s)
         plain = copy.deepcopy(model)
-        recipe = recipes.offset_plus_sparse(lambda w, key: OFFSETS[name](w, key, gain), alpha=bool(rule) or not fixed)
+        recipe = recipes.offset_plus_sparse(
+            lambda w, key: OFFSETS[name](w, key, gain), alpha=bool(rule) or not fixed, anchored=False
+        )
         with warnings.catch_warnings():
             if frozen:
                 warnings.simplefilter("ignore")  # that no tensor gets an entry
@@ -240,8 +243,8 @@ def fix_alphas(plain: nn.Module, model: nn.Module) -> nn.Module:
     """The plain model with the same d, U and start, each alpha fixed at its present value as the gain of its d."""
     for q, space in subspaces(model):
         d, U, theta = space.parametrization.offset, space.parametrization.embedding, space.theta.detach()
-        if (scaled := U.parts()[0].direction()) is not None:
-            _, U = U.parts()
+        if (line := U.parts()[0].direction()) is not None:
+            (_, U), scaled = U.parts(), line.offset
             options = scaled.describe()
             del options["class"]
             d = type(scaled)(plain.get_parameter(q), **options | {"gain": float(theta[0]) * options["gain"]})
