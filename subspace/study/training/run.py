@@ -118,6 +118,7 @@ def complete(loop: Loop, model: nn.Module) -> Metrics:
     metrics.stored_bytes = costs.stored(model)
     metrics.file_bytes, metrics.file_bytes_dense = costs.file_bytes(model), costs.file_bytes_dense(model)
     batch = min(loop.run.train.batch, len(loop.data.train))
+    metrics.activation_bytes = costs.activation_bytes(model, loop.setting().loss(batch))
     dense = subspace.unstructured(model)
     metrics.flops_dense_training = costs.computed(dense, loop.setting().loss(batch), batch)
     metrics.flops_dense_forward = costs.computed_forward(dense, inputs)
