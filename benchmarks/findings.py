@@ -8,12 +8,15 @@ blanks between; PLACE is a data set and a network, as "digits, resnet20"; WHAT i
 accuracy     test accuracy in per cent, mean and standard deviation over the seeds, a row per method, a column per size
 talk         the summary table of Price and Tanner's talk (ICML 2021): the change against dense, compute and storage at
              the smallest size
+pairs        by how many points each method is behind the best of a size, over pairs of equal seeds, with Student's 95 %
+             interval; "*" where the best is better (`study.results.comparisons`)
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
-digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; else one of the study's own.
+digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; of accuracy against the Jacobian at the
+start where it is called rank; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
 of what `subspace jacobian` and `subspace trainability` made of it the pictures and the tables over seeds.
@@ -33,11 +36,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import sweeps
+from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
 from subspace.study.reports.formats import asked_size, short, spread
 from subspace.study.reports.grid import Grid
-from subspace.study.reports.grids import price_tanner_grid
+from subspace.study.reports.grids import compared_grid, price_tanner_grid
+from subspace.study.results.comparisons import comparisons
 from subspace.study.results.schema import read
 from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
 
@@ -88,10 +93,17 @@ def channels(study: str, at_place: str) -> str:
     return Grid.of_texts("", ["layer", "channels", *table.columns], rows).to_markdown()
 
 
+def pairs(studies: str, at_place: str) -> str:
+    """The comparisons of methods with the best of each size: a row per method, a column per size."""
+    compared = comparisons(pd.concat([runs(study) for study in studies.split()]))
+    return compared_grid(dict(by_setting(compared))[at_place], at_place).to_markdown(small=True)
+
+
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
-    if what in ("rank", "channels"):
-        return {"rank": ranks, "channels": channels}[what](studies, at_place)
+    own = {"rank": ranks, "channels": channels, "pairs": pairs}
+    if what in own:
+        return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
     if what == "accuracy":
         return by_size(table, lambda lines: spread(lines["mean"].iloc[0], lines["std"].iloc[0]))
@@ -109,6 +121,8 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+    if name == "rank":
+        return rank_figure(pd.read_csv(RESULTS / study / "jacobian-summary.csv"), summary_table(runs(study)))
     for where, part in by_setting(summary_table(runs(study))):
         if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
             return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])

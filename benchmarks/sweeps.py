@@ -10,20 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from subspace.study.reports.figures import plots
+from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.figures.pareto import AXES
 from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import DENSE, setting
 
 
-def lines(axes: object, table: pd.DataFrame, x: str, order: Iterable[str]) -> None:
+def lines(axes: object, table: pd.DataFrame, x: str, order: list[str]) -> None:
     """Mean test accuracy in per cent against x, a line for each label, with a band from the worst seed to the best."""
-    for number, label in enumerate(order):
+    looks = assign_looks(order)
+    for label in order:
         own = table[table["label"] == label].groupby("size", dropna=False)
         means = own.agg(
             x=(x, "mean"), y=("test_accuracy", "mean"), low=("test_accuracy", "min"), high=("test_accuracy", "max")
         )
         means = means.sort_values("x")
-        look = plots.line_style(number) | {"markersize": 5}
+        look = looks[label] | {"markersize": 5}
         axes.plot(means["x"], 100 * means["y"], label=label, linewidth=1.6, **look)
         axes.fill_between(means["x"], 100 * means["low"], 100 * means["high"], color=look["color"], alpha=0.15, lw=0)
 

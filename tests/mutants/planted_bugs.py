@@ -729,7 +729,7 @@ def noticed(bug: Bug) -> tuple[bool, str]:
         shutil.copy(ROOT / "pyproject.toml", folder)
         file = Path(folder, "subspace", bug.file)
         file.write_text(file.read_text().replace(bug.right, bug.wrong))
-        options = ["-qx", "-p", "no:cacheprovider", "--hypothesis-profile=once", "-m", "", "-k", bug.law]
+        options = ["-qx", "-n0", "-p", "no:cacheprovider", "--hypothesis-profile=once", "-m", "", "-k", bug.law]
         command = [sys.executable, "-m", "pytest", *options, *laws(Path(folder), bug)]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     # 1: a test failed; a broken import, or no test collected, is another status

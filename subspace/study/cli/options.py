@@ -25,13 +25,20 @@ Launch = Annotated[list[str], typer.Option(help="KEY=VALUE, an option of the lau
 Retry = Annotated[bool, typer.Option("--retry", help="try runs again that have failed twice")]
 At = Annotated[str, typer.Option(help="compare at equal bytes, flops, memory, stored or inference")]
 NOTHING: list[str] = []
-OUT = Path("subspace-study")
+OUT, FIRST = Path("subspace-study"), "first/resnet20"  # the folder of results, and the study where none is named
 
 
-def read_study(asked: Sequence[str], default: str = "") -> Study:
-    """The study of the command line: a file's or a preset's, or else the default one, with settings."""
-    named = bool(asked) and not re.match(r"[\w.]*=", asked[0])
-    return files.load((asked[0] if named else default) or {}, asked[named:])
+def read_study(asked: Sequence[str], default: str = FIRST) -> Study:
+    """The study of the command line: a file's or a preset's, or else the default one, with settings.
+
+    In the default one dims take the place of its densities.
+    """
+    if asked and not re.match(r"[\w.]*=", asked[0]):
+        return files.load(asked[0], asked[1:])
+    table = files.read(default)
+    if any(setting.startswith("dims=") for setting in asked):
+        table.pop("densities", None)
+    return files.load(table, asked)
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, object]:

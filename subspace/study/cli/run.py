@@ -37,8 +37,8 @@ def run(
 ) -> None:
     """Compare methods at equal budgets: results, tables, figures and a report.html.
 
-    Without a STUDY: six methods on 5,000 real digits, 2 minutes on 2 cores. What has a result is not run again, and
-    what was interrupted goes on from its last epoch.
+    Without a STUDY: first/resnet20, six methods down to 0.01 %, 3 minutes on 2 cores. What has a result is not run
+    again, and what was interrupted goes on from its last epoch.
     """
     bars = progress == "bars" and sys.stdout.isatty()
     console = Console() if bars else options.plain_console(quiet=progress == "failures")

@@ -94,3 +94,13 @@ def short(value: float, units: Sequence[str] = ("", "k", "M", "G", "T", "P", "E"
 def tenths(value: float, form: str = ",.1f") -> str:
     """A number with one digit after the point, or in another form."""
     return "-" if pd.isna(value) else f"{value:{form}}"
+
+
+def bar(fraction: float, width: int = 10) -> str:
+    """A fraction as a bar of text.
+
+    >>> bar(0.55), bar(1.0), bar(0.0, 3)
+    ('█████▌    ', '██████████', '   ')
+    """
+    whole, eighths = divmod(round(8 * width * fraction), 8)
+    return ("█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()).ljust(width)

@@ -78,10 +78,10 @@ class Grid(NamedTuple):
             places = places[here:]
         return Group(Text(printable(self.caption), style="bold"), *tables, Text())
 
-    def to_markdown(self) -> str:
-        """Markdown, without what is in small."""
+    def to_markdown(self, small: bool = False) -> str:
+        """Markdown, with or without what is in small."""
         lines = [[head for head, _ in self.heads], ["---", *["---:"] * (len(self.heads) - 1)]]
-        lines += [[cell.text for cell in row] for row in self.rows]
+        lines += [[f"{cell.text} {cell.small * small}".rstrip() for cell in row] for row in self.rows]
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

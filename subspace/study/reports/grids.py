@@ -8,7 +8,17 @@ from typing import Any
 import pandas as pd
 
 from subspace.study.reports import formats
-from subspace.study.reports.formats import asked_size, exact, format_size, hundredth, percent, short, spread
+from subspace.study.reports.formats import (
+    asked_size,
+    bar,
+    exact,
+    format_size,
+    hundredth,
+    percent,
+    short,
+    size_in_figures,
+    spread,
+)
 from subspace.study.reports.grid import Cell, Grid
 from subspace.study.results.equal_cost import MEANING
 from subspace.study.results.schema import TABLES
@@ -17,7 +27,13 @@ from subspace.study.results.summary import DENSE, rows_of_size, sizes
 LARGE = 1e308  # what is missing sorts as -LARGE, the dense network's size as LARGE; scripts take no infinity
 Column = tuple[str, Callable[[pd.Series], Cell]]  # an explanation, and the cell of a row
 SAYS = {name: column.description for name, column in TABLES["runs"].items()}
-COSTS = {"file B": "file_bytes", "peak B": "peak_bytes", "stored B": "stored_training", "total FLOP": "flops_total"}
+COSTS = {
+    "file B": "file_bytes",
+    "peak B": "peak_bytes",
+    "activation B": "activation_bytes",
+    "stored B": "stored_training",
+    "total FLOP": "flops_total",
+}
 COSTS |= {"init FLOP": "flops_init", "step FLOP": "flops_training", "step dense": "flops_dense_training"}
 COSTS |= {"forward FLOP": "flops_forward", "forward dense": "flops_dense_forward"}
 REDUCED = {"reduced B": "reduced_bytes", "reduced dense": "reduced_bytes_dense"}
@@ -104,6 +120,44 @@ def _change(part: pd.DataFrame, size: tuple[str, float]) -> Callable[[pd.Series]
         return Cell(spread(change, float("nan"), "+"), order=_order(change))
 
     return cell
+
+
+def bars_grid(part: pd.DataFrame, where: str) -> Grid:
+    """The accuracies of part of a `summary_table` as bars, a row per method, a column per size: for a terminal."""
+    part, every = part[part["seeds"] > 0], sizes(part)
+    rows = []
+    for (name, label, _), lines in part.groupby(["method", "label", "options"], sort=False):
+        found = [lines] if name == DENSE or not every else [rows_of_size(lines, size) for size in every]
+        bars = [_bar(float(same["mean"].iloc[0])) if len(same) else Cell("") for same in found]
+        rows.append([Cell(str(label)), *bars, *[Cell("")] * (max(len(every), 1) - len(bars))])
+    heads = [(size_in_figures(size).replace(" ", "\u00a0"), "") for size in every] or [("dense", "")]
+    return Grid(f"Test accuracy in %: {where}", [("method", ""), *heads], rows)
+
+
+def _bar(mean: float) -> Cell:
+    return Cell(f"{bar(mean)} {100 * mean:5.1f}")
+
+
+def compared_grid(part: pd.DataFrame, where: str) -> Grid:
+    """Part of a `comparisons` table: what each method is behind the best of a size, and Student's interval for that.
+
+    A row per method, a column per size; "*" where the best is better by both intervals.
+    """
+    every = sizes(part)
+    rows = []
+    for (label, _), lines in part.groupby(["other_label", "other_options"], sort=False):
+        found = [rows_of_size(lines, size) for size in every]
+        rows.append([Cell(str(label)), *(_behind(same.iloc[0]) if len(same) else Cell("best") for same in found)])
+    heads = [(f"{size[0]} {size_in_figures(size)}", "") for size in every]
+    seeds = int(part["pairs"].max())
+    caption = f"Points behind the best of a size, over {seeds} pairs of equal seeds, with 95 % intervals: {where}"
+    return Grid(f"{caption}; *: the best is better", [("method", ""), *heads], rows)
+
+
+def _behind(row: pd.Series) -> Cell:
+    shown = f"{100 * row['difference']:+.1f}" + "*" * bool(row["better"]) if row["pairs"] else "-"
+    within = "" if pd.isna(row["low"]) else f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return Cell(shown, within, _order(row["difference"]))
 
 
 def equal_grid(part: pd.DataFrame, where: str) -> Grid:

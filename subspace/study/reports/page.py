@@ -21,6 +21,7 @@ from subspace.study.entries.words import duration
 from subspace.study.reports import grids
 from subspace.study.reports.grid import Grid
 from subspace.study.reports.report import Report, describe_run
+from subspace.study.reports.story import stories
 from subspace.study.results.schema import SCHEMA, describe
 from subspace.study.results.store import Record
 from subspace.study.results.summary import by_setting
@@ -28,11 +29,16 @@ from subspace.study.spec.study import Study
 
 
 class Shown(NamedTuple):
-    """A figure for the page: its title, what it shows in words, and its SVG element."""
+    """A figure for the page: its title, what it shows in words, its SVG element, and whether it opens the page.
+
+    legend: the methods, each with its line as CSS has a border, for screens that show no more than the curves.
+    """
 
     title: str
     alt: str
     svg: str
+    is_first: bool
+    legend: list[tuple[str, str]]
 
 
 def page(study: Study, records: Sequence[Record], report: Report, figures: Sequence[Shown], toml: str) -> str:
@@ -46,15 +52,19 @@ def page(study: Study, records: Sequence[Record], report: Report, figures: Seque
     )
     runs, table = report.runs, report.table
     script, sheet = bundle()
+    drawn = [shown._replace(svg=Markup(shown.svg)) for shown in figures]
     finished = [(where, part) for where, part in by_setting(table) if part["seeds"].any()]
     failed = [(run, record) for (_, run), record in zip(runs.iterrows(), records, strict=True) if record["error"]]
     return html.get_template("report.html").render(
         name=study.name,
         facts=facts(len(study.runs()), runs),
+        stories=stories(table, report.compared),
         summary=grids.summary_grid(table) if len(table) else None,
+        compared=[grids.compared_grid(part, where) for where, part in by_setting(report.compared)],
         price_tanner=[grids.price_tanner_grid(part, where) for where, part in finished],
         equal=[grids.equal_grid(part, where) for found in report.equal.values() for where, part in by_setting(found)],
-        figures=[shown._replace(svg=Markup(shown.svg)) for shown in figures],
+        first=[shown for shown in drawn if shown.is_first],
+        figures=[shown for shown in drawn if not shown.is_first],
         runs=grids.runs_grid(runs) if len(runs) else None,
         failures=[(describe_run(run), record["error"], record.get("traceback") or "") for run, record in failed],
         warnings=Counter(text for record in records for text in record.get("warnings") or []).most_common(),

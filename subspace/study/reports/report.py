@@ -12,10 +12,11 @@ from subspace.study.results.summary import setting
 
 
 class Report(NamedTuple):
-    """The tables of a study: its runs, their means over seeds, and methods at every equal cost; and their folder."""
+    """The tables of a study: its runs, their means over seeds, methods in pairs and at equal cost; and their folder."""
 
     runs: pd.DataFrame
     table: pd.DataFrame
+    compared: pd.DataFrame
     equal: dict[str, pd.DataFrame]
     folder: Path
 

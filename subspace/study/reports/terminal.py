@@ -9,11 +9,17 @@ from rich.console import Console, Group
 from subspace.study.entries.words import printable
 from subspace.study.reports import grids
 from subspace.study.reports.report import Report, describe_run
+from subspace.study.reports.story import stories
 from subspace.study.results.summary import by_setting
 
 
 def print_report(report: Report, console: Console, at: str = "") -> None:
-    """Print the tables of a report, and what failed; at: one of `equal_cost.COSTS`, to compare methods at it too."""
+    """Print what a study found in a sentence, a picture and tables, and what failed.
+
+    at: one of `equal_cost.COSTS`, to compare methods at it too.
+    """
+    for told in stories(report.table, report.compared):
+        console.print(printable(told) + "\n", markup=False, highlight=False)
     for shown in shown_tables(report, at):
         console.print(shown, markup=False, highlight=False)
     lines = [] if (report.runs["status"] == "finished").any() else ["No run has finished."]
@@ -24,10 +30,14 @@ def print_report(report: Report, console: Console, at: str = "") -> None:
 
 
 def shown_tables(report: Report, at: str) -> Iterator[Group]:
-    """The tables, for every data set and network."""
-    for where, part in by_setting(report.table):
-        if part["seeds"].any():
-            for make in (grids.accuracy_grid, grids.costs_grid, grids.price_tanner_grid):
-                yield make(part, where).to_rich()
+    """The picture and the tables, for every data set and network."""
+    finished = [(where, part) for where, part in by_setting(report.table) if part["seeds"].any()]
+    for where, part in finished:
+        yield grids.bars_grid(part, where).to_rich()
+    for where, part in finished:
+        for make in (grids.accuracy_grid, grids.costs_grid, grids.price_tanner_grid):
+            yield make(part, where).to_rich()
+    for where, part in by_setting(report.compared):
+        yield grids.compared_grid(part, where).to_rich()
     for where, part in by_setting(report.equal[at]) if at else ():
         yield grids.equal_grid(part, where).to_rich()

@@ -3,6 +3,7 @@
     report.html                        everything below in one page that needs no network (`reports.page`)
     runs, epochs, tensors: .parquet    the long tables that `results.schema` describes; .csv: the same
     table.csv                          means over seeds (`summary.summary_table`)
+    comparisons.csv                    the best methods against the others, in pairs of equal seeds (`comparisons`)
     at-bytes.csv, at-flops.csv, ...    methods at equal cost (`equal_cost.at_equal`)
     accuracy-density.png, .svg, ...    the figures (`figures.all`)
     study.toml                         what was asked for
@@ -25,7 +26,9 @@ from subspace.study.entries.entry import Choice, Entry
 from subspace.study.reports import page
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.all import pictures
+from subspace.study.reports.figures.looks import css_lines
 from subspace.study.reports.report import Report, csv
+from subspace.study.results.comparisons import comparisons
 from subspace.study.results.disk import storage
 from subspace.study.results.equal_cost import COSTS, at_equal
 from subspace.study.results.store import Record
@@ -64,19 +67,21 @@ def write(study: Study, records: Iterable[Record], folder: Path | str, hosts: bo
         study = replace(study, data=tuple(without_places(entry) for entry in study.data))
         toml = PATHS.sub("", files.toml(study))
     table = summary_table(runs)
-    report = Report(runs, table, {cost: at_equal(table, cost) for cost in COSTS}, folder)
+    report = Report(runs, table, comparisons(runs), {cost: at_equal(table, cost) for cost in COSTS}, folder)
     contents: dict[str, bytes] = {"study.toml": toml.encode()}
     for name, long in {"runs": runs, "epochs": epochs, "tensors": tensors}.items():
         parquet = io.BytesIO()
         long.to_parquet(parquet, index=False)
         contents |= {f"{name}.parquet": parquet.getvalue(), f"{name}.csv": csv(long)}
-    for name, small in {"table": table, **{f"at-{cost}": found for cost, found in report.equal.items()}}.items():
+    small_tables = {"table": table, "comparisons": report.compared}
+    for name, small in {**small_tables, **{f"at-{cost}": found for cost, found in report.equal.items()}}.items():
         contents[f"{name}.csv"] = csv(small)
     shown = []
     for picture in pictures(runs, epochs, tensors, table):
         svg = images.saved(picture.figure, "svg")
         contents |= {f"{picture.name}.svg": svg, f"{picture.name}.png": images.saved(picture.figure, "png")}
-        shown.append(page.Shown(picture.title, picture.alt, images.inline(svg, picture.name)))
+        inline, legend = images.inline(svg, picture.name), css_lines(picture.labels)
+        shown.append(page.Shown(picture.title, picture.alt, inline, picture.is_first, legend))
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         contents["report.html"] = page.page(study, records, report, shown, toml).encode()

@@ -90,6 +90,12 @@ def sizes(table: pd.DataFrame) -> list[tuple[str, float]]:
     return [(name, size) for name in ("density", "dim") for size in sorted(table[name].dropna().unique(), reverse=True)]
 
 
+def extreme_sizes(table: pd.DataFrame) -> list[tuple[str, float]]:
+    """The largest, the middle and the smallest size that were asked for."""
+    every = sizes(table)
+    return list(dict.fromkeys([every[0], every[len(every) // 2], every[-1]])) if every else []
+
+
 def rows_of_size(table: pd.DataFrame, size: tuple[str, float]) -> pd.DataFrame:
     """The rows of a size."""
     name, value = size

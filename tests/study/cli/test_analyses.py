@@ -47,7 +47,7 @@ def test_analyses_are_made_of_what_a_study_has_left(trained):
     told = command("jacobian", trained / "tiny.toml", "--out", trained / "out")
     assert told.exit_code == 0, told.output
     assert len(pd.read_csv(trained / "out" / "tiny" / "jacobian.csv")) == 8 * 2 * 2 * 10
-    for name in ("trainability-1", "jacobian-1", "jacobian-2"):
+    for name in ("trainability-1", "jacobian-1", "jacobian-2", "jacobian-3"):
         for kind in ("png", "svg"):
             assert (trained / "out" / "tiny" / f"{name}.{kind}").stat().st_size > 1000
             assert f"{name}.png" in told.output or name.startswith("trainability")

@@ -1,5 +1,6 @@
 """The command as a user has it: a small study from end to end, Ctrl-C, and what it says to bad values."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,13 +19,15 @@ import pytest
 from typer.testing import CliRunner
 
 import subspace
-from subspace.study.cli import main
+from subspace.study.cli import main, options
 from subspace.study.cli.app import app
 from subspace.study.execution.execute import make_record
 from subspace.study.results.store import Store
 from subspace.study.spec import files
 from subspace.study.spec.study import Study, Training
+from tests.support.records import finished
 
+FIRST = files.read(options.FIRST)
 COMMAND = [sys.executable, "-m", "subspace.study.cli", "run"]
 FILE = """
 methods = ["ordinary", "dctps"]
@@ -94,17 +97,41 @@ def test_the_study_that_is_shown_is_the_one_that_was_given(small):
     options = ["train.epochs=7", "train.optimizer={name='SGD', momentum=0.9}", "dims=10,20", "methods=all", "seeds=2"]
     shown = invoke("show", small, *options)
     assert shown.exit_code == 2  # a file's densities and dims are not both to be had
-    shown = invoke("show", *options, "models=lenet5", "data=mnist5k")
+    shown = invoke("show", *options, "models=lenet5", "data=mnist5k", "name=shown")
     path = Path(small).with_name("shown.toml")
     path.write_text(shown.stdout)
-    train = Training(epochs=7, optimizer={"name": "SGD", "momentum": 0.9})
-    assert files.load(path) == Study("study", ("all",), None, (10, 20), 2, train=train)
+    train = dataclasses.replace(files.load(FIRST).train, epochs=7, optimizer={"name": "SGD", "momentum": 0.9})
+    assert files.load(path) == Study("shown", ("all",), None, (10, 20), 2, train=train)
+
+
+@pytest.mark.parametrize("settings", [[], ["seeds=7"], ["methods=all", "densities=0.5"]])
+def test_settings_alone_are_settings_of_the_first_study(settings):
+    shown = invoke("show", *settings)
+    assert files.toml(files.load(FIRST, settings)) == shown.stdout
+
+
+def test_plan_says_how_many_seeds_a_difference_needs_by_the_finished_runs(small, tmp_path):
+    where = [small, "methods=rigl,dctps", "seeds=3", "--out", tmp_path / "out"]
+    for run in files.load(files.read(small), ["methods=rigl,dctps", "seeds=3"]).runs():
+        noise = {"rigl": (0.0, 0.02, -0.02), "dctps": (0.0, 0.0, 0.0)}[run.method.name][run.seed]
+        Store(tmp_path / "out").write(
+            run, finished(run, 0.8 + noise)
+        )  # differences of a standard deviation of 2 points
+    assert invoke("plan", *where).stdout.endswith("studies): 6 at density 1 %\n")
+    assert invoke("plan", *where, "--points", 2).stdout.endswith("studies): 10 at density 1 %\n")
+    assert "points must be above 0, got 0" in invoke("plan", *where, "--points", 0).output
 
 
 def test_what_would_run_and_what_it_takes_is_said_and_nothing_runs(small, tmp_path):
     said = invoke("plan", small, "--out", tmp_path / "out", "--launch", "workers=3")
     assert said.exit_code == 0
-    assert said.stdout == "would run: 2 runs, 4 epochs, 2 at a time\ntime: unknown until a run has finished\n"
+    runs, time, seeds = said.stdout.splitlines()
+    assert (runs, time) == ("would run: 2 runs, 4 epochs, 2 at a time", "time: unknown until a run has finished")
+    assert seeds.startswith("seeds to see a difference of 3 points (")
+    assert seeds.endswith(
+        "unknown until two methods have two seeds each; in standard deviations of the difference: "
+        "10 for 1, 5 for 2, 3 for 4"
+    )
     listed = invoke("status", small, "--out", tmp_path / "out")
     assert listed.stdout.count("missing") == 2
     for run in files.load(small).runs():

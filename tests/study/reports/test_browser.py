@@ -13,6 +13,7 @@ selenium = pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -57,7 +58,32 @@ def driver(tmp_path_factory):
 def page(driver, address):
     driver.get(address)
     WebDriverWait(driver, 20).until(lambda it: it.execute_script("return 'ready' in document.documentElement.dataset"))
+    driver.execute_script("document.querySelectorAll('details.part').forEach(it => it.open = true)")
     return driver
+
+
+@pytest.fixture
+def folded(driver, address):
+    driver.get(address)
+    return driver
+
+
+def test_it_opens_with_the_story_the_picture_and_nothing_else_unfolded(folded):
+    story = folded.find_element(By.CSS_SELECTOR, "header .story").text
+    assert story.startswith("Test accuracy in % on mnist5k, lenet5, 3 seeds: dense ")
+    assert len(folded.find_elements(By.CSS_SELECTOR, "main > figure")) == 1
+    assert not folded.find_elements(By.CSS_SELECTOR, "details[open]")
+    shown = [table for table in folded.find_elements(By.TAG_NAME, "table") if table.is_displayed()]
+    assert not shown
+
+
+def test_the_keyboard_alone_unfolds_a_part_and_so_does_its_address(folded, address):
+    summary = folded.find_element(By.CSS_SELECTOR, "#runs > summary")
+    folded.execute_script("arguments[0].focus()", summary)
+    summary.send_keys(Keys.ENTER)
+    assert folded.find_element(By.CSS_SELECTOR, "#runs table").is_displayed()
+    folded.get(f"{address}#equal")
+    assert folded.find_element(By.CSS_SELECTOR, "#equal table").is_displayed()
 
 
 def texts(page, place, column=1):
@@ -133,6 +159,8 @@ def test_the_page_does_not_scroll_sideways_and_its_figures_are_there(page, width
         assert seen <= width < whole
         for figure in page.find_elements(By.CSS_SELECTOR, "figure svg"):
             assert figure.size["height"] > 100
+        legend = page.find_element(By.CSS_SELECTOR, "main > figure .legend")
+        assert legend.is_displayed() == (width < 500)  # there the names at the ends of the lines are out of sight
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -154,11 +182,12 @@ def test_every_figure_has_words_and_every_table_a_caption(page):
         assert page.find_element(By.ID, figure.get_attribute("aria-describedby")).text
     headings = [heading.text for heading in page.find_elements(By.TAG_NAME, "h2")]
     assert headings == [
+        "Failures",
+        "In pairs of equal seeds",
         "Results",
         "Figures",
         "At equal cost",
         "Runs",
-        "Failures",
         "Configuration",
         "Environment",
         "Columns",

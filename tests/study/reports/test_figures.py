@@ -13,6 +13,7 @@ from subspace.study.methods import BASIC, METHODS
 from subspace.study.reports.figures import images, plots
 from subspace.study.reports.figures.all import pictures
 from subspace.study.reports.figures.layer_densities import density_per_tensor
+from subspace.study.reports.figures.looks import LOOKS, METHOD_LOOKS, assign_looks
 from subspace.study.reports.figures.pareto import accuracy_against_cost, front
 from subspace.study.reports.figures.plots import accuracy_against_size, spaced
 from subspace.study.reports.figures.training_curves import training_curves
@@ -173,8 +174,24 @@ def test_a_method_has_the_same_colour_in_all_figures():
         names = [text.get_text() for text in axes.texts if text.get_text() in set(runs["label"])]
         strokes = [line.get_color() for line in axes.lines if line.get_linestyle() == ":"][-len(names) :]
         colours = dict(zip(names, strokes, strict=True)) | {"ordinary (dense)": "black"}
-        expected = dict(zip(("SET, ERK", "DCTpS, EPL", "FreezeNet (random), EPL"), plots.COLOURS, strict=False))
-        assert colours == expected | {"ordinary (dense)": "black"}, picture.name
+        looks = assign_looks(reversed(colours))
+        assert colours == {label: looks[label]["color"] for label in colours}, picture.name
+
+
+def test_every_method_looks_like_no_other_and_the_same_beside_any():
+    labels = [METHODS[name].label for name in METHOD_LOOKS]
+    looks = assign_looks(labels)
+    assert len({str(look) for look in looks.values()}) == len(looks) == len(METHOD_LOOKS)
+    for label in labels:
+        assert assign_looks(["one's own", label])[label] == looks[label]
+        assert assign_looks(["one's own", label])["one's own"] != looks[label]
+
+
+@given(st.lists(st.text(), unique=True, max_size=25), st.lists(st.sampled_from(list(METHODS)), unique=True, max_size=5))
+def test_no_two_lines_of_a_figure_look_alike_as_long_as_there_are_looks(own, known):
+    labels = [*own, *(METHODS[name].label for name in known)]
+    looks = assign_looks(labels)
+    assert len({str(look) for look in looks.values()}) >= min(len(set(labels)), len(LOOKS))
 
 
 def test_a_figure_is_saved_with_the_same_bytes_and_leaves_no_setting_changed():

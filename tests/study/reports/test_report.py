@@ -12,6 +12,7 @@ from subspace.study.entries.entry import Choice
 from subspace.study.reports.terminal import print_report
 from subspace.study.reports.write import write
 from subspace.study.results import schema
+from subspace.study.results.comparisons import comparisons
 from subspace.study.results.equal_cost import COSTS, at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
@@ -58,7 +59,7 @@ def folder(made):
 def test_the_folder_has_the_tables_the_figures_and_the_page(folder):
     names = {path.name for path in folder.iterdir()}
     tables = {f"{name}.{kind}" for name in ("runs", "epochs", "tensors") for kind in ("csv", "parquet")}
-    tables |= {"table.csv", "study.toml", "report.html", *(f"at-{cost}.csv" for cost in COSTS)}
+    tables |= {"table.csv", "comparisons.csv", "study.toml", "report.html", *(f"at-{cost}.csv" for cost in COSTS)}
     drawn = {name for name in names if name.endswith((".png", ".svg"))}
     assert names - drawn == tables
     assert {name[:-4] for name in drawn if name.endswith(".png")} == {name[:-4] for name in drawn if name[-3:] == "svg"}
@@ -75,7 +76,8 @@ def test_the_long_tables_are_those_of_the_records(folder, kind, make):
 
 def test_the_small_tables_are_those_of_the_runs(folder):
     table = summary_table(runs_table(RECORDS))
-    for name, made in {"table": table, "at-flops": at_equal(table, "flops")}.items():
+    compared = comparisons(runs_table(RECORDS))
+    for name, made in {"table": table, "comparisons": compared, "at-flops": at_equal(table, "flops")}.items():
         read = pd.read_csv(folder / f"{name}.csv")
         pd.testing.assert_frame_equal(read, made, check_dtype=False)
 
@@ -132,7 +134,14 @@ def printed(records, tmp_path, at=""):
 
 def test_the_tables_and_the_failures_are_printed(made):
     _, text = made
-    for words in ("Test accuracy: mnist5k, lenet5", "Change against dense", "at equal FLOPs to choose U and to train"):
+    assert text.startswith("Test accuracy in % on mnist5k, lenet5, 2 seeds: dense 95.8 ± 0.4; best at 10 % ")
+    for words in (
+        "Test accuracy in %: mnist5k, lenet5",
+        "Points behind the best",
+        "Test accuracy: mnist5k, lenet5",
+        "Change against dense",
+        "at equal FLOPs to choose U and to train",
+    ):
         assert words in text
     assert "FAILED  mnist5k, lenet5, DCTpS, EPL, density 0.1, seed 1: FloatingPointError: the loss" in text
 

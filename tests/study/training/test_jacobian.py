@@ -15,12 +15,14 @@ from subspace.study import data, models
 from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
 from subspace.study.execution.execute import execute
-from subspace.study.reports.analyses.jacobian import spectra_figures, spectra_summary, spectra_table
+from subspace.study.reports.analyses.jacobian import rank_figure, spectra_figures, spectra_summary, spectra_table
 from subspace.study.results.store import Store
+from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Training
 from subspace.study.training import jacobian
 from subspace.study.training.run import train
+from tests.support.records import finished
 
 INPUTS = torch.from_numpy(Key(0).normal(40 * 64, dtype="float32")).reshape(40, 1, 8, 8)
 FEW = Data(Tensors(INPUTS[:30], torch.arange(30) % 3), Tensors(INPUTS[30:], torch.arange(10) % 3), 3)
@@ -218,3 +220,26 @@ def test_the_figure_has_a_line_for_every_method_at_every_time_and_size(records):
 def test_runs_without_spectra_give_no_rows():
     assert len(spectra_table([])) == 0
     assert isinstance(spectra_table([]), pd.DataFrame)
+
+
+def test_accuracy_is_drawn_against_rank_and_condition_and_without_full_rank_there_is_no_condition():
+    mlp, digits = Choice("mlp"), Choice("digits")
+    kept = {"dctps": [3.0, 2.0, 1.0], "rigl": [2.0, 1.0, 0.0]}
+    records = [
+        finished(Run(Choice(name), mlp, digits, 0.1, seed=seed), last, spectra={"initial": [kept[name]]})
+        for name, last in (("dctps", 0.8), ("rigl", 0.3))
+        for seed in (0, 1)
+    ]
+    summary = spectra_summary(spectra_table(records))
+    rank, condition = rank_figure(summary, summary_table(runs_table(records))).axes
+    points = [
+        {
+            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+            for line in axes.lines
+            if line.get_marker() != "None"
+        }
+        for axes in (rank, condition)
+    ]
+    ranks = {label: (round(x), round(y, 9)) for label, (x, y) in points[0].items()}
+    assert ranks == {"DCTpS, EPL": (3, 80), "RigL, ERK": (2, 30)}
+    assert points[1] == {"DCTpS, EPL": (3, pytest.approx(80))}

@@ -21,7 +21,8 @@ from subspace import Key
 from subspace.study import data, models
 from subspace.study.entries.entry import canonical
 from subspace.study.reports.figures.images import style
-from subspace.study.reports.figures.plots import COLOURS, GREY
+from subspace.study.reports.figures.looks import BLUE
+from subspace.study.reports.figures.plots import GREY
 from subspace.study.reports.formats import format_size
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, with_options
@@ -108,7 +109,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     depths = sorted(table["depth"].unique())
     columns = min(4, len(labels))
     height = math.ceil(len(labels) / columns)
-    shades = LinearSegmentedColormap.from_list("share", ["#F2F2F2", COLOURS[0]])
+    shades = LinearSegmentedColormap.from_list("share", ["#F2F2F2", BLUE])
     with style():
         figure = Figure(figsize=(3.6 * columns + 0.6, (0.34 * len(depths) + 1.3) * height + 0.7), layout="constrained")
         axes = figure.subplots(height, columns, squeeze=False).flat

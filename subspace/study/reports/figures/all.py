@@ -18,20 +18,26 @@ from subspace.study.reports.figures.plots import accuracy_against_size
 from subspace.study.reports.figures.training_curves import MEASURES, training_curves
 from subspace.study.reports.formats import format_size, spread
 from subspace.study.results.equal_cost import COSTS
-from subspace.study.results.summary import DENSE, SETTING, by_setting, rows_of_size, sizes
+from subspace.study.results.summary import DENSE, SETTING, by_setting, extreme_sizes, rows_of_size, sizes
 
+FIRST = ("accuracy-density", "accuracy-dim")
 DRAWN = ("bytes", "flops", "inference")  # of `equal_cost.COSTS`
 CURVES = dict(zip(MEASURES, (("accuracy", "Test accuracy"), ("loss", "Training loss")), strict=True))
 
 
 class Picture(NamedTuple):
-    """A figure with the name of its files, its title, what it shows in words, and the data set and network it is of."""
+    """A figure with the name of its files, its title, what it shows in words, and the data set and network it is of.
+
+    is_first: whether it is the one that a reader sees first. labels: of the methods in it.
+    """
 
     name: str
     title: str
     alt: str
     place: str
     figure: Figure
+    is_first: bool
+    labels: list[str]
 
 
 def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
@@ -46,7 +52,7 @@ def pictures(runs: pd.DataFrame, epochs: pd.DataFrame, tensors: pd.DataFrame, ta
         here = part[SETTING].drop_duplicates()
         curves, layers = (in_order(long.merge(here, on=SETTING), part) for long in (epochs, tensors))
         for name, title, alt, figure in drawn(part, curves, layers, place):
-            yield Picture(prefix + name, title, alt, place, figure)
+            yield Picture(prefix + name, title, alt, place, figure, name.startswith(FIRST), [*part["label"].unique()])
 
 
 def drawn(
@@ -61,7 +67,8 @@ def drawn(
         if part[COSTS[cost]].gt(0).any():
             title = f"Test accuracy against {AXES[cost]}: {place}"
             yield f"accuracy-{cost}", title, least, accuracy_against_cost(part, title, cost)
-    for one in dict.fromkeys([every[0], every[len(every) // 2], every[-1]]) if every else [None]:
+    chosen: list[tuple[str, float] | None] = [*extreme_sizes(part)]
+    for one in chosen or [None]:
         where, end = (f" at {one[0]} {format_size(one)}", f"-{one[0]}-{one[1]:g}") if one else ("", "")
         for measure, (name, what) in CURVES.items():
             rows = epochs if one is None else pd.concat([epochs[epochs["method"] == DENSE], rows_of_size(epochs, one)])

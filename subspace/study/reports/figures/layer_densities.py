@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from subspace.study.reports.figures import plots
+from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.formats import percent
 from subspace.study.results.summary import DENSE
 
@@ -50,17 +51,19 @@ def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
         axes.set_xlabel("" if named else "tensor, in the order of the network")
         labels = list(own.groupby("label", sort=False))
         ends: list[plots.End] = []
+        known = assign_looks(others["label"])
         for place, (label, lines) in enumerate(labels):
             lines = lines.sort_values("place")
             at = lines["place"].astype(float) + (0.7 * ((place + 0.5) / len(labels) - 0.5) if named else 0)
-            heights, colour = lines["mean"].where(lines["mean"] > 0, none), plots.COLOURS[place % len(plots.COLOURS)]
+            look = known[str(label)]
+            heights, colour = lines["mean"].where(lines["mean"] > 0, none), look["color"]
             if named:
-                axes.plot(at, heights, **plots.line_style(place) | {"linestyle": "", "markersize": 7}, zorder=3)
+                axes.plot(at, heights, **look | {"linestyle": "", "markersize": 7}, zorder=3)
                 spread = lines["max"] > lines["min"]
                 axes.vlines(at[spread], lines["min"][spread].clip(none or least), lines["max"][spread], color=colour)
             else:
-                looks = plots.line_style(place) | {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0}
-                axes.plot(at, heights, **looks, zorder=3)
+                thin = {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0}
+                axes.plot(at, heights, **look | thin, zorder=3)
             ends.append((float(at.iloc[-1]), float(heights.iloc[-1]), colour, str(label)))
         plots.name_lines(axes, ends, gap=0.055 if alone else 0.065)
 

@@ -40,7 +40,7 @@ def accuracy_against_cost(table: pd.DataFrame, title: str, cost: str) -> Figure:
         best = front(others, column)
         axes.plot(best[column], best["mean"], color=YELLOW, linewidth=5, drawstyle="steps-post", zorder=1.5)
         plots.draw_others(axes, own, others, column)
-        ends = plots.draw_curves(axes, own, column)
+        ends = plots.draw_curves(axes, own, others, column)
         for _, line in own[own["method"] == DENSE].iterrows():
             band = [[line["mean"] - line["min"]], [line["max"] - line["mean"]]]
             axes.errorbar(line[column], line["mean"], yerr=band, color="black", marker="*", markersize=11)

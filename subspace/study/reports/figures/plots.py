@@ -19,14 +19,12 @@ from matplotlib.ticker import EngFormatter, NullLocator
 
 from subspace.study.methods import method
 from subspace.study.reports.figures.images import style
+from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.formats import size_in_figures
 from subspace.study.results.summary import DENSE, sizes
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; the markers differ too.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-MARKERS = "osD^vp"
 GREY, PALE = "#555555", "#D8D8D8"
-TOGETHER = 8  # the seven curves of Price and Tanner's talk, and one more; from the seventh on they are dashed
+TOGETHER = 8  # the seven curves of Price and Tanner's talk, and one more
 Draw = Callable[[Axes, pd.DataFrame, pd.DataFrame], None]
 End = tuple[float, float, str, str]  # where a line ends (x, y), its colour and its name
 
@@ -87,7 +85,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str, size: str = "density"
         if size == "density" and densities_differ(table):
             axes.set_xlabel("density asked for (what is realised differs: see the table; log scale)")
         draw_others(axes, own, others, size)
-        name_lines(axes, [*draw_dense(axes, own), *draw_curves(axes, own, size)])
+        name_lines(axes, [*draw_dense(axes, own), *draw_curves(axes, own, others, size)])
 
     return figure_of(table, title, bands(table), draw)
 
@@ -173,11 +171,11 @@ def draw_dense(axes: Axes, table: pd.DataFrame) -> list[End]:
     return ends
 
 
-def draw_curves(axes: Axes, table: pd.DataFrame, x: str) -> list[End]:
-    """The other methods: line, markers and band of each."""
-    ends: list[End] = []
-    for place, (_, lines) in enumerate(table[table["method"] != DENSE].groupby("label", sort=False)):
-        ends.append(draw_curve(axes, lines.sort_values(x), x, line_style(place) | {"linewidth": 2}))
+def draw_curves(axes: Axes, own: pd.DataFrame, others: pd.DataFrame, x: str) -> list[End]:
+    """The methods of `own` but the dense network: line, markers and band of each; others: all of the figure."""
+    looks, ends = assign_looks(others["label"]), list[End]()
+    for label, lines in own[own["method"] != DENSE].groupby("label", sort=False):
+        ends.append(draw_curve(axes, lines.sort_values(x), x, looks[str(label)] | {"linewidth": 2}))
     return ends
 
 
@@ -187,13 +185,6 @@ def draw_curve(axes: Axes, lines: pd.DataFrame, x: str, style: dict[str, Any]) -
     axes.plot(along, lines["mean"], **style, zorder=3)
     axes.fill_between(along, lines["min"], lines["max"], color=colour, alpha=0.18, linewidth=0)
     return float(along.iloc[right]), float(lines["mean"].iloc[right]), colour, str(lines["label"].iloc[0])
-
-
-def line_style(place: int) -> dict[str, Any]:
-    """The colour, marker and dashes of the n-th method of a plot; they repeat after 36."""
-    marker = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
-    dashes = "-" if place < len(COLOURS) else (0, (4, 1.5))
-    return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "markeredgecolor": "white", "linestyle": dashes}
 
 
 def name_lines(axes: Axes, ends: Sequence[End], gap: float = 0.055) -> None:

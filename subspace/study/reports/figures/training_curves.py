@@ -48,7 +48,7 @@ def training_curves(epochs: pd.DataFrame, title: str, measure: str = "test_accur
         axes.set_xlim(1 - 0.02 * last, last + 0.02 * last)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plots.draw_others(axes, own, others, "epoch")
-        ends = plots.draw_curves(axes, own, "epoch")
+        ends = plots.draw_curves(axes, own, others, "epoch")
         for _, lines in own[own["method"] == DENSE].groupby("label"):
             dense = {"color": "black", "linestyle": "--", "linewidth": 1.5}
             ends.append(plots.draw_curve(axes, lines.sort_values("epoch"), "epoch", dense))

@@ -2,6 +2,7 @@
 
 A preset is a study's file whose first line, a comment, says what it asks and what it takes. A new one is a file.
 
+first      what runs when no study is named, and its like on LeNet-5
 talk       the experiments of Price and Tanner's talk on "Dense for the Price of Sparse" (ICML 2021), for two cores;
            those that end in -full are at its scale, and need its data and GPUs
 questions  what Price and Tanner leave open, at small scale
