@@ -258,12 +258,15 @@ def in_parts(rank: int, recipe: str, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
     warnings.simplefilter("ignore")
-    model, mesh = RECIPES[recipe](net()), torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
-    for part in (model[0], model[3], model):
+    plain, mesh = net(), torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    plain[4].requires_grad_(False)
+    model = RECIPES[recipe](plain)
+    frozen = [name for name in ("4.weight", "4.bias") if not dict(plain.named_parameters()).get(name, X).requires_grad]
+    for part in (model[0], model[3], model[4], model):
         fully_shard(part, mesh=mesh)
     train(model)
     y = model(X)
-    save(model, f"{folder}/c")
+    assert set(frozen) <= set(save(model, f"{folder}/c"))
     close(load(net().eval(), f"{folder}/c")(X), y)
     with pytest.raises(ValueError, match="model must be loaded before it is sharded, got .* in parts"):
         load(model, f"{folder}/c", replace=True)
