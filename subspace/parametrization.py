@@ -34,6 +34,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
+from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
 from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
 from subspace._identity.members import check_members, signs_of
@@ -70,6 +71,7 @@ class SubspaceParametrization(nn.Module):
         self.products: Any = None  # how a structured layer goes without w
         self._identity: tuple[object, Identity, bytes] | None = None
         self._sign()
+        self.lineage = Lineage()
 
     @property
     def dim(self) -> int:
@@ -79,6 +81,7 @@ class SubspaceParametrization(nn.Module):
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
         self.check_members()
+        self.lineage.check(theta)
         with without_autocast(theta):
             wide = self._wide(theta)
             if self.column is None:
@@ -90,6 +93,7 @@ class SubspaceParametrization(nn.Module):
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
+        self.lineage.end()  # what is assigned is of this U
         with without_autocast(weight):
             return self.embedding.coordinates(self._wide(weight) - self.offset())
 
@@ -158,6 +162,7 @@ class SubspaceParametrization(nn.Module):
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
         exchange(self.checked(state))
         self._sign()
+        self.lineage.end()
 
     def checked(self, state: Tensor) -> Supports:
         """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
@@ -700,7 +705,15 @@ def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo[id(stale)] = stale.detach()
     replica = memo[id(module)] = _empty(*_make_up(module))
     replica.__dict__ = copy.deepcopy(module.__dict__, memo)
+    for mine, its in zip(_stacks(module), _stacks(replica), strict=True):
+        if isinstance(mine[0], SubspaceParametrization):
+            mine[0].lineage.add(its[0].lineage, its.original)
     return replica
+
+
+def _stacks(module: nn.Module) -> list[Any]:
+    """The parametrizations of each of a module's tensors."""
+    return list(cast(nn.ModuleDict, module.parametrizations).values())
 
 
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
