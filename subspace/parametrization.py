@@ -435,7 +435,7 @@ class _Apart(_Stack):
         return self.original
 
     def right_inverse(self, value: Tensor) -> None:
-        first, *others = self
+        first, *others = cast("list[SubspaceParametrization]", list(self))
         with torch.no_grad():
             for other in reversed(others):
                 value = other.right_inverse(value)
