@@ -35,8 +35,9 @@ from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.qualified import named_modules
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
 from subspace._base.written import warn_if_written
-from subspace._identity.state import Identity, exchange
+from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
@@ -125,19 +126,19 @@ class SubspaceParametrization(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
-        saved = self.checked(state)
-        before = exchange(saved.supports(self.offset, self.embedding))
+        exchange(self.checked(state))
+
+    def checked(self, state: Tensor) -> Supports:
+        """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
+        saved = Identity.from_tensor(state)
+        supports = saved.supports(self.offset, self.embedding)
+        saved.check(self.identity(), "d" if supports else "dU")
+        before = exchange(supports)
         try:
             saved.check(self.identity())
-        except ValueError:
+        finally:
             exchange(before)
-            raise
-
-    def checked(self, state: Tensor) -> Identity:
-        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
-        saved = Identity.from_tensor(state)
-        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
-        return saved
+        return supports
 
     def identity(self) -> Identity:
         """What tells this d and U from others."""
@@ -208,6 +209,7 @@ class Registration(NamedTuple):
     name: str
     parametrization: SubspaceParametrization
     weight: nn.Parameter
+    tied: Sequence[Tie] = ()  # other owners of the Parameter
 
     @property
     def dtype(self) -> torch.dtype:
@@ -216,7 +218,7 @@ class Registration(NamedTuple):
 
     def commit(self, theta: Tensor | None = None, dtype: torch.dtype | None = None) -> Subspace:
         """Register it; raises ValueError for a theta of another shape, the module then as it was."""
-        module, name, parametrization, weight = self
+        module, name, parametrization, weight, tied = self
         with torch.no_grad():
             if theta is None:
                 fresh = weight.new_empty(parametrization.dim)
@@ -227,12 +229,16 @@ class Registration(NamedTuple):
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
         remember_values(module)
+        for other in tied:
+            tie(*other, module, name)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         _set_data(weight, parametrization.first)
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
+        if getattr(module, "sparse", False):  # of an embedding table
+            module.sparse = False  # type: ignore[assignment]
         _give_own_methods(type(module))
         stack = _original(module, name)
         stack.__class__ = _Stack
@@ -252,7 +258,9 @@ def _set_data(parameter: nn.Parameter, values: Tensor) -> None:
         parameter.data = values
 
 
-def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
+def prepare(
+    module: nn.Module, name: str, offset: Offset, embedding: Embedding, model: nn.Module | None = None
+) -> Registration:
     """Check everything that `register` checks of a module, raising what it raises; touches nothing."""
     parametrization = SubspaceParametrization(offset, embedding)
     if parametrize.is_parametrized(module, name):
@@ -260,12 +268,12 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
             f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
             f"module.parametrizations.{name} starts from"
         )
-    parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-    if name not in parameters:
+    weight = module._parameters.get(name)
+    if weight is None:
+        known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
         computed = isinstance(getattr(module, name, None), Tensor)
         got = f"{name!r}, a buffer or what a hook computes (weight_norm, prune)" if computed else repr(name)
-        raise ValueError(f"name must be one of {sorted(parameters)}, got {got}")
-    weight = parameters[name]
+        raise ValueError(f"name must be one of {known}, got {got}")
     if weight._backward_hooks:
         raise ValueError(
             f"{name} must have no gradient hook, which would be given theta's gradient, got one: remove it"
@@ -274,8 +282,7 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
         raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
     if not weight.is_floating_point():
         raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
-    if tied := [n for n, p in parameters.items() if p is weight and n != name]:
-        raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
+    tied = _tied(module, name, weight, model)
     if weight.shape != offset.shape:
         raise ValueError(
             f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
@@ -287,7 +294,20 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
                 f"got {part.like.dtype} on {part.like.device}"
             )
     parametrization.like = weight.detach().new_empty(0)
-    return Registration(module, name, parametrization, weight)
+    return Registration(module, name, parametrization, weight, tied)
+
+
+def _tied(module: nn.Module, name: str, weight: nn.Parameter, model: nn.Module | None) -> list[Tie]:
+    """The other owners of a Parameter, which are to read the weight of this one; ValueError for those that cannot."""
+    if model is None:
+        if other := next(other_owners(module, name), None):
+            got = f"{other[1]} of {type(other[0]).__name__}"
+            raise ValueError(f"{name} must not be tied without model=, the model of both, got one that is also {got}")
+        return []
+    tied = [place for place in owned_by(model, weight) if place != (module, name)]
+    for other in tied:
+        require_tieable(*other)
+    return tied
 
 
 def register(
@@ -298,10 +318,12 @@ def register(
     theta: Tensor | None = None,
     *,
     dtype: torch.dtype | None = None,
+    model: nn.Module | None = None,
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the meta
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
+    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
     device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
     Args:
@@ -312,15 +334,15 @@ def register(
         theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
             weight.
         dtype: Of theta: by default float32, or float64 for a weight of that. A later `model.to(dtype)` casts theta too.
+        model: Where the Parameter may be tied to others, as an embedding table to a head: they then read the same w.
 
     Returns:
         A handle on the registered tensor.
 
     Raises:
-        ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
-            shape or device is not that of `offset` and `embedding`, or one of them is of float64 and another not, or
-            theta has another shape. The module is then as it was. A Parameter tied to one of another module cannot be
-            seen from here; `recipes` refuse it.
+        ValueError: If the module has no such Parameter, or it is parametrized already, or its shape or device is not
+            that of `offset` and `embedding`, or one of them is of float64 and another not, or theta has another shape,
+            or it is tied and there is no `model`. The module is then as it was.
         TypeError: If the Parameter is not real floating-point.
 
     >>> from subspace import Key
@@ -331,7 +353,7 @@ def register(
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    return prepare(module, name, offset, embedding).commit(theta, dtype)
+    return prepare(module, name, offset, embedding, model).commit(theta, dtype)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
@@ -513,6 +535,7 @@ def materialize(model: nn.Module) -> nn.Module:
             parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
         else:
             del stack[0]
+    restore_ties(dense)
     return dense
 
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from subspace import Key, methods, recipes
 from subspace.methods import Mover
+from subspace.methods.recipe import SparseRecipe
 from subspace.study.entries.entry import Choice
 from subspace.study.entries.lookup import lookup, require_known
 from subspace.study.methods.setting import Setting
@@ -177,10 +178,26 @@ BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "f
 
 def method(name: str) -> Method:
     """The method called `name` or at that import path; ValueError with the names, and the nearest, if there is none."""
+    if name not in METHODS and name in recipe_names():
+        near = [each for each in METHODS if each.startswith(name)]
+        here = f"which is here {' or '.join(near)}" if near else "of which there is no method here"
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got the recipe {name!r}, {here}")
     found = lookup(name, METHODS, "method", importable=True)
     if not isinstance(found, Method):
         raise ValueError(f"method must be a Method, got {type(found).__name__} at {name!r}")
     return found
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes."""
+    return [name for name, value in vars(recipes).items() if recipe_name(value) == name]
+
+
+def recipe_name(value: object) -> str | None:
+    """The name of a recipe; None for anything else."""
+    name = getattr(value, "__name__", "")
+    ours = isinstance(value, SparseRecipe) or getattr(value, "__module__", None) == recipes.__name__
+    return name if ours and not name.startswith("_") and getattr(recipes, name, None) is value else None
 
 
 def earlier(chosen: Choice) -> dict[str, Any]:
