@@ -106,6 +106,24 @@ class SubspaceParametrization(nn.Module):
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
         return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
+    def is_linear_faster(self, rows: int) -> bool:
+        """Whether `linear` and its gradients take less than building w, its product and gradients, for that many rows.
+
+        By their FLOPs, with what a plug-in says of its pace; where one says nothing, its product is the faster one.
+        """
+        d, U, entries = self.offset, self.embedding, self.offset.shape.numel()
+        if (of_U := U.flops()) is None:
+            return True
+        structure, of_d = d.structure(), d.flops()
+        if structure is not None and structure.matrix is not None:
+            fixed = 4.0 * entries
+        elif of_d is not None:
+            fixed = of_d.training * U.pace
+        else:
+            return True
+        built = 6.0 * entries * rows + 2 * U.build_flops() * U.pace
+        return rows * (fixed + of_U.training * U.pace) <= built
+
     def _wide(self, tensor: Tensor) -> Tensor:
         """The tensor in the dtype that d and U are computed in."""
         return tensor.to(self.embedding.like.dtype)
@@ -293,7 +311,7 @@ def prepare(
                 f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
                 f"got {part.like.dtype} on {part.like.device}"
             )
-    parametrization.like = weight.detach().new_empty(0)
+    parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
     return Registration(module, name, parametrization, weight, tied)
 
 
@@ -520,8 +538,22 @@ def materialize(model: nn.Module) -> nn.Module:
         model = cast(nn.Module, model._orig_mod if isinstance(model, OptimizedModule) else model.module)
     if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
         raise ValueError("model must be whole to be copied, got one sharded by fully_shard")
-    dense = copy.deepcopy(model)
-    spaces = [space for _, space in subspaces(dense)]
+    return unregister(copy.deepcopy(model))
+
+
+def unregister(model: nn.Module) -> nn.Module:
+    """Put plain dense Parameters in place of the subspaces of a model, in place, one after the other.
+
+    A pretrained d is not written into: it may be another model's too.
+
+    Args:
+        model: With any number of subspaces.
+
+    Returns:
+        The model. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
+        Other parametrizations on top of a subspace stay. Make a new optimizer.
+    """
+    spaces = [space for _, space in subspaces(model)]
     any_trains = any(space.theta.requires_grad for space in spaces)
     for space in spaces:
         trains = space.theta.requires_grad if len(space.theta) else any_trains
@@ -535,8 +567,22 @@ def materialize(model: nn.Module) -> nn.Module:
             parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
         else:
             del stack[0]
-    restore_ties(dense)
-    return dense
+    restore_ties(model)
+    return model
+
+
+@contextmanager
+def at_offset(spaces: Sequence[Subspace]) -> Iterator[None]:
+    """Let every w be its d inside the block: another theta, of zeros, is in the place of its own."""
+    stacks = [_original(space.module, space.name) for space in spaces if space.parametrization.dim]
+    thetas = [stack.original for stack in stacks]
+    try:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = nn.Parameter(torch.zeros_like(theta), requires_grad=False)
+        yield
+    finally:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = theta
 
 
 @contextmanager

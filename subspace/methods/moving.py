@@ -152,6 +152,10 @@ class Mover(abc.ABC):
         A tensor that is left out is not moved.
         """
 
+    def cut(self) -> nn.Module:
+        """Once training is over: nothing has to be taken out of theta. Returns the model."""
+        return self.model
+
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs besides the states of the model and of the optimizer."""
         return {"steps": self.steps}
