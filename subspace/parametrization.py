@@ -37,6 +37,7 @@ from subspace._base.first_values import remember_values
 from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
 from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._base.written import warn_if_written
 from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)  # of whole models
+
+WRITTEN = (
+    "what was written in place into a registered tensor is lost: it is d + U theta, computed at every read; write into "
+    "theta, or assign the module's attribute, which takes the nearest point of the subspace"
+)
 
 
 class SubspaceParametrization(nn.Module):
@@ -89,7 +95,9 @@ class SubspaceParametrization(nn.Module):
             else:  # d is built once
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
-            return w.to(self.like.dtype)
+            w = w.to(self.like.dtype)
+        warn_if_written(w, WRITTEN)
+        return w
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
@@ -493,8 +501,11 @@ class _Apart(_Stack):
         return self.original
 
     def right_inverse(self, value: Tensor) -> None:
+        first, *others = cast("list[SubspaceParametrization]", list(self))
         with torch.no_grad():
-            self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
+            for other in reversed(others):
+                value = other.right_inverse(value)
+            self.original.copy_(first.nearest(value))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
