@@ -1,6 +1,6 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
+from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
 from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
@@ -15,6 +15,7 @@ from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
 from subspace.checkpoint import load, save
+from subspace.deltas import Deltas, disabled
 from subspace.methods import budgets
 from subspace.parametrization import (
     Subspace,
@@ -23,11 +24,13 @@ from subspace.parametrization import (
     register,
     share,
     subspaces,
+    unregister,
 )
 
 __version__ = VERSION
 
 __all__ = [
+    "Deltas",
     "Key",
     "Layout",
     "Routes",
@@ -37,6 +40,8 @@ __all__ = [
     "budgets",
     "checkpoint",
     "dct",
+    "deltas",
+    "disabled",
     "embeddings",
     "fwht",
     "idct",
@@ -62,5 +67,6 @@ __all__ = [
     "subspaces",
     "summary",
     "targets",
+    "unregister",
     "unstructured",
 ]

@@ -18,13 +18,15 @@ cross_entropy(net(x), y); without a budget all tensors then compete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subspace import methods
+from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, Target, targets
@@ -48,6 +50,8 @@ from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
 from subspace.offsets.per_matrix import in_layout
 from subspace.parametrization import share_theta, subspaces
+
+SECONDS_OF_A_STEP = 8e-8  # an entry of a Gaussian U drawn twice, on one core
 
 
 def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Selection | None = None) -> nn.Module:
@@ -285,20 +289,22 @@ def dctps_rigl(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.
     return dctps(model, budget=budget, **options)
 
 
-def random_subspace(
+def random_subspace(  # noqa: PLR0913
     model: nn.Module,
     *,
     density: float | None = None,
     dim: int | None = None,
     seed: int = 0,
     offset: Callable[[Tensor, Key], Offset] | None = None,
+    embedding: Callable[..., Embedding] | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> nn.Module:
     """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
     The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has
-    at most 2^29 entries altogether, and drawn again at every pass if not.
+    at most 2^29 entries altogether. If not it is drawn again at every pass, which takes minutes, and a warning says so;
+    `embedding=SRHT` takes as much time and memory as there are weights, whatever dim is.
 
     Args:
         model: Its tensors are registered in place.
@@ -308,6 +314,8 @@ def random_subspace(
         offset: (weight, key) -> d, as `lambda weight, key: Pretrained(weight)` to start from the present weights. By
             default a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or
             norm), which has no fan.
+        embedding: embedding(weight, dim, key=key, of=n) -> the rows of one tensor in the global U of n rows, whose
+            columns have about length 1, as `embeddings.SRHT` and `embeddings.Hashed`; by default the Gaussian U.
         include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D
             is their 199,210 and 62,006.)
         exclude: Which tensors not, as of `targets`.
@@ -316,29 +324,48 @@ def random_subspace(
         The model.
 
     Raises:
-        ValueError: If the tensors are of several dtypes or devices, and as `targets`. The model is then as it was.
+        ValueError: If the tensors are on several devices, or some of float64 and some not, and as `targets`. The model
+            is then as it was.
     """
     chosen = targets(model, include, exclude)
     weights = {name: target.weight for name, target in chosen.items()}
     n = sum(w.numel() for w in weights.values())
     k, key = entries(n, density, dim), Key(seed)
-    parts = {
-        name: GaussianEmbedding(w, k, key=key.fold(name).fold("U"), of=n, stored=n * k <= STORED)
-        for name, w in weights.items()
-    }
-    first = next(iter(weights.values()))
-    if different := [name for name, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
+    kinds = {name: (at_least_float32(w.dtype), w.device) for name, w in weights.items()}
+    if different := [name for name, kind in kinds.items() if kind != next(iter(kinds.values()))]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
-    squares = torch.stack([part.column_norms().square() for part in parts.values()])
-    scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
+    keys = {name: key.fold(name) for name in weights}
+    if embedding is None:
+        parts = _gaussian(weights, keys, k)
+    else:
+        parts = {name: embedding(w, k, key=keys[name].fold("U"), of=n) for name, w in weights.items()}
     starts: dict[str, Start] = {}
     for name, w in weights.items():
-        d = in_layout((offset or _kaiming)(w, key.fold(name).fold("d")), chosen[name].layout)
-        starts[name] = d, Scaled(parts[name], scale), zeros(w, k)
+        d = in_layout((offset or _kaiming)(w, keys[name].fold("d")), chosen[name].layout)
+        starts[name] = d, parts[name], zeros(w, k)
     register_all(model, starts)
     spaces = [space for name, space in subspaces(model) if name in weights]
     share_theta(spaces, spaces[0].theta)
     return model
+
+
+def _gaussian(weights: Mapping[str, Tensor], keys: Mapping[str, Key], k: int) -> dict[str, Embedding]:
+    """The rows of each tensor in one Gaussian U with columns of length 1."""
+    n = sum(w.numel() for w in weights.values())
+    if n * k > STORED:
+        warnings.warn(
+            f"a Gaussian U of {n:,} x {k:,} entries is drawn again at every pass, which takes about "
+            f"{SECONDS_OF_A_STEP * n * k:.0f} s a step: embedding=embeddings.SRHT takes a fraction of that",
+            stacklevel=3,
+        )
+    parts = {
+        name: GaussianEmbedding(w, k, key=keys[name].fold("U"), of=n, stored=n * k <= STORED)
+        for name, w in weights.items()
+    }
+    first = next(iter(weights.values()))
+    squares = torch.stack([part.column_norms().square() for part in parts.values()])
+    scale = squares.sum(0).rsqrt().to(device_for_values(first), at_least_float32(first.dtype))
+    return {name: Scaled(part, scale) for name, part in parts.items()}
 
 
 def _kaiming(weight: Tensor, key: Key) -> Offset:

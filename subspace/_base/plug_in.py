@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from subspace._base.dtypes import at_least_float32
@@ -89,7 +90,7 @@ class PlugIn(nn.Module):
 
 def _carrier(like: Tensor) -> Tensor:
     """An empty tensor with the dtype and device that d or U is computed in."""
-    return like.detach().new_empty(0, dtype=at_least_float32(like.dtype))
+    return torch.empty(0, dtype=at_least_float32(like.dtype), device=like.device)
 
 
 def require_key(key: Key | None, owner: object) -> Key:

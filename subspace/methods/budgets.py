@@ -94,6 +94,17 @@ def erk(shapes: Sequence[Size], total: int) -> list[int]:
     return _shared([sum(_axes(shape)) for shape in shapes], shapes, total)
 
 
+def at_least(counts: Sequence[int], shapes: Sequence[Size], total: int) -> list[int]:
+    """Counts that are known, and of a larger total the same part of what every tensor has left: `partial(at_least, c)`.
+
+    >>> at_least([3, 0], [Size([103]), Size([10])], 3), at_least([3, 0], [Size([103]), Size([10])], 58)
+    ([3, 0], [53, 5])
+    """
+    left = [shape.numel() - count for shape, count in zip(shapes, counts, strict=True)]
+    top = max([1, *left])
+    return apportion(lambda level: [c + n * level // top for c, n in zip(counts, left, strict=True)], top, total)
+
+
 def _axes(shape: Size) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from subspace import Key, budgets, recipes, subspaces, summary
 from subspace._base.selection import targets
-from subspace.embeddings import Sparse
+from subspace.embeddings import SRHT, Hashed, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
 from subspace.offsets.per_matrix import in_layout
 
@@ -186,9 +186,26 @@ def test_random_subspace_has_one_theta_and_unit_columns():
     assert summary(model).dim == 30
 
 
+@pytest.mark.parametrize("embedding", [SRHT, Hashed])
+def test_random_subspace_has_any_u_of_rows(embedding):
+    model = recipes.random_subspace(net().double(), dim=30, embedding=embedding, seed=1)
+    spaces = [space for _, space in subspaces(model)]
+    assert len({id(space.theta) for space in spaces}) == 1
+    assert all(type(space.embedding) is embedding and space.embedding.of == N for space in spaces)
+    basis = torch.eye(30, dtype=torch.float64)
+    U = torch.cat([torch.stack([s.embedding(e).flatten() for e in basis], dim=1) for s in spaces])
+    np.testing.assert_allclose(U.norm(dim=0), 1, rtol=0.1)
+    assert torch.linalg.matrix_rank(U) == 30
+    again = recipes.random_subspace(net().double(), dim=30, embedding=embedding, seed=1)
+    assert torch.equal(dict(subspaces(again))["conv.weight"].embedding(basis[0]), spaces[0].embedding(basis[0]))
+
+
 def test_random_subspace_draws_when_u_is_large(monkeypatch):
     monkeypatch.setattr(recipes, "STORED", 100)
-    drawn = recipes.random_subspace(net(), dim=20)
+    with pytest.warns(
+        UserWarning, match=r"a Gaussian U of 440 x 20 entries is drawn again at every pass, .* 0 s a step"
+    ):
+        drawn = recipes.random_subspace(net(), dim=20)
     monkeypatch.undo()
     stored = recipes.random_subspace(net(), dim=20)
     for (_, one), (_, other) in zip(subspaces(drawn), subspaces(stored), strict=True):
