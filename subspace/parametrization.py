@@ -36,7 +36,7 @@ from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
-from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie, ties
 from subspace._base.written import warn_if_written
 from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
@@ -312,6 +312,8 @@ def prepare(
             f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
             f"module.parametrizations.{name} starts from"
         )
+    if ties(module):
+        raise ValueError(f"{name} must not be of a module with a tied tensor, got one with {next(iter(ties(module)))}")
     weight = module._parameters.get(name)
     if weight is None:
         known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
@@ -366,9 +368,9 @@ def register(
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
-    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
-    device, where nothing has values, it keeps those of a real `theta` for `initialize`.
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On
+    the meta device, where nothing has values, it keeps those of a real `theta` for `initialize`. An embedding table's
+    `sparse` is turned off, as the gradient to theta is dense.
 
     Args:
         module: Any module, of any class.
