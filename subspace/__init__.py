@@ -1,7 +1,8 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
+from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
+from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
 from subspace._base.preserve import preserved
 from subspace._base.qualified import owner_of
@@ -14,6 +15,7 @@ from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
 from subspace.checkpoint import load, save
+from subspace.deltas import Deltas, disabled
 from subspace.methods import budgets
 from subspace.parametrization import (
     Subspace,
@@ -22,11 +24,13 @@ from subspace.parametrization import (
     register,
     share,
     subspaces,
+    unregister,
 )
 
 __version__ = VERSION
 
 __all__ = [
+    "Deltas",
     "Key",
     "Layout",
     "Routes",
@@ -36,6 +40,8 @@ __all__ = [
     "budgets",
     "checkpoint",
     "dct",
+    "deltas",
+    "disabled",
     "embeddings",
     "fwht",
     "idct",
@@ -55,10 +61,12 @@ __all__ = [
     "register",
     "routes",
     "save",
+    "set_layouts",
     "share",
     "structured",
     "subspaces",
     "summary",
     "targets",
+    "unregister",
     "unstructured",
 ]

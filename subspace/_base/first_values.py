@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 COLUMNS = 4096
+BLOCK = 64 * COLUMNS
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 REMEMBERED = "_subspace_first_values"  # of a module's own tensors, by name
 
@@ -40,7 +41,9 @@ def checksum(tensor: Tensor | None) -> str | None:
     words = numbers.view(WORDS[numbers.element_size()]).flatten() if numbers.ndim else numbers.reshape(1)
     words = words.view(WORDS[words.element_size()])
     whole = len(words) // COLUMNS * COLUMNS
-    sums = words[:whole].view(-1, COLUMNS).sum(0, dtype=torch.int64)
+    sums = torch.zeros(COLUMNS, dtype=torch.int64, device=words.device)
+    for block in words[:whole].split(BLOCK):  # type: ignore[no-untyped-call]  # all at once would be int64 first
+        sums += block.view(-1, COLUMNS).sum(0, dtype=torch.int64)
     digest = blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
     for part in (sums, words[whole:].long()):
         digest.update(part.cpu().numpy().tobytes())

@@ -95,6 +95,12 @@ class Products:
         self.route = route
         self.form = None if why_no_normal_form(parametrization) else NormalForm(parametrization)
 
+    def builds(self, parametrization: SubspaceParametrization, x: Tensor) -> bool:
+        """Whether w is built after all, as the faster way: for d and U with products of their own, by their FLOPs."""
+        if self.form is not None or self.route not in ("auto", "dense"):
+            return False
+        return self.route == "dense" or not parametrization.is_linear_faster(x.numel() // x.shape[-1])
+
 
 def forward_by_products(module: Layer, input: Tensor) -> Tensor:
     """The forward of a structured layer: it belongs to the class that torch makes for each parametrized module.
@@ -105,6 +111,8 @@ def forward_by_products(module: Layer, input: Tensor) -> Tensor:
     stack = _alone(module)
     products = None if stack is None else _first(stack).products
     if stack is None or products is None or (products.form is None and is_exporting()):
+        return _plain_forward(type(module))(module, input)
+    if products.builds(_first(stack), input):
         return _plain_forward(type(module))(module, input)
     theta, bias = stack.original, module.bias
     if products.form is None:
@@ -166,8 +174,8 @@ def unstructured_reason(space: Subspace) -> str | None:
     layer = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if layer is None or space.name != "weight" or _plain_forward(type(module)) is not layer.forward:
         return "not the weight of a linear layer or convolution"
-    if isinstance(module, NonDynamicallyQuantizableLinear):  # which is never called
-        return "read by its attention"
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "nn.MultiheadAttention reads the weight and never calls the layer"
     if _alone(module) is None:
         return "parametrized again"
     if built.products is None and "forward" in vars(module):

@@ -29,13 +29,13 @@ class NormalForm:
         self.fixed, moving = gains[0], iter(gains[1:])
         self.gains = [None if line is None else next(moving) for line in lines]  # None: of the sparse part
         self.sparse = next((U for U, line in zip(parts, lines, strict=True) if line is None), None)
-        self.transform, signed = structures[of].transform, structures[of].signs is not None
-        self.signed = along[of][0] if signed else None  # which has other signs on another device
+        self.transform, held = structures[of].transform, [t for t in structures[of][2:] if t is not None]
+        self.holder = along[of][0] if held else None  # of tensors, which are others on another device
 
     def __call__(self, theta: Tensor) -> Weight:
         theta = theta.to(self.offset.like.dtype)
         parts = torch.split_with_sizes(theta, self.dims) if len(self.dims) > 1 else (theta,)
-        scale = values = index = signs = None
+        scale = values = index = signs = matrix = None
         for gain, part in zip(self.gains, parts, strict=True):
             if gain is None:
                 values = part
@@ -48,11 +48,11 @@ class NormalForm:
             scale = theta.new_zeros(1)  # the offset's gain is 0
         if self.sparse is not None:
             index = self.sparse.support()
-        if self.signed is not None:
-            signs = (self.signed.structure() or NO_TRANSFORM).signs
+        if self.holder is not None:
+            _, _, signs, matrix = self.holder.structure() or NO_TRANSFORM
         if values is None or index is None:
             values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
-        return Weight(scale, values, index, self.shape, self.transform, signs)
+        return Weight(scale, values, index, self.shape, self.transform, signs, matrix)
 
 
 def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:

@@ -24,7 +24,7 @@ from subspace.products.product import constants, possible, select
 
 @dataclass(frozen=True)
 class Route:
-    """One layer: its weight's name and shape, its input's shape, the route taken ("product": U's own).
+    """One layer: its weight's name and shape, its input's shape, the route taken ("product": that of d and U's own).
 
     predicted, measured: seconds of a forward and a backward pass with all gradients by every possible route.
     """
@@ -92,7 +92,8 @@ def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
 def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, float]] | None) -> Route:
     shape, products = tuple(space.parametrization.offset.shape), products_of(space.module)
     if products is None or products.form is None:
-        return Route(name, shape, tuple(x.shape), "product", {}, {})
+        taken = "dense" if products is not None and products.builds(space.parametrization, x) else "product"
+        return Route(name, shape, tuple(x.shape), taken, {}, {})
     problem = _problem(space, products.form, x)
     usable, known = possible(problem), constants(problem)
     if times is not None and problem not in times:

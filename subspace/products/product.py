@@ -110,15 +110,15 @@ def _select(problem: Problem, name: str, threads: int) -> Route:
 
 def _flat(w: Weight, geometry: Geometry, route: str) -> tuple[Any, ...]:
     """What the operators take after x, in the order of SCHEMA; the kernel is in w's shape."""
-    return w.scale, w.values, w.index, w.signs, w.shape, w.transform, *geometry[1:], route
+    return w.scale, w.values, w.index, w.signs, w.matrix, w.shape, w.transform, *geometry[1:], route
 
 
 def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
     """The inverse of `_flat`, for lists in the place of tuples too."""
-    scale, values, index, signs, shape, transform, stride, padding, dilation, groups, route = flat
+    scale, values, index, signs, matrix, shape, transform, stride, padding, dilation, groups, route = flat
     shape = tuple(shape)
     geometry = Geometry(shape[2:], tuple(stride), tuple(padding), tuple(dilation), groups)
-    return Weight(scale, values, index, shape, transform, signs), geometry, route
+    return Weight(scale, values, index, shape, transform, signs, matrix), geometry, route
 
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
@@ -160,7 +160,7 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, values: Tensor, *rest: Any) -> Tensor:
         w, geometry, name = rest  # with scale and values in it, which autograd has to be shown
         route = select(Problem.of(x, w, geometry), name)
-        ctx.save_for_backward(x, scale, values, w.index, w.signs)
+        ctx.save_for_backward(x, scale, values, w.index, w.signs, w.matrix)
         ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
         ctx.version = None if w.index.is_inference() else version(w.index)
         y = _forward(x, w, geometry, route)
@@ -168,8 +168,8 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gy,), (x, scale, values, index, signs) = gradients, ctx.saved_tensors
-        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, signs), Needs(*ctx.needs_input_grad[:3])
+        (gy,), (x, scale, values, index, *fixed) = gradients, ctx.saved_tensors
+        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, *fixed), Needs(*ctx.needs_input_grad[:3])
         if ctx.version is None or version(index) != ctx.version:
             check_once(index, values.shape[0], math.prod(w.shape))
         if torch.is_grad_enabled():
@@ -190,7 +190,7 @@ def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs:
 
 
 INPUTS = (
-    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, int[] shape, str transform, "
+    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, Tensor? matrix, int[] shape, str transform, "
     "int[] stride, int[] padding, int[] dilation, int groups, str route"
 )
 
@@ -232,15 +232,15 @@ def _(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor,
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.constants = inputs[5:]
+    ctx.save_for_backward(*inputs[:6])
+    ctx.constants = inputs[6:]
 
 
 def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:3])
     gradients = _backward_operator(gy, needs, *ctx.saved_tensors, *ctx.constants)
     wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
-    return *wanted, None, None, *(None for _ in ctx.constants)
+    return *wanted, None, None, None, *(None for _ in ctx.constants)
 
 
 _operator.register_autograd(_operator_gradients, setup_context=_setup_context)

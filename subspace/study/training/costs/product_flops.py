@@ -9,6 +9,7 @@ products cost, at each position:
 |-----------------------|--------------|--------------|----------|
 | identity: dense       | 2 m n        | 2 m n        | 2 m n    |
 | sparse, s entries     | 2 s          | 2 s          | 2 s      |
+| pretrained d          | 2 m n        | 2 m n        | 0        |
 | DCT                   | T(q) + m     | T(q) + n     | 0        |
 | alpha DCT             | T(q) + 2 m   | T(q) + n + m | 2 m      |
 | either, signed        | n more       | n more       | the same |
