@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import torch
@@ -21,6 +22,19 @@ def is_exporting() -> bool:
     return _C._get_tracing_state() is not None
 
 
+@contextmanager
+def _without_tracer() -> Iterator[None]:
+    """Record nothing; where nothing is recorded, as under a FlopCounterMode, torch may refuse to be told so."""
+    if (tracer := _C._get_tracing_state()) is None:
+        yield
+        return
+    _C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        _C._set_tracing_state(tracer)
+
+
 def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let what a function computes from its arguments, no tensors, be a constant of graphs and exported programs.
 
@@ -31,12 +45,7 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        tracer = _C._get_tracing_state()
-        _C._set_tracing_state(None)
-        try:
-            with torch.inference_mode(False), _disable_current_modes():
-                return make(*args, **kwargs)
-        finally:
-            _C._set_tracing_state(tracer)
+        with torch.inference_mode(False), _disable_current_modes(), _without_tracer():
+            return make(*args, **kwargs)
 
     return constant  # type: ignore[no-any-return]
