@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import torch
@@ -22,19 +21,6 @@ def is_exporting() -> bool:
     return _C._get_tracing_state() is not None
 
 
-@contextmanager
-def _without_tracer() -> Iterator[None]:
-    """Record nothing; where nothing is recorded, as under a FlopCounterMode, torch may refuse to be told so."""
-    if (tracer := _C._get_tracing_state()) is None:
-        yield
-        return
-    _C._set_tracing_state(None)
-    try:
-        yield
-    finally:
-        _C._set_tracing_state(tracer)
-
-
 def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let what a function computes from its arguments, no tensors, be a constant of graphs and exported programs.
 
@@ -45,7 +31,14 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        with torch.inference_mode(False), _disable_current_modes(), _without_tracer():
-            return make(*args, **kwargs)
+        tracer = _C._get_tracing_state()
+        if tracer is not None:  # below torch's dispatch modes it cannot even be set to None
+            _C._set_tracing_state(None)
+        try:
+            with torch.inference_mode(False), _disable_current_modes():
+                return make(*args, **kwargs)
+        finally:
+            if tracer is not None:
+                _C._set_tracing_state(tracer)
 
     return constant  # type: ignore[no-any-return]
