@@ -2,6 +2,7 @@
 
 from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
+from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
 from subspace._base.preserve import preserved
 from subspace._base.qualified import owner_of
@@ -60,6 +61,7 @@ __all__ = [
     "register",
     "routes",
     "save",
+    "set_layouts",
     "share",
     "structured",
     "subspaces",

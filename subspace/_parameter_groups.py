@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from subspace._summary import NORMS
+from subspace._base.kinds import is_norm
 from subspace.parametrization import subspaces
 
 NAMES = ("theta", "matrices", "kernels", "rest")
@@ -69,7 +69,7 @@ def _sorted(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             seen.add(id(parameter))
             if id(parameter) in thetas:
                 yield "theta", parameter
-            elif parameter.ndim < 2 or "bias" in name or isinstance(module, NORMS):
+            elif parameter.ndim < 2 or "bias" in name or is_norm(module):
                 yield "rest", parameter
             else:
                 yield "matrices" if parameter.ndim == 2 else "kernels", parameter

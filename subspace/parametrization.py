@@ -35,7 +35,8 @@ from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.qualified import named_modules
-from subspace._identity.state import Identity, exchange
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
@@ -135,19 +136,19 @@ class SubspaceParametrization(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
-        saved = self.checked(state)
-        before = exchange(saved.supports(self.offset, self.embedding))
+        exchange(self.checked(state))
+
+    def checked(self, state: Tensor) -> Supports:
+        """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
+        saved = Identity.from_tensor(state)
+        supports = saved.supports(self.offset, self.embedding)
+        saved.check(self.identity(), "d" if supports else "dU")
+        before = exchange(supports)
         try:
             saved.check(self.identity())
-        except ValueError:
+        finally:
             exchange(before)
-            raise
-
-    def checked(self, state: Tensor) -> Identity:
-        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
-        saved = Identity.from_tensor(state)
-        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
-        return saved
+        return supports
 
     def identity(self) -> Identity:
         """What tells this d and U from others."""
@@ -218,6 +219,7 @@ class Registration(NamedTuple):
     name: str
     parametrization: SubspaceParametrization
     weight: nn.Parameter
+    tied: Sequence[Tie] = ()  # other owners of the Parameter
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,7 +228,7 @@ class Registration(NamedTuple):
 
     def commit(self, theta: Tensor | None = None, dtype: torch.dtype | None = None) -> Subspace:
         """Register it; raises ValueError for a theta of another shape, the module then as it was."""
-        module, name, parametrization, weight = self
+        module, name, parametrization, weight, tied = self
         with torch.no_grad():
             if theta is None:
                 fresh = weight.new_empty(parametrization.dim)
@@ -237,12 +239,16 @@ class Registration(NamedTuple):
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
         remember_values(module)
+        for other in tied:
+            tie(*other, module, name)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         _set_data(weight, parametrization.first)
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
+        if getattr(module, "sparse", False):  # of an embedding table
+            module.sparse = False  # type: ignore[assignment]
         _give_own_methods(type(module))
         stack = _original(module, name)
         stack.__class__ = _Stack
@@ -262,7 +268,9 @@ def _set_data(parameter: nn.Parameter, values: Tensor) -> None:
         parameter.data = values
 
 
-def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
+def prepare(
+    module: nn.Module, name: str, offset: Offset, embedding: Embedding, model: nn.Module | None = None
+) -> Registration:
     """Check everything that `register` checks of a module, raising what it raises; touches nothing."""
     parametrization = SubspaceParametrization(offset, embedding)
     if parametrize.is_parametrized(module, name):
@@ -270,12 +278,12 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
             f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
             f"module.parametrizations.{name} starts from"
         )
-    parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-    if name not in parameters:
+    weight = module._parameters.get(name)
+    if weight is None:
+        known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
         computed = isinstance(getattr(module, name, None), Tensor)
         got = f"{name!r}, a buffer or what a hook computes (weight_norm, prune)" if computed else repr(name)
-        raise ValueError(f"name must be one of {sorted(parameters)}, got {got}")
-    weight = parameters[name]
+        raise ValueError(f"name must be one of {known}, got {got}")
     if weight._backward_hooks:
         raise ValueError(
             f"{name} must have no gradient hook, which would be given theta's gradient, got one: remove it"
@@ -284,8 +292,7 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
         raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
     if not weight.is_floating_point():
         raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
-    if tied := [n for n, p in parameters.items() if p is weight and n != name]:
-        raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
+    tied = _tied(module, name, weight, model)
     if weight.shape != offset.shape:
         raise ValueError(
             f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
@@ -297,7 +304,20 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
                 f"got {part.like.dtype} on {part.like.device}"
             )
     parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
-    return Registration(module, name, parametrization, weight)
+    return Registration(module, name, parametrization, weight, tied)
+
+
+def _tied(module: nn.Module, name: str, weight: nn.Parameter, model: nn.Module | None) -> list[Tie]:
+    """The other owners of a Parameter, which are to read the weight of this one; ValueError for those that cannot."""
+    if model is None:
+        if other := next(other_owners(module, name), None):
+            got = f"{other[1]} of {type(other[0]).__name__}"
+            raise ValueError(f"{name} must not be tied without model=, the model of both, got one that is also {got}")
+        return []
+    tied = [place for place in owned_by(model, weight) if place != (module, name)]
+    for other in tied:
+        require_tieable(*other)
+    return tied
 
 
 def register(
@@ -308,10 +328,12 @@ def register(
     theta: Tensor | None = None,
     *,
     dtype: torch.dtype | None = None,
+    model: nn.Module | None = None,
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the meta
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
+    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
     device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
     Args:
@@ -322,15 +344,15 @@ def register(
         theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
             weight.
         dtype: Of theta: by default float32, or float64 for a weight of that. A later `model.to(dtype)` casts theta too.
+        model: Where the Parameter may be tied to others, as an embedding table to a head: they then read the same w.
 
     Returns:
         A handle on the registered tensor.
 
     Raises:
-        ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
-            shape or device is not that of `offset` and `embedding`, or one of them is of float64 and another not, or
-            theta has another shape. The module is then as it was. A Parameter tied to one of another module cannot be
-            seen from here; `recipes` refuse it.
+        ValueError: If the module has no such Parameter, or it is parametrized already, or its shape or device is not
+            that of `offset` and `embedding`, or one of them is of float64 and another not, or theta has another shape,
+            or it is tied and there is no `model`. The module is then as it was.
         TypeError: If the Parameter is not real floating-point.
 
     >>> from subspace import Key
@@ -341,7 +363,7 @@ def register(
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    return prepare(module, name, offset, embedding).commit(theta, dtype)
+    return prepare(module, name, offset, embedding, model).commit(theta, dtype)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
@@ -370,8 +392,9 @@ def _own(module: nn.Module) -> Iterator[tuple[str, SubspaceParametrization]]:
 def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
-    Make the optimizer afterwards. FSDP2 refuses a Parameter of several groups: give `fully_shard` the option
-    ignored_params={theta} and all-reduce theta.grad, dim numbers, after the backward pass.
+    A state_dict has it once, with the first of them. Make the optimizer afterwards. FSDP2 refuses a Parameter of
+    several groups: give `fully_shard` the option ignored_params={theta} and all-reduce theta.grad, dim numbers, after
+    the backward pass.
 
     Args:
         model: With subspaces of one dim, dtype and device.
@@ -393,16 +416,18 @@ def share_theta(spaces: Sequence[Subspace], theta: Tensor) -> None:
     """Make `theta` that of these subspaces; raises as `share`."""
     for space in spaces:
         old = space.theta
-        if (old.shape, old.dtype, old.device) != (theta.shape, theta.dtype, theta.device):
+        if _kind(old) != _kind(theta):
             raise ValueError(
                 f"theta must be {tuple(old.shape)} {old.dtype} on {old.device} for {space.name}, "
                 f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
             )
-    for space in spaces:
-        stack = _original(space.module, space.name)
+    stacks = [_original(space.module, space.name) for space in spaces]
+    for stack in stacks:
         stack.original = theta
         if len(spaces) > 1:
             _set_apart(stack)
+    for stack in stacks[1:]:
+        stack.keeper = (stacks[0],)
 
 
 class _Stack(parametrize.ParametrizationList):
@@ -431,8 +456,11 @@ def _set_apart(stack: Any) -> None:
 class _Apart(_Stack):
     """That of a tensor whose theta cannot become the weight: it is also another's, or of another dtype.
 
-    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
+    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight. A
+    state_dict has a shared one once, as safetensors and Hugging Face's Trainer want it.
     """
+
+    keeper: tuple[_Apart, ...] = ()  # the first tensor that a shared theta belongs to, for all the others
 
     @property
     def original0(self) -> Tensor:
@@ -441,6 +469,44 @@ class _Apart(_Stack):
     def right_inverse(self, value: Tensor) -> None:
         with torch.no_grad():
             self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if _storage(self.original) in others:
+            del destination[f"{prefix}original"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if self.keeper and (name := f"{prefix}original") not in state_dict:
+            self.original = self.keeper[0].original  # another one, where it was assigned
+            if name in missing_keys:
+                missing_keys.remove(name)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.keeper and _kind(theta := self.keeper[0].original) == _kind(self.original):
+            self.original = theta  # to or from the meta device torch makes a Parameter for each module
+        return self
+
+
+def _storage(tensor: Tensor) -> object:
+    return tensor.untyped_storage()._cdata
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -490,6 +556,7 @@ def unregister(model: nn.Module) -> nn.Module:
             parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
         else:
             del stack[0]
+    restore_ties(model)
     return model
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 P = ParamSpec("P")
+_C: Any = torch._C
 
 
 def is_exporting() -> bool:
     """Whether such a program is being recorded, which may have none but torch's own operators."""
     if torch.compiler.is_compiling():
         return bool(torch.compiler.is_exporting())
-    return torch._C._get_tracing_state() is not None
+    return _C._get_tracing_state() is not None
 
 
 def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -30,7 +31,12 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        with torch.inference_mode(False), _disable_current_modes():
-            return make(*args, **kwargs)
+        tracer = _C._get_tracing_state()
+        _C._set_tracing_state(None)
+        try:
+            with torch.inference_mode(False), _disable_current_modes():
+                return make(*args, **kwargs)
+        finally:
+            _C._set_tracing_state(tracer)
 
     return constant  # type: ignore[no-any-return]

@@ -45,9 +45,9 @@ def _named(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple
             yield from _named(child, f"{name}.{child_name}".lstrip("."), seen)
 
 
-def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The Parameters of a model, each once, by the names that they have in the plain model."""
-    for name, tensor in _tensors(model, "_parameters"):
+def named_parameters(model: nn.Module, ties: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+    """The Parameters of a model by the names that they have in the plain model: each once, or with ties under each."""
+    for name, tensor in _tensors(model, "_parameters", ties):
         yield name, cast(nn.Parameter, tensor)
 
 
@@ -56,11 +56,15 @@ def named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from _tensors(model, "_buffers")
 
 
-def _tensors(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: nn.Module, kind: str, ties: bool = False) -> Iterator[tuple[str, Tensor]]:
     seen = set()
     for prefix, module in named_modules(model):
         for name, tensor in getattr(module, kind).items():
-            if tensor is not None and id(tensor) not in seen and name not in module._non_persistent_buffers_set:
+            if (
+                tensor is not None
+                and (ties or id(tensor) not in seen)
+                and name not in module._non_persistent_buffers_set
+            ):
                 seen.add(id(tensor))
                 yield f"{prefix}.{name}".lstrip("."), tensor
 

@@ -174,8 +174,8 @@ def unstructured_reason(space: Subspace) -> str | None:
     layer = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if layer is None or space.name != "weight" or _plain_forward(type(module)) is not layer.forward:
         return "not the weight of a linear layer or convolution"
-    if isinstance(module, NonDynamicallyQuantizableLinear):  # which is never called
-        return "read by its attention"
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "nn.MultiheadAttention reads the weight and never calls the layer"
     if _alone(module) is None:
         return "parametrized again"
     if built.products is None and "forward" in vars(module):

@@ -251,7 +251,7 @@ def _plan(
         raise ValueError(f"theta of {name} must be of a real floating-point dtype, got {theta.dtype}")
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
-        registration = prepare(module, tensor_name, offset, embedding)
+        registration = prepare(module, tensor_name, offset, embedding, model)
         if theta.shape != (embedding.dim,):
             raise ValueError(f"a theta of {len(theta)} for a dim of {embedding.dim}")
         found = _probes(registration.parametrization)

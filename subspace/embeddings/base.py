@@ -127,6 +127,10 @@ class Embedding(PlugIn, abc.ABC):
         """w in the orthonormal basis that the sparse part is in, by default its entries: shape -> (numel,)."""
         return weight.reshape(-1)
 
+    def columns(self, kept: Tensor) -> Embedding:
+        """The U of some numbers of theta alone, at sorted places; TypeError for one that is not made for it."""
+        raise TypeError(f"U must be sparse or a basis to keep some of its columns, got {self.label()}")
+
     def is_drawn(self) -> bool:
         """Whether the support is the one that the key stands for, so that nothing has to keep it."""
         return False

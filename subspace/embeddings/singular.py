@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace._base.frames import completed, singular_frames
-from subspace.embeddings.transform import Transform
+from subspace.embeddings.basis import Transform
 from subspace.offsets import Offset
 
 

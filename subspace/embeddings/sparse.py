@@ -95,6 +95,9 @@ class Sparse(Embedding):
         y = products.new_zeros(*x.shape[:-1], n_out).index_add(-1, self.index // n_in, products)
         return y.to(x.dtype)
 
+    def columns(self, kept: Tensor) -> Embedding:
+        return Sparse(self.like.new_empty(()).expand(self.shape), index=self.index[kept])
+
     def support(self) -> Tensor:
         return self.index
 

@@ -8,13 +8,13 @@ weights, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from subspace._base.qualified import owner_of
+from subspace._base.ties import Tie, owned_by
 from subspace.embeddings import Basis, Embedding, Sparse, Transform
 
 BasisRule = Callable[[Tensor], Transform]  # of a weight, as `embeddings.DCT`
@@ -69,22 +69,23 @@ def differentiable(model: nn.Module, weights: Mapping[str, nn.Parameter], bases:
     They require gradients, and are the weights themselves where there is no basis.
     """
     leaves: dict[str, Tensor] = dict(weights)
+    owners = {name: owned_by(model, weight) for name, weight in weights.items()}
     try:
         for name, weight in weights.items():
             if (basis := bases.get(name)) is not None:
                 leaves[name] = analyse(weight.detach(), basis).clone().requires_grad_(True)
                 alike = torch.empty_like(weight, requires_grad=False)  # in memory, too, as products are rounded by it
-                _put(model, name, alike.copy_(synthesise(leaves[name], basis)))
+                _put(owners[name], alike.copy_(synthesise(leaves[name], basis)))
         yield leaves
     finally:
         for name, weight in weights.items():
             if leaves[name] is not weight:
-                _put(model, name, weight)
+                _put(owners[name], weight)
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Let a tensor, which need not be a Parameter, be the one of this name."""
-    module, last = owner_of(model, name)
-    module._parameters[last] = tensor  # type: ignore[assignment]
-    if isinstance(module, nn.RNNBase):  # which keeps a list of its own
-        module._init_flat_weights()
+def _put(owners: Sequence[Tie], tensor: Tensor) -> None:
+    """Let a tensor, which need not be a Parameter, be that of these modules."""
+    for module, name in owners:
+        module._parameters[name] = tensor  # type: ignore[assignment]
+        if isinstance(module, nn.RNNBase):  # which keeps a list of its own
+            module._init_flat_weights()

@@ -52,7 +52,7 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {name: weight for name, (_, _, weight) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
         self.bases = bases_of(weights, basis)
@@ -72,7 +72,7 @@ class LotteryTicket:
             module, last = owner_of(model, name)
             weight = getattr(module, last)
             basis = copy.deepcopy(self.bases.get(name))
-            register(module, last, Zero(weight), embedding(Sparse(weight, index=index), basis))
+            register(module, last, Zero(weight), embedding(Sparse(weight, index=index), basis), model=model)
         return model
 
     def prune(self, dim: int | None = None) -> None:

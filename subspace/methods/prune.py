@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subspace._base.preserve import replaced
 from subspace._base.qualified import named_parameters
-from subspace._base.selection import Selection
+from subspace._base.selection import Selection, layouts_of
 from subspace.embeddings import Transform
 from subspace.methods.budgets import Budget, entries
 from subspace.methods.coefficients import Bases, BasisRule, analyse, bases_of, synthesise
@@ -104,7 +104,7 @@ def force(  # noqa: PLR0913
     Raises:
         FloatingPointError, TypeError, ValueError: As `supports`.
     """
-    weights = {name: w.detach() for name, w in named_parameters(model)}
+    weights = {name: w.detach() for name, w in named_parameters(model, ties=True)}
     bases = bases_of(weights, basis)
     dense = {name: analyse(w, bases.get(name)) for name, w in weights.items()}
 
@@ -129,7 +129,7 @@ def _rounds(  # noqa: PLR0913
     """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    weights = dict(named_parameters(model))
+    weights, layouts = dict(named_parameters(model, ties=True)), layouts_of(model)
     kept: Supports = {}
     for step in range(1, steps + 1):
         pruned = {name: _pruned(weights[name].detach(), index, bases.get(name)) for name, index in kept.items()}
@@ -139,7 +139,7 @@ def _rounds(  # noqa: PLR0913
         numel = sum(s.numel() for s in scores.values())
         total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
-        kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
+        kept = choose(scores, now, budget, groups, None if returning or not kept else kept, layouts)
     warn_empty({name: len(index) for name, index in kept.items()}, stacklevel=4)
     return kept
 

@@ -42,6 +42,8 @@ class Gaussian(Offset):
     2.0
     """
 
+    is_drawn_by_entry = True
+
     def __init__(
         self,
         like: Tensor,

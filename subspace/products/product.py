@@ -73,15 +73,14 @@ def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> T
     """`linear` or `conv`, without a look at the shape of x."""
     if in_autocast(x) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if not is_exporting():
-        if _is_recorded(x):
-            y: Tensor = _operator(x, *_flat(w, geometry, route))
-            return y
-        if not (torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0):
-            y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
-            return y
-    with without_autocast(x):
-        return reference.multiply(x, w, geometry)
+    if (recorded := _is_recorded(x)) and not is_exporting():
+        y: Tensor = _operator(x, *_flat(w, geometry, route))
+        return y
+    if recorded or _is_transformed():
+        with without_autocast(x):
+            return reference.multiply(x, w, geometry)
+    y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
+    return y
 
 
 def possible(problem: Problem) -> list[Route]:
@@ -252,3 +251,10 @@ def _is_recorded(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
         return True
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _is_transformed() -> bool:
+    """Whether plain operators are asked for: by torch.func, forward-mode differentiation, a trace of TorchScript."""
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch._C._get_tracing_state() is not None

@@ -378,7 +378,7 @@ class Nudged(Offset):
     """The same d, every entry another way off by a unit in the last place."""
 
     def __init__(self, d: Offset) -> None:
-        super().__init__(d.like.new_empty(d.shape))
+        super().__init__(d.like.new_empty(d.shape), layout=d.layout)
         self.d = d
 
     def forward(self):

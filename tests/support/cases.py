@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from subspace import Key, embeddings, offsets
+from subspace import Key, Layout, embeddings, offsets
 from subspace._base.layout import STANDARD
 from subspace.embeddings import (
     SRHT,
@@ -37,6 +37,7 @@ from subspace.offsets import (
     Haar,
     Hadamard,
     Offset,
+    PerMatrix,
     Pretrained,
     RankOne,
     SignedDCT,
@@ -100,6 +101,8 @@ OFFSETS = [
     OffsetCase("haar", lambda like, key: Haar(like, gain=0.7)),
     OffsetCase("block-hadamard", lambda like, key: BlockHadamard(like, key=key, block=4), orders=3),
     OffsetCase("block-dct", lambda like, key: BlockDCT(like, key=key, block=3, gain=0.7), orders=3),
+    OffsetCase("per-matrix", lambda like, key: _per_matrix(Haar(like))),
+    OffsetCase("per-matrix-drawn", lambda like, key: _per_matrix(RankOne(like, key=key))),
     OffsetCase("signed-permutation", lambda like, key: SignedPermutation(like, key=key, gain=0.7), orders=2),
 ]
 
@@ -169,6 +172,10 @@ def _given(like: Tensor, dim: int, key: Key) -> Embedding:
 
 def _basis(transform: Callable[[Tensor], Embedding]) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: Basis(transform(like), Sparse(like, dim, key=key))
+
+
+def _per_matrix(offset: Offset) -> Offset:
+    return PerMatrix(offset, layout=Layout(blocks=1 if offset.shape[0] % 2 else 2))
 
 
 EMBEDDINGS = [

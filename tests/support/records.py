@@ -79,6 +79,7 @@ def measured(run: Run, last: float) -> Metrics:
         file_bytes=(8 if from_dense else 4) * dim + 500,
         file_bytes_dense=4 * weights + 400,
         peak_bytes=1_000_000 + 16 * dim,
+        activation_bytes=400_000,
     )
 
 

@@ -67,7 +67,7 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         basis: BasisRule | Bases | None = None,
         group: Group = "auto",
     ) -> Scores:
-        weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         processes, device = together(model, group), next(iter(weights.values())).device
         require_same(weights, "the weights that are scored", processes, device)

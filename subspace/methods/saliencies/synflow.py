@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from subspace._base.preserve import preserved
 from subspace._base.selection import Selection
@@ -67,7 +68,8 @@ def synflow(
         _replace(model, _double)
         handle = model.register_forward_pre_hook(_double_inputs, with_kwargs=True)
         try:
-            return _positive_flow(model, objective, include=include, exclude=exclude, basis=basis, group=group)
+            with GroupedInDouble():
+                return _positive_flow(model, objective, include=include, exclude=exclude, basis=basis, group=group)
         finally:
             handle.remove()
 
@@ -96,3 +98,40 @@ def _double(value: Any) -> Any:
 
 def _double_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(map(_double, args)), {name: _double(value) for name, value in kwargs.items()}
+
+
+class GroupedInDouble(TorchFunctionMode):
+    """Inside, the grouped products of mixtures of experts take float64, for which torch has no kernel."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is getattr(torch, "_grouped_mm", None) and args[0].dtype == torch.float64:
+            return grouped_product(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def grouped_product(  # in the order of torch's
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """What `torch.nn.functional.grouped_mm` computes: a product for each expert, offs the ends of their slices.
+
+    The slices are of a's rows, (m, k) x (experts, k, n) -> (m, n); of b's columns, (experts, m, k) x (k, n) -> (m, n);
+    or of what is summed over, (m, k) x (k, n) -> (experts, m, n). Without offs both have an axis of experts.
+    """
+    if offs is None:
+        y = a @ b
+    else:
+        ends = offs.tolist()
+        slices = [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
+        if a.ndim == 2 and b.ndim == 3:
+            y = torch.cat(
+                [
+                    *(a[part] @ each for part, each in zip(slices, b, strict=True)),
+                    a.new_zeros(len(a) - ends[-1], b.shape[2]),
+                ]
+            )
+        elif a.ndim == 3:
+            y = torch.cat([each @ b[:, part] for part, each in zip(slices, a, strict=True)], dim=1)
+        else:
+            y = torch.stack([a[:, part] @ b[part] for part in slices])
+    y = y if bias is None else y + bias
+    return y if out_dtype is None else y.to(out_dtype)

@@ -14,6 +14,7 @@ from typing import Any
 from subspace import Key
 from subspace.study.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from subspace.study.data.digits import digits
+from subspace.study.data.idx import FASHION, MNIST, fashion_mnist, mnist
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
 from subspace.study.data.samples import Data, Items, Samples, Tensors
@@ -28,11 +29,19 @@ DATA: dict[str, Callable[..., Data]] = {
     "mnist5k": mnist5k,
     "digits": digits,
     "mnist1d": mnist1d,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
 }
-ARCHIVES = {"cifar10": TEN.archive, "cifar100": HUNDRED.archive, "tiny_imagenet": ARCHIVE}
+ARCHIVES = {
+    "mnist": MNIST,
+    "fashion_mnist": FASHION,
+    "cifar10": TEN.archive,
+    "cifar100": HUNDRED.archive,
+    "tiny_imagenet": ARCHIVE,
+}
 __all__ = ["DATA", "Data", "Items", "Samples", "Tensors", "load", "stratified", *DATA]
 
 

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from subspace import Key
 from subspace.study.models.initialisation import initialise
 
-STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions
+STAGES = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))  # width, in those of the first stage, and convolutions
 
 
 class VGG(nn.Module):
     """Images (n, in_channels, h, w) of at least 16 x 16 -> logits (n, num_classes); the last maps are averaged."""
 
-    def __init__(self, num_classes: int, in_channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, narrowest: int) -> None:
         super().__init__()
         self.features, channels = nn.Sequential(), in_channels
-        for number, (width, count) in enumerate(STAGES):
+        for number, (times, count) in enumerate(STAGES):
+            width = times * narrowest
             if number:
                 self.features.append(nn.MaxPool2d(2))
             for _ in range(count):
@@ -35,6 +36,11 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg19(key: Key, num_classes: int = 10, in_channels: int = 3) -> VGG:
-    """A VGG19 with Kaiming-normal weights drawn from the key."""
-    return initialise(lambda: VGG(num_classes, in_channels), key)
+def vgg19(key: Key, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> VGG:
+    """A VGG19 with Kaiming-normal weights drawn from the key; width: of the first stage, the last ones have 8 times it.
+
+    ValueError for a width below 1.
+    """
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be an integer of at least 1 for vgg19, got {width!r}")
+    return initialise(lambda: VGG(num_classes, in_channels, width), key)

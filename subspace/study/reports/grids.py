@@ -27,7 +27,13 @@ from subspace.study.results.summary import DENSE, rows_of_size, sizes
 LARGE = 1e308  # what is missing sorts as -LARGE, the dense network's size as LARGE; scripts take no infinity
 Column = tuple[str, Callable[[pd.Series], Cell]]  # an explanation, and the cell of a row
 SAYS = {name: column.description for name, column in TABLES["runs"].items()}
-COSTS = {"file B": "file_bytes", "peak B": "peak_bytes", "stored B": "stored_training", "total FLOP": "flops_total"}
+COSTS = {
+    "file B": "file_bytes",
+    "peak B": "peak_bytes",
+    "activation B": "activation_bytes",
+    "stored B": "stored_training",
+    "total FLOP": "flops_total",
+}
 COSTS |= {"init FLOP": "flops_init", "step FLOP": "flops_training", "step dense": "flops_dense_training"}
 COSTS |= {"forward FLOP": "flops_forward", "forward dense": "flops_dense_forward"}
 REDUCED = {"reduced B": "reduced_bytes", "reduced dense": "reduced_bytes_dense"}

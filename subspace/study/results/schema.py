@@ -90,6 +90,7 @@ BYTES = {
     "peak_bytes": _count(
         "the most that torch and numpy hold in a training step; none in several CPU processes", "bytes"
     ),
+    "activation_bytes": _count("that a forward pass of a batch keeps for the backward pass, parameters apart", "bytes"),
     "reduced_bytes": _count("sent into the all-reduce per step and process; 0 for one process", "bytes"),
     "reduced_bytes_dense": _count("what the dense network would send", "bytes"),
 }

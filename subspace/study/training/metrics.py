@@ -36,6 +36,7 @@ class Metrics:
     file_bytes: int = 0  # of its checkpoint, on disk
     file_bytes_dense: int = 0  # of the dense network's
     peak_bytes: int | None = None  # the most that a training step holds; not measured in several processes on CPUs
+    activation_bytes: int = 0  # that a forward pass of a batch keeps for the backward pass
     reduced_bytes: int = 0  # that a step sends, per process; 0 for one process
     reduced_bytes_dense: int = 0  # that a dense network's would
     spectra: dict[str, list[list[float]]] = field(default_factory=dict)  # "initial", "trained": see `training.jacobian`

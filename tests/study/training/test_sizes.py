@@ -152,3 +152,34 @@ def test_counting_moves_no_buffer_generator_mode_or_gradient():
     assert all(module.training for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_activations_are_what_layers_keep_for_the_backward_pass_each_once():
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 3))
+    x = torch.randn(4, 6)
+    kept = [4 * 6, 4 * 5, 4 * 5]  # of the linear layers their inputs, which ReLU and Sigmoid keep as their outputs too
+    assert accounting.activation_bytes(net, lambda net: net(x.clone()).sum()) == 4 * sum(kept)
+    assert accounting.activation_bytes(net, lambda net: net(x).sum()) == 4 * sum(kept[1:])  # x is there anyway
+
+
+def test_a_weight_that_a_pass_builds_is_kept_and_a_structured_one_is_not_built():
+    def loss(net):
+        return net(torch.ones(2, 500)).sum()
+
+    net = recipes.dctps(nn.Sequential(nn.Linear(500, 400, bias=False)), density=0.01)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    built = accounting.activation_bytes(net, lambda net: loss(net) + net[0].weight.square().sum())
+    assert built >= 4 * 500 * 400
+    assert accounting.activation_bytes(structured(net), loss) < 4 * 500 * 400 / 4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_batch_norms_count_as_in_training_and_are_left_as_they_were():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2)).eval()
+    before = net[1].running_mean.clone()
+    found = accounting.activation_bytes(net, lambda net: net(IMAGES).sum())
+    output = 8 * 2 * 26 * 26
+    assert 4 * output <= found <= 4 * (output + 8)
+    assert torch.equal(net[1].running_mean, before)
+    assert not net.training
