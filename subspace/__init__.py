@@ -1,7 +1,8 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from subspace import checkpoint, embeddings, methods, offsets, parametrization, products, recipes
+from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes
 from subspace._base.key import Key
+from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
 from subspace._base.preserve import preserved
 from subspace._base.qualified import owner_of
@@ -9,10 +10,12 @@ from subspace._base.selection import is_default_target, targets
 from subspace._base.transforms import dct, fwht, idct
 from subspace._base.version import VERSION
 from subspace._initialize import initialize
+from subspace._parameter_groups import parameter_groups
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
 from subspace.checkpoint import load, save
+from subspace.deltas import Deltas, disabled
 from subspace.methods import budgets
 from subspace.parametrization import (
     Subspace,
@@ -21,11 +24,13 @@ from subspace.parametrization import (
     register,
     share,
     subspaces,
+    unregister,
 )
 
 __version__ = VERSION
 
 __all__ = [
+    "Deltas",
     "Key",
     "Layout",
     "Routes",
@@ -35,6 +40,8 @@ __all__ = [
     "budgets",
     "checkpoint",
     "dct",
+    "deltas",
+    "disabled",
     "embeddings",
     "fwht",
     "idct",
@@ -46,6 +53,7 @@ __all__ = [
     "methods",
     "offsets",
     "owner_of",
+    "parameter_groups",
     "parametrization",
     "preserved",
     "products",
@@ -53,10 +61,12 @@ __all__ = [
     "register",
     "routes",
     "save",
+    "set_layouts",
     "share",
     "structured",
     "subspaces",
     "summary",
     "targets",
+    "unregister",
     "unstructured",
 ]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from subspace._base.text import table
-from subspace._structured.forward import structured_forward, unstructured_reason
+from subspace._base.kinds import is_norm, is_table
+from subspace._base.qualified import named_modules
+from subspace._base.selection import Owner, tensor_owners, why_not_trained
+from subspace._base.text import html, table
+from subspace._base.ties import ties
+from subspace._structured.forward import products_of, unstructured_reason
 from subspace.checkpoint.description import TensorTable, encode
 from subspace.parametrization import subspaces
 from subspace.products import status
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,26 @@ class Row:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A tensor that is not registered, and why, in a few words.
+
+    why: "bias", "norm" or "embedding"; of a weight matrix "frozen", "not floating-point" or "not chosen"; of a tensor
+    that is another's "tied to NAME"; "parametrized otherwise"; of a Parameter of two axes or more of which nothing says
+    how it is a matrix "no known layout" (`set_layouts` can say); or "other".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class Summary:
-    """The rows and their totals; `str()` is a table.
+    """The rows and their totals; `str()` is a table, and so is what a notebook shows.
 
     weights: how many the subspaces cover. dim: the length of all thetas, each counted once; alpha: how many of these
-    scale an offset. beside: the other numbers that train, by kind ("bias", "norm", "other").
+    scale an offset. beside: the other numbers that train, by kind ("bias", "norm", "other"). left_out: what is not
+    registered; the table names what is no bias or norm.
     """
 
     rows: tuple[Row, ...]
@@ -56,6 +72,7 @@ class Summary:
     trained_bytes: int
     stored_bytes: int
     beside: dict[str, int]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def density(self) -> float:
@@ -63,16 +80,29 @@ class Summary:
         return (self.dim - self.alpha) / self.weights if self.weights else 0.0
 
     def __str__(self) -> str:
+        text = table(self._lines(), ALIGN)
+        return "\n".join([*text[:-1], text[1], text[-1], *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html(self._lines(), self._notes())
+
+    def _lines(self) -> list[list[str]]:
         total = Row(
             "total", (), "", "", self.dim, self.dim / max(self.weights, 1), self.trained_bytes, self.stored_bytes
         )
         lines = [HEAD, *(_cells(row) for row in (*self.rows, total))]
         lines[-1][1] = f"{self.weights:,} weights"
-        text = table(lines, ALIGN)
+        return lines
+
+    def _notes(self) -> list[str]:
         alpha = [f"alpha: {self.alpha:,} of the total dim scale an offset"] if self.alpha else []
         beside = ", ".join(f"{count:,} {kind}" for kind, count in self.beside.items()) or "nothing"
-        end = [text[1], text[-1], *alpha, f"trains beside theta: {beside}", *self._products()]
-        return "\n".join([*text[:-1], *end])
+        names: dict[str, list[str]] = defaultdict(list)
+        for each in self.left_out:
+            if each.why not in ("bias", "norm"):
+                names[each.why].append(each.name)
+        left = [f"left out, {why}: {_some(these)}" for why, these in names.items()]
+        return [*alpha, f"trains beside theta: {beside}", *left, *self._products()]
 
     def _products(self) -> list[str]:
         plain = [row for row in self.rows if row.route is None]
@@ -99,7 +129,7 @@ def summary(model: nn.Module) -> Summary:
     >>> print(summary(recipes.dctps(nn.Sequential(nn.Linear(100, 10)), density=0.01)))  # doctest: +NORMALIZE_WHITESPACE
     tensor    shape          offset  embedding                dim  density  trained  stored
     ---------------------------------------------------------------------------------------
-    0.weight  10 x 100       Zero    Direction(DCT) + Sparse   11   1.100%     44 B    44 B
+    0.weight  10 x 100       DCT     Direction(DCT) + Sparse   11   1.100%     44 B    44 B
     ---------------------------------------------------------------------------------------
     total     1,000 weights                                    11   1.100%     44 B    44 B
     alpha: 1 of the total dim scale an offset
@@ -116,8 +146,8 @@ def summary(model: nn.Module) -> Summary:
             encode(U, held)
         chosen = _nbytes(held) - already
         shape = tuple(d.shape)
-        forward = structured_forward(space.module)
-        route = None if forward is None else forward.route
+        products = products_of(space.module) if space.name == "weight" else None
+        route = None if products is None else products.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
         rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
         alpha += U.alphas()
@@ -129,7 +159,39 @@ def summary(model: nn.Module) -> Summary:
         trained_bytes=sum(row.trained_bytes for row in rows),
         stored_bytes=sum(row.stored_bytes for row in rows),
         beside=_beside(model, set(thetas)),
+        left_out=tuple(_left_out(model)),
     )
+
+
+def _left_out(model: nn.Module) -> Iterator[LeftOut]:
+    owners, first = tensor_owners(model), dict[int, str]()
+    shapes = {name: space.shape for name, space in subspaces(model)}
+    names = {(owner.module, owner.name): name for name, owner in owners.items()}
+    for prefix, module in named_modules(model):
+        for name, place in ties(module).items():
+            source = names.get(place, "")
+            yield LeftOut(f"{prefix}.{name}".lstrip("."), tuple(shapes.get(source, ())), f"tied to {source}")
+    for name, owner in owners.items():
+        if name not in shapes and not (owner.weight is not None and nn.parameter.is_lazy(owner.weight)):
+            known = name if owner.weight is None else first.setdefault(id(owner.weight), name)
+            shape = tuple(getattr(owner.module, owner.name).shape)
+            yield LeftOut(name, shape, _why(owner, len(shape)) if known == name else f"tied to {known}")
+
+
+def _why(owner: Owner, axes: int) -> str:
+    """Why a tensor is not registered."""
+    module, name, layout, weight = owner
+    if weight is None:
+        return "parametrized otherwise"
+    if layout is not None:
+        return why_not_trained(weight) or "not chosen"
+    if "bias" in name:
+        return "bias"
+    if is_norm(module):
+        return "norm"
+    if is_table(module):
+        return "embedding"
+    return "no known layout" if axes > 1 else "other"
 
 
 def _beside(model: nn.Module, thetas: set[int]) -> dict[str, int]:
@@ -139,14 +201,16 @@ def _beside(model: nn.Module, thetas: set[int]) -> dict[str, int]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                counts["norm" if isinstance(module, NORMS) else "bias" if "bias" in name else "other"] += (
-                    parameter.numel()
-                )
+                counts["norm" if is_norm(module) else "bias" if "bias" in name else "other"] += parameter.numel()
     return dict(counts)
 
 
 def _nbytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _cells(row: Row) -> list[str]:

@@ -18,22 +18,32 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Size, Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
-from subspace._identity.state import Identity, exchange
+from subspace._base.first_values import remember_values
+from subspace._base.qualified import named_modules
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)  # of whole models
 
 
 class SubspaceParametrization(nn.Module):
@@ -53,8 +63,10 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
+        self.products: Any = None  # how a structured layer goes without w
         self._identity: tuple[object, Identity, bytes] | None = None
 
     @property
@@ -65,7 +77,13 @@ class SubspaceParametrization(nn.Module):
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
         with without_autocast(theta):
-            return (self.offset() + self.embedding(self._wide(theta))).to(self.like.dtype)
+            wide = self._wide(theta)
+            if self.column is None:
+                w = self.offset() + self.embedding(wide)
+            else:  # d is built once
+                at, length = self.column
+                w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
+            return w.to(self.like.dtype)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
@@ -80,6 +98,24 @@ class SubspaceParametrization(nn.Module):
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
         return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
+    def is_linear_faster(self, rows: int) -> bool:
+        """Whether `linear` and its gradients take less than building w, its product and gradients, for that many rows.
+
+        By their FLOPs, with what a plug-in says of its pace; where one says nothing, its product is the faster one.
+        """
+        d, U, entries = self.offset, self.embedding, self.offset.shape.numel()
+        if (of_U := U.flops()) is None:
+            return True
+        structure, of_d = d.structure(), d.flops()
+        if structure is not None and structure.matrix is not None:
+            fixed = 4.0 * entries
+        elif of_d is not None:
+            fixed = of_d.training * U.pace
+        else:
+            return True
+        built = 6.0 * entries * rows + 2 * U.build_flops() * U.pace
+        return rows * (fixed + of_U.training * U.pace) <= built
+
     def _wide(self, tensor: Tensor) -> Tensor:
         """The tensor in the dtype that d and U are computed in."""
         return tensor.to(self.embedding.like.dtype)
@@ -90,6 +126,9 @@ class SubspaceParametrization(nn.Module):
         self._identity = None  # it names tensors that may be gone
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_identity": None}
+
     def get_extra_state(self) -> Tensor:
         """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
         content = torch.frombuffer(bytearray(self._known()[1]), dtype=torch.uint8)
@@ -97,19 +136,19 @@ class SubspaceParametrization(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
-        saved = self.checked(state)
-        before = exchange(saved.supports(self.offset, self.embedding))
+        exchange(self.checked(state))
+
+    def checked(self, state: Tensor) -> Supports:
+        """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
+        saved = Identity.from_tensor(state)
+        supports = saved.supports(self.offset, self.embedding)
+        saved.check(self.identity(), "d" if supports else "dU")
+        before = exchange(supports)
         try:
             saved.check(self.identity())
-        except ValueError:
+        finally:
             exchange(before)
-            raise
-
-    def checked(self, state: Tensor) -> Identity:
-        """The identity in an extra state; raises ValueError unless d and U have it, but for a support that can move."""
-        saved = Identity.from_tensor(state)
-        saved.check(self.identity(), "d" if saved.supports(self.offset, self.embedding) else "dU")
-        return saved
+        return supports
 
     def identity(self) -> Identity:
         """What tells this d and U from others."""
@@ -131,6 +170,18 @@ class SubspaceParametrization(nn.Module):
 
 
 THETA_AND_EXTRA = ("original", "0._extra_state")
+
+
+def _column_of(offset: Offset, embedding: Embedding) -> tuple[int, float] | None:
+    """Which column of U d is a multiple of, and which, where both say that they are of one transform; else None."""
+    d, at = offset.structure(), 0
+    for U in embedding.parts():
+        line = U.direction()
+        along = None if line is None else line.offset.structure()
+        if d and line and along and along.gain and not d.is_zero and d.has_transform_of(along):
+            return at, d.gain / (along.gain * line.scale)
+        at += U.dim
+    return None
 
 
 class Subspace(NamedTuple):
@@ -168,6 +219,7 @@ class Registration(NamedTuple):
     name: str
     parametrization: SubspaceParametrization
     weight: nn.Parameter
+    tied: Sequence[Tie] = ()  # other owners of the Parameter
 
     @property
     def dtype(self) -> torch.dtype:
@@ -176,7 +228,7 @@ class Registration(NamedTuple):
 
     def commit(self, theta: Tensor | None = None, dtype: torch.dtype | None = None) -> Subspace:
         """Register it; raises ValueError for a theta of another shape, the module then as it was."""
-        module, name, parametrization, weight = self
+        module, name, parametrization, weight, tied = self
         with torch.no_grad():
             if theta is None:
                 fresh = weight.new_empty(parametrization.dim)
@@ -186,14 +238,20 @@ class Registration(NamedTuple):
             raise ValueError(f"theta must have shape ({parametrization.dim},), got {tuple(start.shape)}")
         if start.is_meta and not theta.is_meta:
             parametrization.start = theta.detach().to("cpu", start.dtype, copy=True)
+        remember_values(module)
+        for other in tied:
+            tie(*other, module, name)
         weight.grad = None  # of the old shape
         parametrization.first = start.clone(memory_format=torch.contiguous_format)
         _set_data(weight, parametrization.first)
         parametrize.register_parametrization(module, name, parametrization, unsafe=True)
         parametrization.first = None
         weight.requires_grad_(True)
-        _own_class(type(module))
+        if getattr(module, "sparse", False):  # of an embedding table
+            module.sparse = False  # type: ignore[assignment]
+        _give_own_methods(type(module))
         stack = _original(module, name)
+        stack.__class__ = _Stack
         if not parametrization.dim:
             del stack.original
             stack.register_buffer("original", start)
@@ -210,21 +268,31 @@ def _set_data(parameter: nn.Parameter, values: Tensor) -> None:
         parameter.data = values
 
 
-def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) -> Registration:
+def prepare(
+    module: nn.Module, name: str, offset: Offset, embedding: Embedding, model: nn.Module | None = None
+) -> Registration:
     """Check everything that `register` checks of a module, raising what it raises; touches nothing."""
     parametrization = SubspaceParametrization(offset, embedding)
     if parametrize.is_parametrized(module, name):
-        raise ValueError(f"{name} must not be parametrized yet, got one that is")
-    parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-    if name not in parameters:
-        raise ValueError(f"name must be one of {sorted(parameters)}, got {name!r}")
-    weight = parameters[name]
+        raise ValueError(
+            f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
+            f"module.parametrizations.{name} starts from"
+        )
+    weight = module._parameters.get(name)
+    if weight is None:
+        known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
+        computed = isinstance(getattr(module, name, None), Tensor)
+        got = f"{name!r}, a buffer or what a hook computes (weight_norm, prune)" if computed else repr(name)
+        raise ValueError(f"name must be one of {known}, got {got}")
+    if weight._backward_hooks:
+        raise ValueError(
+            f"{name} must have no gradient hook, which would be given theta's gradient, got one: remove it"
+        )
     if nn.parameter.is_lazy(weight):
         raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
     if not weight.is_floating_point():
         raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
-    if tied := [n for n, p in parameters.items() if p is weight and n != name]:
-        raise ValueError(f"{name} must not be tied to another tensor, got one that is also {tied[0]}")
+    tied = _tied(module, name, weight, model)
     if weight.shape != offset.shape:
         raise ValueError(
             f"offset and embedding must have {name}'s shape {tuple(weight.shape)}, got {tuple(offset.shape)}"
@@ -235,8 +303,21 @@ def prepare(module: nn.Module, name: str, offset: Offset, embedding: Embedding) 
                 f"{type(part).__name__} must be of {name}'s {weight.dtype} on {weight.device}, "
                 f"got {part.like.dtype} on {part.like.device}"
             )
-    parametrization.like = weight.detach().new_empty(0)
-    return Registration(module, name, parametrization, weight)
+    parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
+    return Registration(module, name, parametrization, weight, tied)
+
+
+def _tied(module: nn.Module, name: str, weight: nn.Parameter, model: nn.Module | None) -> list[Tie]:
+    """The other owners of a Parameter, which are to read the weight of this one; ValueError for those that cannot."""
+    if model is None:
+        if other := next(other_owners(module, name), None):
+            got = f"{other[1]} of {type(other[0]).__name__}"
+            raise ValueError(f"{name} must not be tied without model=, the model of both, got one that is also {got}")
+        return []
+    tied = [place for place in owned_by(model, weight) if place != (module, name)]
+    for other in tied:
+        require_tieable(*other)
+    return tied
 
 
 def register(
@@ -247,10 +328,12 @@ def register(
     theta: Tensor | None = None,
     *,
     dtype: torch.dtype | None = None,
+    model: nn.Module | None = None,
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On the meta
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
+    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
     device, where nothing has values, it keeps those of a real `theta` for `initialize`.
 
     Args:
@@ -261,15 +344,15 @@ def register(
         theta: Where training starts: (dim,). By default U^+ (w - d), the point of the subspace nearest to the present
             weight.
         dtype: Of theta: by default float32, or float64 for a weight of that. A later `model.to(dtype)` casts theta too.
+        model: Where the Parameter may be tied to others, as an embedding table to a head: they then read the same w.
 
     Returns:
         A handle on the registered tensor.
 
     Raises:
-        ValueError: If the module has no such Parameter, or it is parametrized already, or under two names, or its
-            shape or device is not that of `offset` and `embedding`, or one of them is of float64 and another not, or
-            theta has another shape. The module is then as it was. A Parameter tied to one of another module cannot be
-            seen from here; `recipes` refuse it.
+        ValueError: If the module has no such Parameter, or it is parametrized already, or its shape or device is not
+            that of `offset` and `embedding`, or one of them is of float64 and another not, or theta has another shape,
+            or it is tied and there is no `model`. The module is then as it was.
         TypeError: If the Parameter is not real floating-point.
 
     >>> from subspace import Key
@@ -280,7 +363,7 @@ def register(
     >>> space.theta.shape, layer.weight.shape
     (torch.Size([10]), torch.Size([100, 100]))
     """
-    return prepare(module, name, offset, embedding).commit(theta, dtype)
+    return prepare(module, name, offset, embedding, model).commit(theta, dtype)
 
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
@@ -290,20 +373,28 @@ def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
         model: Any module.
 
     Yields:
-        The qualified name of a tensor, as "layer1.weight", and the handle on it.
+        The qualified name of a tensor in the plain model, as "layer1.weight", whatever wrappers of torch are around its
+            parts, and the handle on it.
     """
-    for prefix, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            for name, parametrization in cast(nn.ModuleDict, module.parametrizations).items():
-                if isinstance(first := cast(nn.ModuleList, parametrization)[0], SubspaceParametrization):
-                    yield f"{prefix}.{name}".lstrip("."), Subspace(module, name, first)
+    for prefix, module in named_modules(model):
+        for name, parametrization in _own(module):
+            yield f"{prefix}.{name}".lstrip("."), Subspace(module, name, parametrization)
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, SubspaceParametrization]]:
+    """The registered tensors of one module; a wrapper may have the attributes of what it wraps, never its children."""
+    if isinstance(stacks := module._modules.get("parametrizations"), nn.ModuleDict):
+        for name, stack in stacks.items():
+            if isinstance(first := cast(nn.ModuleList, stack)[0], SubspaceParametrization):
+                yield name, first
 
 
 def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
-    Make the optimizer afterwards. FSDP2 refuses a Parameter of several groups: give `fully_shard` the option
-    ignored_params={theta} and all-reduce theta.grad, dim numbers, after the backward pass.
+    A state_dict has it once, with the first of them. Make the optimizer afterwards. FSDP2 refuses a Parameter of
+    several groups: give `fully_shard` the option ignored_params={theta} and all-reduce theta.grad, dim numbers, after
+    the backward pass.
 
     Args:
         model: With subspaces of one dim, dtype and device.
@@ -325,27 +416,51 @@ def share_theta(spaces: Sequence[Subspace], theta: Tensor) -> None:
     """Make `theta` that of these subspaces; raises as `share`."""
     for space in spaces:
         old = space.theta
-        if (old.shape, old.dtype, old.device) != (theta.shape, theta.dtype, theta.device):
+        if _kind(old) != _kind(theta):
             raise ValueError(
                 f"theta must be {tuple(old.shape)} {old.dtype} on {old.device} for {space.name}, "
                 f"got {tuple(theta.shape)} {theta.dtype} on {theta.device}"
             )
-    for space in spaces:
-        stack = _original(space.module, space.name)
+    stacks = [_original(space.module, space.name) for space in spaces]
+    for stack in stacks:
         stack.original = theta
         if len(spaces) > 1:
             _set_apart(stack)
+    for stack in stacks[1:]:
+        stack.keeper = (stacks[0],)
+
+
+class _Stack(parametrize.ParametrizationList):
+    """The parametrizations of a tensor that is d + U theta, or a function of that."""
+
+    def append(self, module: nn.Module) -> _Stack:
+        """Put another on top, which torch does not always check; ValueError if it takes no weight to a weight."""
+        kind = type(module).__name__
+        with torch.no_grad():
+            weight = self()
+            try:
+                found = module(weight)
+            except Exception as error:
+                raise ValueError(f"{kind} must map a weight to one, to follow a subspace, got: {error}") from error
+        if not (isinstance(found, Tensor) and (found.shape, found.dtype) == (weight.shape, weight.dtype)):
+            got = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{kind} must give a weight of {tuple(weight.shape)} {weight.dtype}, got {got}")
+        super().append(module)
+        return self
 
 
 def _set_apart(stack: Any) -> None:
     stack.__class__, stack.is_tensor, stack.ntensors = _Apart, False, 1
 
 
-class _Apart(parametrize.ParametrizationList):
+class _Apart(_Stack):
     """That of a tensor whose theta cannot become the weight: it is also another's, or of another dtype.
 
-    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight.
+    As one of several originals theta is not overwritten where torch's `remove_parametrizations` leaves the weight. A
+    state_dict has a shared one once, as safetensors and Hugging Face's Trainer want it.
     """
+
+    keeper: tuple[_Apart, ...] = ()  # the first tensor that a shared theta belongs to, for all the others
 
     @property
     def original0(self) -> Tensor:
@@ -355,6 +470,44 @@ class _Apart(parametrize.ParametrizationList):
         with torch.no_grad():
             self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if _storage(self.original) in others:
+            del destination[f"{prefix}original"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if self.keeper and (name := f"{prefix}original") not in state_dict:
+            self.original = self.keeper[0].original  # another one, where it was assigned
+            if name in missing_keys:
+                missing_keys.remove(name)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.keeper and _kind(theta := self.keeper[0].original) == _kind(self.original):
+            self.original = theta  # to or from the meta device torch makes a Parameter for each module
+        return self
+
+
+def _storage(tensor: Tensor) -> object:
+    return tensor.untyped_storage()._cdata
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device
+
 
 def materialize(model: nn.Module) -> nn.Module:
     """A copy of a model with plain dense Parameters in place of its subspaces.
@@ -363,35 +516,135 @@ def materialize(model: nn.Module) -> nn.Module:
         model: With any number of subspaces; it stays as it is.
 
     Returns:
-        The copy. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
+        The copy, of what torch.compile, DataParallel or DistributedDataParallel have wrapped. A Parameter of it
+        requires a gradient if its theta did, or, of a theta without numbers, any other's; other parametrizations on
+        top of a subspace stay.
+
+    Raises:
+        ValueError: For a model that `fully_shard` has sharded, which cannot be copied.
     """
-    dense = copy.deepcopy(model)
-    spaces = [space for _, space in subspaces(dense)]
+    while isinstance(model, WRAPPERS):
+        model = cast(nn.Module, model._orig_mod if isinstance(model, OptimizedModule) else model.module)
+    if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
+        raise ValueError("model must be whole to be copied, got one sharded by fully_shard")
+    return unregister(copy.deepcopy(model))
+
+
+def unregister(model: nn.Module) -> nn.Module:
+    """Put plain dense Parameters in place of the subspaces of a model, in place, one after the other.
+
+    A pretrained d is not written into: it may be another model's too.
+
+    Args:
+        model: With any number of subspaces.
+
+    Returns:
+        The model. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
+        Other parametrizations on top of a subspace stay. Make a new optimizer.
+    """
+    spaces = [space for _, space in subspaces(model)]
     any_trains = any(space.theta.requires_grad for space in spaces)
     for space in spaces:
         trains = space.theta.requires_grad if len(space.theta) else any_trains
-        with torch.no_grad():
-            weight = nn.Parameter(getattr(space.module, space.name).clone(), trains)
-        vars(space.module).pop("forward", None)  # one that `structured` bound would look for theta
         stack = _original(space.module, space.name)
+        with torch.no_grad():
+            weight = nn.Parameter(space.parametrization(space.theta), trains)
+        weight.data = weight.clone(memory_format=torch.contiguous_format)
+        stack.__class__ = parametrize.ParametrizationList
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
-        parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
-    return dense
+        if len(stack) == 1:
+            parametrize.remove_parametrizations(space.module, space.name, leave_parametrized=False)
+        else:
+            del stack[0]
+    restore_ties(model)
+    return model
+
+
+@contextmanager
+def at_offset(spaces: Sequence[Subspace]) -> Iterator[None]:
+    """Let every w be its d inside the block: another theta, of zeros, is in the place of its own."""
+    stacks = [_original(space.module, space.name) for space in spaces if space.parametrization.dim]
+    thetas = [stack.original for stack in stacks]
+    try:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = nn.Parameter(torch.zeros_like(theta), requires_grad=False)
+        yield
+    finally:
+        for stack, theta in zip(stacks, thetas, strict=True):
+            stack.original = theta
+
+
+@contextmanager
+def taken_off(spaces: Iterable[Subspace]) -> Iterator[None]:
+    """Let tensors be plain Parameters that hold d, for good unless the block fails: then they are as they were.
+
+    Raises ValueError for a tensor that is parametrized again.
+    """
+    taken: list[Callable[[], None]] = []
+    try:
+        for space in spaces:
+            taken.append(_take_off(space))
+        yield
+    except BaseException:
+        for put_back in reversed(taken):
+            put_back()
+        raise
+
+
+def _take_off(space: Subspace) -> Callable[[], None]:
+    """Take one off; returns what puts it back."""
+    module, name, kind, stack = space.module, space.name, type(space.module), _original(space.module, space.name)
+    stacks = cast(nn.ModuleDict, module.parametrizations)
+    order = dict(stacks._modules)
+    if len(stack) > 1:
+        raise ValueError(f"{name} must not be parametrized again to be replaced, got one that is")
+    with torch.no_grad():
+        weight = nn.Parameter(space.offset(), space.theta.requires_grad)
+    del stacks[name]
+    if stacks:
+        delattr(kind, name)
+    else:
+        module.__class__ = kind.__bases__[0]
+        del module.parametrizations
+    module.register_parameter(name, weight)
+
+    def put_back() -> None:
+        del module._parameters[name]
+        module.__class__, stacks._modules = kind, order
+        module.parametrizations = stacks
+        if not hasattr(kind, name):
+            parametrize._inject_property(module, name)
+
+    return put_back
 
 
 def _original(module: nn.Module, name: str) -> Any:
     return cast(nn.ModuleDict, module.parametrizations)[name]
 
 
-def _own_class(injected: Any) -> None:
-    """Give the class that torch has made for one parametrized module what it lacks."""
-    load = injected.__bases__[0]._load_from_state_dict
+def _give_own_methods(kind: type[nn.Module]) -> None:
+    """Give the class that torch has made for a parametrized module what it lacks.
 
-    def _load_from_state_dict(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-        others[-1].extend(_refused(module, state, prefix))  # errors whatever `strict` says
-        load(module, state, prefix, *others)
+    It has no name to be found by, whence torch refuses to pickle the module; and its properties are of that module, so
+    that removing the parametrizations of a copy that shares the class would destroy the original's, and `cached()`
+    would give one the other's weights.
+    """
+    own: Any = kind
+    own.__deepcopy__, own.__reduce__ = _deepcopy, _reduce
+    own.register_parameter, own._load_from_state_dict = _register_parameter, _load_from_state_dict
+    if "__getstate__" in vars(kind):  # which raises
+        del own.__getstate__
 
-    injected.__deepcopy__, injected._load_from_state_dict = _deepcopy, _load_from_state_dict
+
+def _base(module: nn.Module) -> Any:
+    """The class of a module before torch made one for its parametrizations; `fully_shard` puts another on top."""
+    kinds = type(module).__mro__
+    return next(below for kind, below in pairwise(kinds) if "__reduce__" in vars(kind))
+
+
+def _load_from_state_dict(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    others[-1].extend(_refused(module, state, prefix))  # errors whatever `strict` says
+    _base(module)._load_from_state_dict(module, state, prefix, *others)
 
 
 def _refused(module: nn.Module, state: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -421,20 +674,50 @@ def _refused(module: nn.Module, state: dict[str, Any], prefix: str) -> Iterator[
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a parametrized module, with its own class.
-
-    torch injects a class per module, whose properties remember that module; a plain deepcopy shares it, so that
-    removing the copy's parametrizations would destroy the original's, and `cached()` would give one the other's
-    weights.
-    """
-    for stale in getattr(module, "_flat_weights", []):  # an RNN's computed weights of its last forward pass
-        if isinstance(stale, Tensor) and not stale.is_leaf:
-            memo[id(stale)] = stale.detach()
-    names = list(cast(nn.ModuleDict, module.parametrizations))
-    own = {key: value for key, value in vars(type(module)).items() if key not in names}
-    replica: nn.Module = module.__new__(type(type(module).__name__, type(module).__bases__, own))
-    memo[id(module)] = replica
+    """Copy a parametrized module, with a class of its own."""
+    for stale in _computed(module):
+        memo[id(stale)] = stale.detach()
+    replica = memo[id(module)] = _empty(*_make_up(module))
     replica.__dict__ = copy.deepcopy(module.__dict__, memo)
-    for name in names:
-        parametrize._inject_property(replica, name)
     return replica
+
+
+def _reduce(module: nn.Module) -> tuple[Any, ...]:
+    """A parametrized module for pickle: how to make it and its class, and its state."""
+    base, names, methods = _make_up(module)
+    state = base.__getstate__(module)
+    if stale := _computed(module):
+        ids = {id(tensor) for tensor in stale}
+        state["_flat_weights"] = [w.new_empty(0) if id(w) in ids else w for w in state["_flat_weights"]]
+    return _empty, (base, names, methods), state
+
+
+def _make_up(module: nn.Module) -> tuple[Any, list[str], dict[str, Any]]:
+    """The class below that of a parametrized module, the names of what is parametrized, and the methods on top."""
+    methods = {name: method for name, method in vars(type(module)).items() if isinstance(method, FunctionType)}
+    return _base(module), list(cast(nn.ModuleDict, module.parametrizations)), methods
+
+
+def _empty(base: type[nn.Module], names: Sequence[str], methods: dict[str, Any]) -> nn.Module:
+    """A parametrized module without its state."""
+    kind: type[nn.Module] = type(f"Parametrized{base.__name__}", (base,), dict(methods))
+    module = kind.__new__(kind)
+    for name in names:
+        parametrize._inject_property(module, name)
+    return module
+
+
+def _computed(module: nn.Module) -> list[Tensor]:
+    """The weights that an RNN has computed for its last forward pass, of which it makes new ones at the next."""
+    return [w for w in getattr(module, "_flat_weights", []) if isinstance(w, Tensor) and not w.is_leaf]
+
+
+def _register_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    """As torch's, but what is registered here is not replaced: quantisers, fusions and torch's prune try to."""
+    if name in (names := [name for name, _ in _own(module)]):
+        raise ValueError(f"{name} must stay d + U theta, got a Parameter in its place: call materialize(model) first")
+    if isinstance(parameter, Tensor) and parameter.grad_fn is not None:
+        raise ValueError(
+            f"{name} must be a Parameter, got what is computed from {names}: call materialize(model) first"
+        )
+    _base(module).register_parameter(module, name, parameter)

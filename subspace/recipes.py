@@ -1,11 +1,13 @@
 """Every named method as one choice of d, U and the start of theta, for a whole model.
 
-Each recipe re-parametrizes the model's chosen tensors in place (`targets`: every conv and linear weight unless
-`include` or `exclude` say otherwise) and returns the model; what else trains, biases and norms, stays as it is. Give
-exactly one of `density` (a fraction in (0, 1] of the N chosen weights) and `dim` (a number of them): the total is
-exact, dim or round(density N), divided among the tensors by `budget` and inside them by `groups`. alpha is trained but
-not counted. The seed, folded with each tensor's qualified name, fixes everything random. On an error the model is as it
-was. Make the optimizer afterwards.
+Each recipe re-parametrizes the model's chosen tensors in place (`targets`: every weight matrix that is not frozen,
+unless `include` or `exclude` say otherwise) and returns the model. What else trains, biases and norms, stays as it is;
+only a recipe for pretrained models freezes it, and any recipe that is told what to `also_train`. Tied tensors are one
+tensor, which all their owners read; one that holds several matrices (experts, gates, fused queries, keys and values)
+has a d for each. Give exactly one of `density` (a fraction in (0, 1] of the N chosen weights) and `dim` (a number of
+them): the total is exact, dim or round(density N), divided among the tensors by `budget` and inside them by `groups`.
+alpha is trained but not counted. The seed, folded with each tensor's qualified name, fixes everything random. On an
+error the model is as it was. Make the optimizer afterwards.
 
 A model on the meta device is registered without its weights ever being there, by every recipe that asks nothing of
 their values; `initialize` gives it its start.
@@ -16,19 +18,23 @@ cross_entropy(net(x), y); without a budget all tensors then compete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subspace import methods
+from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
-from subspace._base.selection import Selection, targets
-from subspace.embeddings import Direction, DirectSum, Identity, Scaled, Sparse
+from subspace._base.qualified import named_parameters
+from subspace._base.selection import Selection, Target, targets
+from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
+from subspace.methods.coefficients import BasisRule, bases_of
 from subspace.methods.groups import Groups
 from subspace.methods.recipe import (
     SparseRecipe,
@@ -42,7 +48,10 @@ from subspace.methods.recipe import (
 )
 from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
+from subspace.offsets.per_matrix import in_layout
 from subspace.parametrization import share_theta, subspaces
+
+SECONDS_OF_A_STEP = 8e-8  # an entry of a Gaussian U drawn twice, on one core
 
 
 def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Selection | None = None) -> nn.Module:
@@ -60,40 +69,45 @@ def ordinary(model: nn.Module, *, include: Selection | None = None, exclude: Sel
         ValueError: As `targets`.
     """
     return register_all(
-        model, {name: (Zero(w), Identity(w), None) for name, (_, _, w) in targets(model, include, exclude).items()}
+        model,
+        {name: (Zero(w), Identity(w), None) for name, (*_, w) in targets(model, include, exclude).items()},
     )
 
 
 @sparse_recipe(methods.snip)
-def random_pruning(weight: Tensor, U: Sparse, key: Key) -> Start:
+def random_pruning(target: Target, U: Embedding, key: Key) -> Start:
     """Random pruning at initialization: d = 0, U sparse at random, theta = the weights kept.
 
     Arguments: those of every sparse recipe (see `SparseRecipe.__call__`); its saliency is SNIP's.
     """
-    return Zero(weight), U, None
+    return Zero(target.weight), U, None
 
 
 @sparse_recipe(methods.snip)
-def freezenet(weight: Tensor, U: Sparse, key: Key) -> Start:
+def freezenet(target: Target, U: Embedding, key: Key) -> Start:
     """FreezeNet (Wimmer et al. 2020): d = a seeded Kaiming initialisation, U sparse, theta = 0.
 
     With an objective, U is the paper's, by SNIP, |g w| at w = d; without one, random. Arguments: those of every sparse
     recipe (see `SparseRecipe.__call__`).
     """
-    return Gaussian(weight, key=key.fold("d"), keep=True), U, zeros(weight, U.dim)
+    d = Gaussian(target.weight, key=key.fold("d"), keep=True, layout=target.layout)
+    return d, U, zeros(target.weight, U.dim)
 
 
-@sparse_recipe(methods.gradient)
-def sparse_finetuning(weight: Tensor, U: Sparse, key: Key) -> Start:
+@sparse_recipe(methods.gradient, freezes=True)
+def sparse_finetuning(target: Target, U: Embedding, key: Key) -> Start:
     """Sparse fine-tuning (SHiRA, Bhardwaj et al. 2024): d = the present weights, U sparse, theta = 0.
 
     U is random or, with an objective, where the gradient at w = d is largest, since |g theta| vanishes at theta = 0.
-    Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    Nothing but theta trains: biases, norms and embeddings are frozen, unless `also_train` names them, as it does a new
+    head. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return Pretrained(weight), U, zeros(weight, U.dim)
+    return Pretrained(target.weight), U, zeros(target.weight, U.dim)
 
 
-def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True) -> SparseRecipe:
+def offset_plus_sparse(
+    offset: Callable[[Tensor, Key], Offset], *, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> SparseRecipe:
     """Make the recipe w = alpha d + S for any d: DCTpS with another offset in place of its DCT.
 
     With an objective, S is where the gradient at w = d is largest, since |g s| vanishes at s = 0. A weight with a full
@@ -101,7 +115,12 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
 
     Args:
         offset: (weight, key) -> d.
-        alpha: Whether alpha is trained, from 1; otherwise it is fixed there.
+        alpha: Whether alpha = 1 + scale a is trained, a from 0, so that weight decay pulls alpha to 1; otherwise it is
+            fixed there.
+        scale: The rate of alpha beside that of S: a step moves it scale times as far as with a scale of 1 under Adam
+            and its kind, and scale^2 times under SGD.
+        anchored: Whether d is the offset. If not, alpha = scale a is trained with d = 0, a from 1 / scale, so that
+            weight decay pulls alpha to 0, as in Price and Tanner's code.
 
     Returns:
         The recipe, with the arguments of every sparse recipe (see `SparseRecipe.__call__`).
@@ -112,29 +131,33 @@ def offset_plus_sparse(offset: Callable[[Tensor, Key], Offset], *, alpha: bool =
     """
 
     @sparse_recipe(methods.gradient)
-    def offset_plus_sparse(weight: Tensor, U: Sparse, key: Key) -> Start:
+    def offset_plus_sparse(target: Target, U: Embedding, key: Key) -> Start:
         """w = alpha d + S, S sparse at random and trained from 0."""
-        return _plus_sparse(weight, offset(weight, key), U, alpha)
+        d = in_layout(offset(target.weight, key), target.layout)
+        return _plus_sparse(target.weight, d, U, alpha, scale, anchored)
 
     return offset_plus_sparse
 
 
 @sparse_recipe(methods.gradient)
-def dctps(weight: Tensor, U: Sparse, key: Key) -> Start:
+def dctps(target: Target, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
-    alpha is trained from 1, and S, sparse at random, from 0. With an objective, S is where the gradient at w = DCT is
-    largest, since |g s| vanishes at s = 0. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
+    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
     """
-    return _plus_sparse(weight, DCT(weight), U, True)
+    return _plus_sparse(target.weight, in_layout(DCT(target.weight), target.layout), U)
 
 
-def _plus_sparse(weight: Tensor, d: Offset, U: Sparse, alpha: bool) -> Start:
+def _plus_sparse(
+    weight: Tensor, d: Offset, U: Embedding, alpha: bool = True, scale: float = 1.0, anchored: bool = True
+) -> Start:
     if not alpha or U.dim == weight.numel():  # alpha d lies in the span of a full S: U would not be injective
         return d, U, zeros(weight, U.dim)
     theta = zeros(weight, 1 + U.dim)
-    theta[0] = 1
-    return Zero(weight), DirectSum([Direction(d), U]), theta
+    theta[0] = 0 if anchored else 1 / scale
+    return d if anchored else Zero(weight), DirectSum([Direction(d, scale), U]), theta
 
 
 def prune(  # noqa: PLR0913
@@ -149,6 +172,7 @@ def prune(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    basis: BasisRule | None = None,
 ) -> nn.Module:
     """Pruning at initialization: d = 0, U = what `methods.supports` keeps, theta = the weights kept.
 
@@ -163,6 +187,7 @@ def prune(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are pruned in place of the weights.
 
     Returns:
         The model.
@@ -172,8 +197,10 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    kept = methods.supports(model, chosen, objective, density, dim=dim, steps=steps, budget=budget, groups=groups)
-    return register_supports(model, kept)
+    bases = bases_of(dict(named_parameters(model, ties=True)), basis)
+    size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
+    kept = methods.supports(model, chosen, objective, **size, basis=bases)
+    return register_supports(model, kept, bases)
 
 
 def magnitude(model: nn.Module, objective: Objective | None = None, **options: Any) -> nn.Module:
@@ -193,7 +220,8 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    return register_supports(model, methods.force(model, objective, **options))
+    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None))
+    return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 
 def grasp(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
@@ -238,7 +266,7 @@ def imp(
     """
     search = methods.LotteryTicket(model, train, **options)
     search.run(density, dim=dim)
-    return register_supports(model, search.supports)
+    return register_supports(model, search.supports, search.bases)
 
 
 def set(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.Module:
@@ -261,20 +289,22 @@ def dctps_rigl(model: nn.Module, *, budget: Budget = erk, **options: Any) -> nn.
     return dctps(model, budget=budget, **options)
 
 
-def random_subspace(
+def random_subspace(  # noqa: PLR0913
     model: nn.Module,
     *,
     density: float | None = None,
     dim: int | None = None,
     seed: int = 0,
     offset: Callable[[Tensor, Key], Offset] | None = None,
+    embedding: Callable[..., Embedding] | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> nn.Module:
     """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
     The global U, of all the tensors' rows, is Gaussian with every column normalised to length 1. It is stored if it has
-    at most 2^29 entries altogether, and drawn again at every pass if not.
+    at most 2^29 entries altogether. If not it is drawn again at every pass, which takes minutes, and a warning says so;
+    `embedding=SRHT` takes as much time and memory as there are weights, whatever dim is.
 
     Args:
         model: Its tensors are registered in place.
@@ -284,6 +314,8 @@ def random_subspace(
         offset: (weight, key) -> d, as `lambda weight, key: Pretrained(weight)` to start from the present weights. By
             default a seeded Kaiming initialisation, and the present values of a tensor without two axes (a bias or
             norm), which has no fan.
+        embedding: embedding(weight, dim, key=key, of=n) -> the rows of one tensor in the global U of n rows, whose
+            columns have about length 1, as `embeddings.SRHT` and `embeddings.Hashed`; by default the Gaussian U.
         include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D
             is their 199,210 and 62,006.)
         exclude: Which tensors not, as of `targets`.
@@ -292,28 +324,48 @@ def random_subspace(
         The model.
 
     Raises:
-        ValueError: If the tensors are of several dtypes or devices, and as `targets`. The model is then as it was.
+        ValueError: If the tensors are on several devices, or some of float64 and some not, and as `targets`. The model
+            is then as it was.
     """
-    weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+    chosen = targets(model, include, exclude)
+    weights = {name: target.weight for name, target in chosen.items()}
     n = sum(w.numel() for w in weights.values())
     k, key = entries(n, density, dim), Key(seed)
-    parts = {
-        name: GaussianEmbedding(w, k, key=key.fold(name).fold("U"), of=n, stored=n * k <= STORED)
-        for name, w in weights.items()
-    }
-    first = next(iter(weights.values()))
-    if different := [name for name, w in weights.items() if (w.dtype, w.device) != (first.dtype, first.device)]:
+    kinds = {name: (at_least_float32(w.dtype), w.device) for name, w in weights.items()}
+    if different := [name for name, kind in kinds.items() if kind != next(iter(kinds.values()))]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
-    squares = torch.stack([part.column_norms().square() for part in parts.values()])
-    scale = squares.sum(0).rsqrt().to(device_for_values(first), first.dtype)
+    keys = {name: key.fold(name) for name in weights}
+    if embedding is None:
+        parts = _gaussian(weights, keys, k)
+    else:
+        parts = {name: embedding(w, k, key=keys[name].fold("U"), of=n) for name, w in weights.items()}
     starts: dict[str, Start] = {}
     for name, w in weights.items():
-        d = (offset or _kaiming)(w, key.fold(name).fold("d"))
-        starts[name] = d, Scaled(parts[name], scale), zeros(w, k)
+        d = in_layout((offset or _kaiming)(w, keys[name].fold("d")), chosen[name].layout)
+        starts[name] = d, parts[name], zeros(w, k)
     register_all(model, starts)
     spaces = [space for name, space in subspaces(model) if name in weights]
     share_theta(spaces, spaces[0].theta)
     return model
+
+
+def _gaussian(weights: Mapping[str, Tensor], keys: Mapping[str, Key], k: int) -> dict[str, Embedding]:
+    """The rows of each tensor in one Gaussian U with columns of length 1."""
+    n = sum(w.numel() for w in weights.values())
+    if n * k > STORED:
+        warnings.warn(
+            f"a Gaussian U of {n:,} x {k:,} entries is drawn again at every pass, which takes about "
+            f"{SECONDS_OF_A_STEP * n * k:.0f} s a step: embedding=embeddings.SRHT takes a fraction of that",
+            stacklevel=3,
+        )
+    parts = {
+        name: GaussianEmbedding(w, k, key=keys[name].fold("U"), of=n, stored=n * k <= STORED)
+        for name, w in weights.items()
+    }
+    first = next(iter(weights.values()))
+    squares = torch.stack([part.column_norms().square() for part in parts.values()])
+    scale = squares.sum(0).rsqrt().to(device_for_values(first), at_least_float32(first.dtype))
+    return {name: Scaled(part, scale) for name, part in parts.items()}
 
 
 def _kaiming(weight: Tensor, key: Key) -> Offset:

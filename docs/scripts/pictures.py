@@ -42,12 +42,12 @@ def decomposition() -> Figure:
     recipes.dctps(layer, density=0.06, seed=1)
     ((_, space),) = subspaces(layer)
     with torch.no_grad():
-        space.theta[0] = 0.7
+        space.theta[0] = 0.7 - 1
         space.theta[1:] = 0.35 * torch.randn(len(space.theta) - 1)
     direction, sparse = space.parametrization.embedding.parts()
     parts = [
         (layer.weight, f"w: {ROWS * COLUMNS} weights"),
-        (direction(space.theta[:1]), "alpha D: 1 number"),
+        (space.offset() + direction(space.theta[:1]), "alpha D: 1 number"),
         (sparse(space.theta[1:]), f"S: {sparse.dim} numbers"),
     ]
     figure, axes = plt.subplots(1, 3, figsize=(6.6, 2.2))

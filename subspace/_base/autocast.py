@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor
 def in_autocast(x: Tensor) -> bool:
     """Whether autocast is on where x is."""
     device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+_has_autocast = functools.cache(torch.amp.is_autocast_available)  # asked at every product
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
 """A linear map along the last axis as one operator, with its adjoint as its derivative in every mode.
 
 Eagerly it is an autograd.Function, which torch.func's grad, vmap and jvp understand; in a compiled graph it is the bare
-operator, which needs no break. (Dynamo traces no Function with a jvp, and torch.func no operator's own autograd.)
+operator, which needs no break. (Dynamo traces no Function with a jvp, and torch.func no operator's own autograd.) In an
+exported program, which runs without this package, it is torch's own operators.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace._base.exporting import is_exporting
+
 Product = Callable[..., Tensor]
 
 
@@ -19,10 +22,14 @@ class LinearMap:
     """x, *constants -> A x, registered as `subspace::name`.
 
     product: computes it. like: the same on fake tensors. constants: the schema of what A depends on, as "str key".
+    plain: the same for exported programs, in torch's own operators for a batch of any size; by default the product.
     `adjoint` is A^T, of the same constants; until it is set, the map is its own.
     """
 
-    def __init__(self, name: str, product: Product, like: Product, constants: str = "") -> None:
+    def __init__(
+        self, name: str, product: Product, like: Product, constants: str = "", *, plain: Product | None = None
+    ) -> None:
+        self.plain = plain or product
         schema = f"(Tensor x{constants and ', '}{constants}) -> Tensor"
         self.adjoint = self
         self.operator = torch.library.custom_op(f"subspace::{name}", product, mutates_args=(), schema=schema)
@@ -30,6 +37,8 @@ class LinearMap:
         self.operator.register_autograd(self._backward, setup_context=self._setup_context)
 
     def __call__(self, x: Tensor, *constants: Any) -> Tensor:
+        if is_exporting():
+            return self.plain(x, *constants)
         compiling = torch.compiler.is_compiling()
         y: Tensor = self.operator(x, *constants) if compiling else _Apply.apply(x, self, constants)  # type: ignore[no-untyped-call]
         return y

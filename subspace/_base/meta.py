@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from subspace._base.qualified import named_buffers, named_parameters
 
 Replacements = dict[Tensor, Tensor]  # by identity: for a Parameter or buffer, the one in its place
 
@@ -49,18 +51,26 @@ def replaced_tensors(model: nn.Module, fresh: Replacements) -> Iterator[None]:
 
 
 @contextmanager
-def materialized_from_meta(model: nn.Module, registered: Container[str], frozen: Container[str]) -> Iterator[None]:
+def materialized_from_meta(
+    model: nn.Module, registered: Container[str], frozen: Container[str], is_filled: Callable[[str], bool]
+) -> Iterator[None]:
     """Put real tensors on the CPU in place of those on meta, for a checkpoint to fill; undone if the block fails.
 
     registered: names of weights; each gets a single number, expanded, until it becomes theta. frozen: what no
     checkpoint holds, as it holds no buffer that is not persistent; raises ValueError if such a tensor is on meta.
+    is_filled: whether a tensor of this name is the checkpoint's to fill; any other stays where it is.
     """
     fresh: Replacements = {}
-    persistent = model.state_dict().keys()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    names = {id(tensor): name for name, tensor in (*named_parameters(model), *named_buffers(model))}
+    for long, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            if name in frozen or name not in persistent:
-                raise ValueError(f"{name} must have values, which no checkpoint holds, got a tensor on the meta device")
+            name = names.get(id(tensor))
+            if not is_filled(name or long):
+                continue
+            if name is None or name in frozen:
+                raise ValueError(
+                    f"{name or long} must have values, which no checkpoint holds, got a tensor on the meta device"
+                )
             number = torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
             fresh[tensor] = as_parameter_like(number, tensor) if name in registered else empty_like(tensor)
     with replaced_tensors(model, fresh):

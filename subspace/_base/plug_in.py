@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
-from subspace._base.layout import STANDARD, Layout
+from subspace._base.layout import STANDARD, Layout, checked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,8 +45,9 @@ class PlugIn(nn.Module):
         if not (key is None or isinstance(key, Key)):
             raise TypeError(f"key must be a subspace.Key, got {key!r}")
         super().__init__()
-        self.shape, self.key, self.layout = like.shape, key, Layout(*map(tuple, layout))
-        self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix
+        self.shape, self.key, self.layout = like.shape, key, checked(Layout(*layout), like.shape)
+        self.fans = self.layout.fans(like.shape)  # (n_out, n_in) of the weight as a matrix, or of each of several
+        self.matrices = self.layout.matrices(like.shape)
         self.like = _carrier(like)
 
     def describe(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class PlugIn(nn.Module):
 
 def _carrier(like: Tensor) -> Tensor:
     """An empty tensor with the dtype and device that d or U is computed in."""
-    return like.detach().new_empty(0, dtype=at_least_float32(like.dtype))
+    return torch.empty(0, dtype=at_least_float32(like.dtype), device=like.device)
 
 
 def require_key(key: Key | None, owner: object) -> Key:

@@ -201,15 +201,16 @@ def _ihaar(y: Tensor) -> Tensor:
 
 def _transform(name: str, transform: Callable[[Tensor], Tensor]) -> LinearMap:
     def product(x: Tensor) -> Tensor:
-        if x.numel() == 0:  # which some FFT libraries refuse
-            return like(x)
+        return plain(x) if x.numel() else like(x)  # nothing, which some FFT libraries refuse
+
+    def plain(x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         return transform(wide).to(x.dtype).contiguous()
 
     def like(x: Tensor) -> Tensor:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
 
-    return LinearMap(name, product, like)
+    return LinearMap(name, product, like, plain=plain)
 
 
 _DCT, _IDCT, _FWHT = _transform("dct", _dct), _transform("idct", _idct), _transform("fwht", _fwht)

@@ -8,15 +8,16 @@ import math
 import torch
 from torch import Tensor
 
+from subspace._base.exporting import as_constant
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+
+@as_constant
 def waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """scale cos and scale sin of 2 pi i / period, i = 0 ... count - 1, each rounded once: (2, count)."""
     return _waves(period, count, scale, dtype, device)  # by itself: a compiler does not take a cache for a constant
 
 
 @functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a tensor born in inference mode could never again be saved for a backward pass
 def _waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(count, device="cpu")
     angle = steps.double() * (2 * math.pi / period)

@@ -7,15 +7,19 @@ torch has computed on several threads hangs, here as in torch's own layers: star
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrize import ParametrizationList
 
+from subspace._base.exporting import is_exporting
 from subspace._structured.normal_form import NormalForm, why_no_normal_form
-from subspace.parametrization import Subspace, subspaces
+from subspace.parametrization import Subspace, SubspaceParametrization, subspaces
 from subspace.products import conv, linear
-from subspace.products.layers import LAYERS, as_product
+from subspace.products.layers import LAYERS, Layer, as_product
 from subspace.products.routes import NAMES, table_of_routes
 
 
@@ -34,8 +38,9 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
         route: One of these for all layers, or by the weight's qualified name ("auto" where not named).
 
     Returns:
-        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight. A route
-        that a layer cannot take is a ValueError of its forward pass, naming those that it can.
+        The model. A layer whose weight is parametrized again afterwards, or no longer, goes by that weight, and so does
+        one whose forward somebody has replaced before; whoever wraps it afterwards wraps the products. A route that a
+        layer cannot take is a ValueError of its forward pass, naming those that it can.
 
     Raises:
         ValueError: For an unknown route or name, and for a model without a subspace.
@@ -58,7 +63,8 @@ def structured(model: nn.Module, route: str | Mapping[str, str] = "auto") -> nn.
             raise ValueError(f"route must be one of {', '.join(NAMES)}, got {each!r}")
     for name, space in spaces.items():
         if unstructured_reason(space) is None:
-            space.module.forward = StructuredForward(space, wanted.get(name, "auto"))
+            space.parametrization.products = Products(space.parametrization, wanted.get(name, "auto"))
+            type(space.module).forward = forward_by_products
     return model
 
 
@@ -74,65 +80,106 @@ def unstructured(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
-    for module in model.modules():
-        if isinstance(vars(module).get("forward"), StructuredForward):
-            del module.forward
+    for _, space in subspaces(model):
+        space.parametrization.products = None
+        for kind in type(space.module).__mro__:
+            if vars(kind).get("forward") is forward_by_products:
+                del kind.forward  # type: ignore[attr-defined]
     return model
 
 
-class StructuredForward:
-    """The forward of a layer that never builds its weight. form: None where d and U multiply x themselves."""
+class Products:
+    """How a layer multiplies by d and U theta in place of w. form: None where d and U multiply x themselves."""
 
-    def __init__(self, space: Subspace, route: str) -> None:
-        self.space, self.route = space, route
-        self.form = None if why_no_normal_form(space.parametrization) else NormalForm(space.parametrization)
+    def __init__(self, parametrization: SubspaceParametrization, route: str) -> None:
+        self.route = route
+        self.form = None if why_no_normal_form(parametrization) else NormalForm(parametrization)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        module, space = self.space.module, self.space
-        if not _is_alone(space):
-            y: Tensor = type(module).forward(module, x)
-            return y
-        bias = cast("Tensor | None", module.bias)
-        if self.form is None:
-            y = space.parametrization.linear(space.theta, x)
-            return y if bias is None else y + bias
-        w = self.form(space.theta)
-        if isinstance(module, nn.Linear):
-            y = linear(x, w, self.route)
-            return y if bias is None else y.add_(bias.to(y.dtype))
-        seen, geometry = as_product(module, x)  # type: ignore[arg-type]
-        y = conv(seen, w, geometry, self.route)
-        if bias is not None:
-            y = y.add_(bias.to(y.dtype).view(-1, *(1 for _ in geometry.kernel)))
-        return y if seen.ndim == x.ndim else y.squeeze(0)
+    def builds(self, parametrization: SubspaceParametrization, x: Tensor) -> bool:
+        """Whether w is built after all, as the faster way: for d and U with products of their own, by their FLOPs."""
+        if self.form is not None or self.route not in ("auto", "dense"):
+            return False
+        return self.route == "dense" or not parametrization.is_linear_faster(x.numel() // x.shape[-1])
 
 
-def structured_forward(module: nn.Module) -> StructuredForward | None:
-    """The forward of a layer that goes without its weight; None for any other module."""
-    forward = vars(module).get("forward")
-    return forward if isinstance(forward, StructuredForward) and _is_alone(forward.space) else None
+def forward_by_products(module: Layer, input: Tensor) -> Tensor:
+    """The forward of a structured layer: it belongs to the class that torch makes for each parametrized module.
+
+    So it is there for whatever calls or wraps the layer's forward afterwards, and in copies. A program that is exported
+    multiplies by w where d and U have products of their own, which are no operators of torch's.
+    """
+    stack = _alone(module)
+    products = None if stack is None else _first(stack).products
+    if stack is None or products is None or (products.form is None and is_exporting()):
+        return _plain_forward(type(module))(module, input)
+    if products.builds(_first(stack), input):
+        return _plain_forward(type(module))(module, input)
+    theta, bias = stack.original, module.bias
+    if products.form is None:
+        y = _first(stack).linear(theta, input)
+        return y if bias is None else y + bias
+    w = products.form(theta)
+    if isinstance(module, nn.Linear):
+        y = linear(input, w, products.route)
+        return y if bias is None else _add(y, bias)
+    seen, geometry = as_product(module, input)
+    y = conv(seen, w, geometry, products.route)
+    if bias is not None:
+        y = _add(y, bias.view(-1, *(1 for _ in geometry.kernel)))
+    return y if seen.ndim == input.ndim else y.squeeze(0)
+
+
+def _add(y: Tensor, bias: Tensor) -> Tensor:
+    """y + bias in the dtype of y, in place of y where that may be: not where vmap has more of bias than of y."""
+    bias = bias.to(y.dtype)
+    return y + bias if torch._C._are_functorch_transforms_active() else y.add_(bias)
+
+
+def products_of(module: nn.Module) -> Products | None:
+    """How a layer goes without its weight; None for any other module."""
+    stack = _alone(module)
+    if stack is None or type(module).forward is not forward_by_products:
+        return None
+    return cast("Products | None", _first(stack).products)
 
 
 def is_structured(module: nn.Module) -> bool:
     """Whether the module is a layer that goes without its weight."""
-    return structured_forward(module) is not None
+    return products_of(module) is not None
 
 
-def _is_alone(space: Subspace) -> bool:
-    """Whether the tensor is d + U theta still: not parametrized again, nor anything else."""
-    stacks = space.module._modules.get("parametrizations")
-    stack = None if stacks is None else stacks._modules.get(space.name)
-    return stack is not None and len(stack) == 1 and stack[0] is space.parametrization  # type: ignore[arg-type, index]
+def _alone(module: nn.Module) -> ParametrizationList | None:
+    """The parametrizations of a module's weight, if that is d + U theta: not parametrized again, nor anything else."""
+    stacks = module._modules.get("parametrizations")
+    stack = None if stacks is None else stacks._modules.get("weight")
+    if stack is None or len(stack._modules) != 1 or not isinstance(stack._modules["0"], SubspaceParametrization):
+        return None
+    return cast(ParametrizationList, stack)
+
+
+def _first(stack: ParametrizationList) -> SubspaceParametrization:
+    return cast(SubspaceParametrization, stack._modules["0"])
+
+
+def _plain_forward(kind: type[nn.Module]) -> Callable[..., Tensor]:
+    """The forward of a class apart from this one."""
+    forwards = (vars(base)["forward"] for base in kind.__mro__ if "forward" in vars(base))
+    found: Callable[..., Tensor] = next(forward for forward in forwards if forward is not forward_by_products)
+    return found
 
 
 def unstructured_reason(space: Subspace) -> str | None:
     """Why a tensor's layer has to build it, in a few words; None if it need not."""
     module, built = space.module, space.parametrization
     layer = next((kind for kind in LAYERS if isinstance(module, kind)), None)
-    if layer is None or space.name != "weight" or type(module).forward is not layer.forward:
+    if layer is None or space.name != "weight" or _plain_forward(type(module)) is not layer.forward:
         return "not the weight of a linear layer or convolution"
-    if not _is_alone(space):
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "nn.MultiheadAttention reads the weight and never calls the layer"
+    if _alone(module) is None:
         return "parametrized again"
+    if built.products is None and "forward" in vars(module):
+        return "its forward was replaced before"
     if layer is nn.Linear and built.offset.has_fast_linear() and built.embedding.has_fast_linear():
         return None
     return why_no_normal_form(built)

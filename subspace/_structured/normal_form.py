@@ -13,31 +13,46 @@ NO_TRANSFORM = Structure("zero", 0.0)
 
 
 class NormalForm:
-    """theta -> the `Weight` d + U theta of one parametrization, differentiable; if it has a normal form."""
+    """theta -> the `Weight` d + U theta of one parametrization, differentiable; if it has a normal form.
+
+    What is the same at every call is found once: layers are small, and calls many.
+    """
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
-        self.offset, self.parts = parametrization.offset, parametrization.embedding.parts()
-        self.dims = [U.dim for U in self.parts]
+        d, parts = parametrization.offset, parametrization.embedding.parts()
+        lines = [U.direction() for U in parts]
+        along = [(d, 1.0), *(line for line in lines if line is not None)]
+        structures = [offset.structure() or NO_TRANSFORM for offset, _ in along]
+        gains = [scale * structure.gain for (_, scale), structure in zip(along, structures, strict=True)]
+        of = next((i for i, structure in enumerate(structures) if not structure.is_zero), 0)
+        self.offset, self.shape, self.dims = d, tuple(d.shape), [U.dim for U in parts]
+        self.fixed, moving = gains[0], iter(gains[1:])
+        self.gains = [None if line is None else next(moving) for line in lines]  # None: of the sparse part
+        self.sparse = next((U for U, line in zip(parts, lines, strict=True) if line is None), None)
+        self.transform, held = structures[of].transform, [t for t in structures[of][2:] if t is not None]
+        self.holder = along[of][0] if held else None  # of tensors, which are others on another device
 
     def __call__(self, theta: Tensor) -> Weight:
         theta = theta.to(self.offset.like.dtype)
-        fixed = self.offset.structure() or NO_TRANSFORM
-        scale, transform = theta.new_full((1,), fixed.gain) if fixed.gain else None, fixed
-        values, index = theta[:0], None
-        split = theta.split(self.dims) if len(self.dims) > 1 else (theta,)  # type: ignore[no-untyped-call]
-        for U, part in zip(self.parts, split, strict=True):
-            along = U.direction()
-            if along is None:
-                values, index = part, U.support()
+        parts = torch.split_with_sizes(theta, self.dims) if len(self.dims) > 1 else (theta,)
+        scale = values = index = signs = matrix = None
+        for gain, part in zip(self.gains, parts, strict=True):
+            if gain is None:
+                values = part
             else:
-                transform = along.structure() or NO_TRANSFORM
-                term = part if transform.gain == 1 else transform.gain * part
+                term = part if gain == 1 else gain * part
                 scale = term if scale is None else scale + term
-        if scale is None and not transform.is_zero:
+        if self.fixed:
+            scale = theta.new_full((1,), self.fixed) if scale is None else scale + self.fixed
+        elif scale is None and self.transform != "zero":
             scale = theta.new_zeros(1)  # the offset's gain is 0
-        if index is None:
-            index = torch.empty(0, dtype=torch.int64, device=theta.device)
-        return Weight(scale, values, index, tuple(self.offset.shape), transform.transform, transform.signs)
+        if self.sparse is not None:
+            index = self.sparse.support()
+        if self.holder is not None:
+            _, _, signs, matrix = self.holder.structure() or NO_TRANSFORM
+        if values is None or index is None:
+            values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
+        return Weight(scale, values, index, self.shape, self.transform, signs, matrix)
 
 
 def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:
@@ -45,7 +60,7 @@ def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:
     parts = parametrization.embedding.parts()
     if other := [U for U in parts if U.direction() is None and U.support() is None]:
         return f"{other[0].label()} has no fast product"
-    along = [parametrization.offset, *(d for U in parts if (d := U.direction()) is not None)]
+    along = [parametrization.offset, *(line.offset for U in parts if (line := U.direction()))]
     structures = [d.structure() for d in along]
     if None in structures:
         return f"{along[structures.index(None)].label()} has no fast product"

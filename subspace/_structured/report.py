@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from subspace._base.preserve import preserved
 from subspace._base.text import table
-from subspace._structured.forward import is_structured, structured_forward
+from subspace._structured.forward import is_structured, products_of
 from subspace._structured.normal_form import NormalForm
 from subspace.parametrization import Subspace, subspaces
 from subspace.products.choice.calibration import time_routes
@@ -24,7 +24,7 @@ from subspace.products.product import constants, possible, select
 
 @dataclass(frozen=True)
 class Route:
-    """One layer: its weight's name and shape, its input's shape, the route taken ("product": U's own).
+    """One layer: its weight's name and shape, its input's shape, the route taken ("product": that of d and U's own).
 
     predicted, measured: seconds of a forward and a backward pass with all gradients by every possible route.
     """
@@ -90,16 +90,17 @@ def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:
 
 
 def _row(name: str, space: Subspace, x: Tensor, times: dict[Problem, dict[str, float]] | None) -> Route:
-    shape, forward = tuple(space.parametrization.offset.shape), structured_forward(space.module)
-    if forward is None or forward.form is None:
-        return Route(name, shape, tuple(x.shape), "product", {}, {})
-    problem = _problem(space, forward.form, x)
+    shape, products = tuple(space.parametrization.offset.shape), products_of(space.module)
+    if products is None or products.form is None:
+        taken = "dense" if products is not None and products.builds(space.parametrization, x) else "product"
+        return Route(name, shape, tuple(x.shape), taken, {}, {})
+    problem = _problem(space, products.form, x)
     usable, known = possible(problem), constants(problem)
     if times is not None and problem not in times:
         times[problem] = time_routes(usable, problem)
     predicted = {route.name: predict(problem, route, known) for route in usable}
     measured = {} if times is None else times[problem]
-    return Route(name, shape, tuple(x.shape), select(problem, forward.route).name, predicted, measured)
+    return Route(name, shape, tuple(x.shape), select(problem, products.route).name, predicted, measured)
 
 
 def _problem(space: Subspace, form: NormalForm, x: Tensor) -> Problem:

@@ -1,9 +1,9 @@
 """Checkpoints of what was trained: theta, the other trained tensors, the buffers; of each (d, U), only how to build it.
 
 One safetensors file. Its metadata holds, for every subspace, the classes of d and U with their arguments and keys; no
-dense d, no U, and no index that a key can rebuild is in it. Pretrained and frozen weights are not in it either: load
-them first. What is built again at loading is compared with the file's fingerprints, what is read, with its digest.
-Nothing is ever unpickled.
+dense d, no U, and no index that a key can rebuild is in it. Weights that are frozen and hold what they held when the
+model was registered are not in it either: load them first. What is built again at loading is compared with the file's
+fingerprints, what is read, with its digest. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from subspace._base.first_values import has_first_value, remember_values
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
-from subspace._base.qualified import owner_of
+from subspace._base.qualified import named_buffers, named_modules, named_parameters, owner_of
 from subspace._identity.fingerprint import Probe, probe
+from subspace._structured.forward import is_structured, structured
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
+from subspace.checkpoint.names import Names, Renamed
 from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write
 from subspace.parametrization import (
     Registration,
@@ -31,17 +35,25 @@ from subspace.parametrization import (
     prepare,
     share_theta,
     subspaces,
+    taken_off,
 )
 
 
-def save(model: nn.Module, path: Place) -> None:
+def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = None) -> list[str]:
     """Write the checkpoint of a model; the file appears whole or not at all.
 
-    It holds theta, the other trained tensors and the buffers, and of each (d, U) only how to build it.
+    It holds theta, the other tensors that train or differ from what they were when a recipe registered the model, and
+    the buffers; of each (d, U) only how to build it. Names are those of the plain model, whatever wrappers of torch are
+    around it. Processes that share one model (FSDP2) all call it: each gives its part, and the first one writes.
 
     Args:
         model: With registered subspaces.
         path: Of the file, or an open one, as an io.BytesIO.
+        base: The state_dict of what will be there at loading: frozen tensors equal to these are left out as well. Give
+            it where layers were registered one by one, of whose model `register` knows nothing.
+
+    Returns:
+        The names of the tensors that are left out: loading finds them in the model, and checks them.
 
     Raises:
         ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
@@ -51,34 +63,53 @@ def save(model: nn.Module, path: Place) -> None:
     spaces = dict(subspaces(model))
     if not spaces:
         raise ValueError("model must have at least one registered subspace, got none")
-    if own := [name for name, m in model.named_modules() if _has_extra_state(m)]:
+    if own := [name for name, m in named_modules(model) if _has_extra_state(m)]:
         raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
+    model.state_dict()  # after which a sharded model has its parts in place
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
-    ours = {id(space.theta) for space in spaces.values()}
-    frozen = {}
-    for name, tensor in _state(model, ours):
-        if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
-            check_readable(name, tensor)
-            frozen[name] = _finite(f"the frozen {name}", probe(tensor))
+    frozen: dict[str, Probe] = {}
+    for name, tensor in _state(model, {id(space.theta) for space in spaces.values()}):
+        check_readable(name, tensor)
+        known = probe(tensor) if _is_of_the_base(model, name, tensor, base or {}) else None
+        if known and math.isfinite(known.value):
+            frozen[name] = known
         else:
             check_writable(name, tensor)
             held[f"state:{name}"] = tensor
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    write(path, about, held)
+    sharded = any(hasattr(tensor, "full_tensor") for tensor in held.values())
+    whole = {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in held.items()}
+    if not sharded or dist.get_rank() == 0:
+        write(path, about, whole)
+    if sharded:
+        dist.barrier()
+    return list(frozen)
 
 
-def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) -> nn.Module:
+def load(
+    model: nn.Module,
+    path: Place,
+    plugins: Sequence[type[PlugIn]] = (),
+    *,
+    prefix: Names = "",
+    replace: bool = False,
+) -> nn.Module:
     """Register on a plain model the subspaces of a checkpoint, with everything that was trained.
 
     The file is read once, and nothing of the model depends on it afterwards. A model on the meta device comes off it,
     to the CPU, without a dense weight ever being there.
 
     Args:
-        model: Built as before `register`, with any pretrained or frozen weights loaded.
+        model: Built as before `register`, with any pretrained or frozen weights loaded, in any floating-point dtype.
         path: Of a file that `save` wrote, or an open one.
         plugins: Classes of your own offsets and embeddings that the checkpoint names.
+        prefix: Of the file's names in this model, as "base_model."; or a mapping of the beginnings of the file's names
+            to those in this model, None for tensors to be left in the file. Other tensors of the model stay as they
+            are.
+        replace: Whether the model may have subspaces: the checkpoint's take their place, on weights that are d again.
+            A model with structured layers is structured again, by the routes "auto".
 
     Returns:
         The model.
@@ -88,13 +119,26 @@ def load(model: nn.Module, path: Place, plugins: Sequence[type[PlugIn]] = ()) ->
         ValueError: If it is damaged or not a checkpoint, if the model's architecture differs, or if d, U or a frozen
             weight does not come out as it was saved; the model is then as it was.
     """
-    if next(subspaces(model), None):
-        raise ValueError("model must be plain, as before register, got one with registered subspaces")
+    present = dict(subspaces(model))
+    were_structured = any(is_structured(space.module) for space in present.values())
+    if present and not replace:
+        raise ValueError(
+            "model must be plain, as before register, got one with registered subspaces: replace=True exchanges them"
+        )
+    if sharded := [name for name, tensor in named_parameters(model) if hasattr(tensor, "full_tensor")]:
+        raise ValueError(f"model must be loaded before it is sharded, got {sharded[0]} in parts")
     with _in_one_sentence():
         about, held = read(path)
         schema.check(about, held)
-        with materialized_from_meta(model, about["spaces"], about["frozen"]):
-            return _load(model, about, held, plugins)
+        names = Renamed(prefix)
+        about = {part: names.of_keys(about[part]) for part in ("spaces", "frozen")}
+        state = names.of_keys({n.removeprefix("state:"): t for n, t in held.items() if n.startswith("state:")})
+        off_meta = materialized_from_meta(model, about["spaces"], about["frozen"], names.reach)
+        with taken_off(present.values()), off_meta:
+            _load(model, about, held, state, names, plugins)
+    if were_structured:
+        structured(model)
+    return model
 
 
 @contextlib.contextmanager
@@ -108,21 +152,28 @@ def _in_one_sentence() -> Iterator[None]:
 
 
 def _load(
-    model: nn.Module, about: Mapping[str, Any], held: Mapping[str, Tensor], plugins: Sequence[type[PlugIn]]
-) -> nn.Module:
+    model: nn.Module,
+    about: Mapping[str, Any],
+    held: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
+    names: Renamed,
+    plugins: Sequence[type[PlugIn]],
+) -> None:
     plan = {name: _plan(model, name, entry, held, plugins) for name, entry in about["spaces"].items()}
     weights = {id(registration.weight): name for name, registration in plan.items()}
     if tied := plan.keys() - weights.values():
         raise ValueError(
             f"{min(tied)} must not be tied to another tensor that the checkpoint registers, got one that is"
         )
-    state = dict(_state(model, weights))
-    _check_state(state, about, held)
+    state = {name: tensor for name, tensor in _state(model, weights) if names.reach(name)}
+    _check_state(state, saved, about["frozen"])
     kinds = {(about["spaces"][name]["theta"], r.weight.device, r.dtype) for name, r in plan.items()}
     for theta, count in Counter(theta for theta, *_ in kinds).items():
         if count > 1:
             raise ValueError(f"the tensors of {theta} must be on one device and of one dtype, got {count}")
 
+    for _, module in named_modules(model):
+        remember_values(module)
     shared: dict[str, list[Subspace]] = defaultdict(list)
     for name, registration in plan.items():
         theta = about["spaces"][name]["theta"]
@@ -135,8 +186,7 @@ def _load(
         if name in about["frozen"]:
             tensor.requires_grad_(False)
         else:
-            tensor.data.copy_(held[f"state:{name}"])
-    return model
+            tensor.data.copy_(saved[name])
 
 
 def _describe(name: str, space: Subspace, held: TensorTable) -> dict[str, Any]:
@@ -161,14 +211,24 @@ def _has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state and not ours
 
 
+def _is_of_the_base(model: nn.Module, name: str, tensor: Tensor, base: Mapping[str, Tensor]) -> bool:
+    """Whether a frozen tensor holds what it held at first, or what that of the base holds."""
+    if tensor.requires_grad or not isinstance(tensor, nn.Parameter):
+        return False
+    same = base.get(name)
+    if same is not None and (same.shape, same.dtype) == (tensor.shape, tensor.dtype):
+        return torch.equal(same.to(tensor.device), tensor)
+    return has_first_value(*owner_of(model, name))
+
+
 def _probes(parametrization: SubspaceParametrization) -> Mapping[str, Probe]:
     return dict(zip("dU", parametrization.identity().probes, strict=True))
 
 
-def _finite(what: str, probe: Probe) -> float:
+def _finite(what: str, probe: Probe) -> Probe:
     if not math.isfinite(probe.value):
         raise ValueError(f"{what} must be finite to be recognised at loading, got entries that are not")
-    return probe.value
+    return probe
 
 
 def _plan(
@@ -187,7 +247,7 @@ def _plan(
         raise ValueError(f"theta of {name} must be of a real floating-point dtype, got {theta.dtype}")
     with _naming(name):
         offset, embedding = (decode(entry[part], weight, held, plugins) for part in ("offset", "embedding"))
-        registration = prepare(module, tensor_name, offset, embedding)
+        registration = prepare(module, tensor_name, offset, embedding, model)
         if theta.shape != (embedding.dim,):
             raise ValueError(f"a theta of {len(theta)} for a dim of {embedding.dim}")
         found = _probes(registration.parametrization)
@@ -198,23 +258,21 @@ def _plan(
 
 def _state(model: nn.Module, without: Container[int]) -> Iterator[tuple[str, Tensor]]:
     """Every Parameter and persistent buffer but those with an id in `without`."""
-    persistent = model.state_dict(keep_vars=True).keys()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if id(tensor) not in without and name in persistent:
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if id(tensor) not in without:
             yield name, tensor
 
 
-def _check_state(state: Mapping[str, Tensor], about: Mapping[str, Any], held: Mapping[str, Tensor]) -> None:
-    saved = {name.removeprefix("state:") for name in held if name.startswith("state:")} | set(about["frozen"])
-    if different := sorted(saved.symmetric_difference(state)):
+def _check_state(state: Mapping[str, Tensor], saved: Mapping[str, Tensor], frozen: Mapping[str, Any]) -> None:
+    if different := sorted({*saved, *frozen}.symmetric_difference(state)):
         raise ValueError(f"the model must have the checkpoint's tensors, got a difference in {', '.join(different)}")
     for name, tensor in state.items():
-        if name in about["frozen"]:
+        if name in frozen:
             check_readable(name, tensor)
-            _compare(f"the frozen {name}", about["frozen"][name], probe(tensor))
+            _compare(f"the frozen {name}", frozen[name], probe(tensor))
             continue
         check_writable(name, tensor)
-        other = held[f"state:{name}"]
+        other = saved[name]
         rounded = tensor.is_floating_point() and other.is_floating_point()
         if tensor.shape != other.shape or not (rounded or tensor.dtype == other.dtype):
             raise ValueError(
@@ -223,9 +281,9 @@ def _check_state(state: Mapping[str, Tensor], about: Mapping[str, Any], held: Ma
             )
 
 
-def _compare(what: str, saved: float, now: Probe) -> None:
-    if not abs(saved - now.value) <= now.tolerance:
-        raise ValueError(f"{what} must be as it was saved, with fingerprint {saved:.9g}, got {now.value:.9g}")
+def _compare(what: str, saved: Sequence[float], now: Probe) -> None:
+    if not now.agrees_with(Probe(*saved)):
+        raise ValueError(f"{what} must be as it was saved, with fingerprint {saved[0]:.9g}, got {now.value:.9g}")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def check(about: Any, held: Mapping[str, Tensor]) -> None:
     """
     spaces, frozen = (_of(dict, about, name) for name in ("spaces", "frozen"))
     for name, value in frozen.items():
-        _must(isinstance(value, float), f"fingerprint of {name}")
+        _must(_is_probe(value), f"fingerprint of {name}")
     for name, entry in spaces.items():
         _space(name, entry, held)
 
@@ -32,7 +32,7 @@ def _space(name: str, entry: Any, held: Mapping[str, Tensor]) -> None:
     _must(theta is not None and theta.ndim == 1, f"theta of {name}")
     fingerprint = _of(dict, entry, "fingerprint")
     _must(fingerprint.keys() == {"d", "U"}, f"fingerprint of {name}")
-    _must(all(isinstance(value, float) for value in fingerprint.values()), f"fingerprint of {name}")
+    _must(all(map(_is_probe, fingerprint.values())), f"fingerprint of {name}")
     room = 0 if theta is None else len(theta)
     for kind in ("offset", "embedding"):
         part = _of(dict, entry, kind)
@@ -62,6 +62,10 @@ def _size(value: Any, held: Mapping[str, Tensor], levels: int) -> tuple[int, int
     own = value["arguments"].get("dim", 0) if value["kind"] == "embedding" else 0
     _must(type(own) is int and own >= 0, "dim")
     return parts + 1, max(dim, own)  # an embedding of embeddings has theirs
+
+
+def _is_probe(value: Any) -> bool:
+    return isinstance(value, list | tuple) and [type(number) for number in value] == [float, float]
 
 
 def _is_key(content: Any, held: Mapping[str, Tensor]) -> bool:

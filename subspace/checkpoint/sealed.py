@@ -21,7 +21,7 @@ from torch import Tensor
 from subspace._base.files import write_atomically
 from subspace._base.version import VERSION
 
-FORMAT = 3
+FORMAT = 4
 SAVED = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),

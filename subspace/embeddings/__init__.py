@@ -4,7 +4,7 @@ A new one is a file, a line here and a line in tests/support/cases.py: docs/exte
 """
 
 from subspace.embeddings.base import Embedding
-from subspace.embeddings.basis import Basis
+from subspace.embeddings.basis import Basis, Transform
 from subspace.embeddings.circulant import Circulant
 from subspace.embeddings.dct import DCT
 from subspace.embeddings.direct_sum import DirectSum
@@ -19,11 +19,11 @@ from subspace.embeddings.identity import Identity
 from subspace.embeddings.low_rank import LowRank
 from subspace.embeddings.row_scale import RowScale
 from subspace.embeddings.scaled import Scaled
+from subspace.embeddings.separable import Separable
 from subspace.embeddings.singular import Singular
 from subspace.embeddings.sparse import Sparse
 from subspace.embeddings.srht import SRHT
 from subspace.embeddings.tiny_lora import TinyLoRA
-from subspace.embeddings.transform import Separable, Transform
 
 __all__ = [
     "DCT",

@@ -7,7 +7,7 @@ override is tested against.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,13 @@ from subspace._base.key import Key
 from subspace._base.plug_in import PlugIn
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
+
+
+class Line(NamedTuple):
+    """U theta = theta scale d."""
+
+    offset: Offset
+    scale: float
 
 
 class Embedding(PlugIn, abc.ABC):
@@ -38,6 +45,7 @@ class Embedding(PlugIn, abc.ABC):
     """
 
     least_dim = 1
+    pace = 1.0  # how many times as long as one of a matrix product a FLOP of `linear` takes
     moves = False  # whether a method moves the support: a state_dict then keeps it, in the same number of bytes always
 
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
@@ -83,6 +91,11 @@ class Embedding(PlugIn, abc.ABC):
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
         return F.linear(x, self.layout.to_matrix(self(theta)).to(x.dtype))
 
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        """x_i (U theta_i)^T for every i of the first axes: (n, dim), (n, ..., n_in) -> (n, ..., n_out)."""
+        y: Tensor = torch.func.vmap(self.linear)(thetas, x)
+        return y
+
     def has_fast_linear(self) -> bool:
         """Whether `linear` takes less than to build U theta: by default, whether a class has its own."""
         return type(self).linear is not Embedding.linear
@@ -91,8 +104,8 @@ class Embedding(PlugIn, abc.ABC):
         """The U_1, U_2, ... that stand side by side in U, by default U alone; each has dim numbers of theta in turn."""
         return [self]
 
-    def direction(self) -> Offset | None:
-        """The d of U theta = theta d, for a U of that kind; None for any other."""
+    def direction(self) -> Line | None:
+        """The d and the scale of U theta = theta scale d, for a U of that kind; None for any other."""
         return None
 
     def alphas(self) -> int:
@@ -105,6 +118,18 @@ class Embedding(PlugIn, abc.ABC):
         It is the tensor that U looks at, and methods that move U write it in place.
         """
         return None
+
+    def sparse_part(self) -> Embedding | None:
+        """The U whose support says which of the `coefficients` of w theta is, and that methods move; None for none."""
+        return None if self.support() is None else self
+
+    def coefficients(self, weight: Tensor) -> Tensor:
+        """w in the orthonormal basis that the sparse part is in, by default its entries: shape -> (numel,)."""
+        return weight.reshape(-1)
+
+    def columns(self, kept: Tensor) -> Embedding:
+        """The U of some numbers of theta alone, at sorted places; TypeError for one that is not made for it."""
+        raise TypeError(f"U must be sparse or a basis to keep some of its columns, got {self.label()}")
 
     def is_drawn(self) -> bool:
         """Whether the support is the one that the key stands for, so that nothing has to keep it."""

@@ -1,13 +1,71 @@
-"""Sparse coefficients in a basis: tickets beyond sparse weights (Alabdulmohsin et al. 2021, arXiv 2107.06825)."""
+"""Sparse coefficients in an orthonormal basis: generalised lottery tickets (Alabdulmohsin et al. 2021).
+
+A new basis is a file of one class with `analyse` and `synthesise`, or of a `Separable` one.
+"""
 
 from __future__ import annotations
+
+import abc
+from collections.abc import Callable
 
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.key import Key
 from subspace.embeddings.base import Embedding
-from subspace.embeddings.transform import INPUTS, OUTPUTS, Transform
+from subspace.embeddings.sparse import Sparse
 from subspace.products.flops import Flops
+
+OUTPUTS, INPUTS = 0, 1  # the axes of the matrix
+
+
+class Transform(Embedding):
+    """W = A^T C B, A and B orthonormal, theta = the coefficients C = A W B^T; dim = numel, U^T U = I.
+
+    C has the weight's shape, and its matrix the order of the DCT's patches. Two methods make it complete: A and B along
+    the outputs and the inputs.
+    """
+
+    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
+        super().__init__(like, like.numel(), key=key)
+
+    @abc.abstractmethod
+    def analyse(self, x: Tensor, axis: int) -> Tensor:
+        """A x along the last axis for axis 0, the outputs; B x for axis 1, the inputs."""
+
+    @abc.abstractmethod
+    def synthesise(self, c: Tensor, axis: int) -> Tensor:
+        """A^T c or B^T c along the last axis."""
+
+    @abc.abstractmethod
+    def axis_flops(self, axis: int) -> float:
+        """The FLOPs of `analyse` for one row of that axis."""
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return self._both(theta.reshape(self.shape), self.synthesise)
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return self._both(weight, self.analyse).reshape(-1)
+
+    def coordinates(self, weight: Tensor) -> Tensor:
+        return self.adjoint(weight)
+
+    def _both(self, weight: Tensor, along: Callable[[Tensor, int], Tensor]) -> Tensor:
+        matrix = self.layout.to_matrix(weight).to(at_least_float32(weight.dtype))
+        turned = along(along(matrix, INPUTS).mT, OUTPUTS).mT
+        return self.layout.from_matrix(turned, self.shape).to(weight.dtype)
+
+    def around(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """x W^T = A^T (C B x), by a product with C alone: (..., n_in) -> (..., n_out)."""
+        wide = x.to(at_least_float32(x.dtype))
+        return self.synthesise(product(self.analyse(wide, INPUTS)), OUTPUTS).to(x.dtype)
+
+    def columns(self, kept: Tensor) -> Embedding:
+        return Basis(self, Sparse(self.like.new_empty(()).expand(self.shape), index=kept))
+
+    def build_flops(self) -> float:
+        n_out, n_in = self.fans
+        return n_out * self.axis_flops(INPUTS) + n_in * self.axis_flops(OUTPUTS)
 
 
 class Basis(Embedding):
@@ -32,6 +90,8 @@ class Basis(Embedding):
             [ 1., -1.]])
     """
 
+    pace = 16.0
+
     def __init__(self, transform: Transform, sparse: Embedding) -> None:
         if not isinstance(transform, Transform):
             raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
@@ -53,9 +113,18 @@ class Basis(Embedding):
 
     coordinates = adjoint
 
+    def sparse_part(self) -> Embedding | None:
+        return self.sparse.sparse_part()
+
+    def coefficients(self, weight: Tensor) -> Tensor:
+        return self.transform.adjoint(weight)
+
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         wide = theta.to(at_least_float32(theta.dtype))
         return self.transform.around(x, lambda z: self.sparse.linear(wide, z))
+
+    def columns(self, kept: Tensor) -> Embedding:
+        return Basis(self.transform, self.sparse.columns(kept))
 
     def flops(self, groups: int = 1) -> Flops | None:
         if groups > 1:  # each would need its own transform

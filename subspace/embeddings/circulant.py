@@ -35,6 +35,8 @@ class Circulant(Embedding):
             [2., 1., 4., 3.]])
     """
 
+    pace = 16.0
+
     def __init__(self, like: Tensor, block: int, *, scale: float | None = None) -> None:
         n_out, n_in = STANDARD.fans(like.shape)
         if scale is not None and not 0 < scale < math.inf:

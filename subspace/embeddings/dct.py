@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace._base.transforms import dct, idct
-from subspace.embeddings.transform import Separable
+from subspace.embeddings.separable import Separable
 from subspace.products.flops import dct_flops
 
 

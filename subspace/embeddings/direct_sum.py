@@ -56,6 +56,11 @@ class DirectSum(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return reduce(torch.add, [U.linear(part, x) for U, part in self._split(theta)])
 
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        parts = self.parts()
+        split = thetas.split([U.dim for U in parts], -1)  # type: ignore[no-untyped-call]
+        return reduce(torch.add, [U.linear_each(part, x) for U, part in zip(parts, split, strict=True)])
+
     def alphas(self) -> int:
         return sum(U.alphas() for U in self.parts())
 

@@ -9,7 +9,8 @@ The cosines of (a, b) and (-a, -b) are the same. So that U is injective, frequen
 where peft draws from the whole plane; there are about n_out n_in / 2 of them, and their cosines are orthogonal.
 
 Only real 1-D transforms along the last axis are used. U theta costs O(n_out n_in log(n_out n_in)); the product with x
-costs O(n_in log n_in + dim + n_out log n_out) a row, and keeps 2 dim numbers a row for the backward pass.
+costs O(n_in log n_in + dim + n_out log n_out) a row: between the transforms it is one with a sparse matrix, and keeps
+at most 2 dim and n_in + 2 numbers a row for the backward pass.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from subspace._base.layout import STANDARD
 from subspace._base.linear_map import LinearMap
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
+from subspace.products import Weight
+from subspace.products import linear as multiply
+from subspace.products.flops import Flops
 
 
 class FourierFT(Embedding):
@@ -45,6 +49,8 @@ class FourierFT(Embedding):
     True
     """
 
+    pace = 16.0
+
     def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, scale: float | None = None) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
@@ -65,14 +71,19 @@ class FourierFT(Embedding):
         pair = torch.arange(2)
         device = self.like.device
         self.frequencies = torch.stack([a, b], 1).to(device)
-        self._rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten().to(device)
-        self._columns = (2 * b[:, None] + pair).flatten().to(device)
+        rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten()
+        columns = (2 * b[:, None] + pair).flatten()
+        self._rows, self._columns = rows.to(device), columns.to(device)
         self._gains = torch.stack([gain, gain.where(back, -gain)], 1).to(device, dtype)
         self._squares = (gain / unit).square().to(device, dtype)
+        # The product's sparse matrix, of the columns that are not empty; (a, b) and (-a, b) meet in one place of it.
+        seen, column = torch.unique(columns, return_inverse=True)
+        places, place = torch.unique(rows * len(seen) + column, return_inverse=True)
+        self._seen, self._places, self._place = seen.to(device), places.to(device), place.to(device)
 
     def _spectrum(self, theta: Tensor) -> Tensor:
-        """theta times what the real and the imaginary part of its entry are multiplied by: (dim,) -> (2 dim,)."""
-        return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten()
+        """theta times what the two parts of its entry are multiplied by: (..., dim) -> (..., 2 dim)."""
+        return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten(-2)
 
     def forward(self, theta: Tensor) -> Tensor:
         n_out, n_in = self.fans
@@ -92,10 +103,25 @@ class FourierFT(Embedding):
         return (self.adjoint(weight.to(self._gains.dtype)) / self._squares).to(weight.dtype)
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        n_out, n_in = self.shape
+        (n_out, n_in), dtype = self.shape, self._gains.dtype
+        entries = self._spectrum(theta)
+        values = entries.new_zeros(len(self._places)).index_add(0, self._place, entries)
+        S = Weight(None, values, self._places, (_entries(n_out), len(self._seen)), "zero")
+        spectrum = _SPECTRUM(x.to(dtype), n_in).index_select(-1, self._seen)
+        return _WAVES(multiply(spectrum, S).to(dtype), n_out).to(x.dtype)
+
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        (n_out, n_in), between = self.shape, (1,) * (x.ndim - 2)
         waves = _SPECTRUM(x.to(self._gains.dtype), n_in).index_select(-1, self._columns)
+        entries = self._spectrum(thetas).reshape(len(x), *between, -1)
         zeros = waves.new_zeros(*x.shape[:-1], _entries(n_out))
-        return _WAVES(zeros.index_add(-1, self._rows, waves * self._spectrum(theta)), n_out).to(x.dtype)
+        return _WAVES(zeros.index_add(-1, self._rows, waves * entries), n_out).to(x.dtype)
+
+    def flops(self, groups: int = 1) -> Flops | None:
+        if len(self.shape) != 2:
+            return None
+        transforms = sum(2.5 * n * math.log2(n) for n in self.shape)
+        return Flops(transforms + 4.0 * self.dim, transforms + 4.0 * self.dim, 4.0 * self.dim)
 
     def build_flops(self) -> float:
         return 2.5 * self.shape.numel() * math.log2(self.shape.numel())

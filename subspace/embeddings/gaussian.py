@@ -111,7 +111,14 @@ def _map(name: str, product: Product, length: Callable[[int, int], int]) -> Line
     def like(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
         return x.new_empty(*x.shape[:-1], length(numel, dim))
 
-    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of")
+    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of", plain=_refuse)
+
+
+def _refuse(x: Tensor, *constants: object) -> Tensor:
+    raise ValueError(
+        "U must be stored to be exported, got a Gaussian that is drawn at every product: give stored=True, or call "
+        "materialize(model) first"
+    )
 
 
 _U = _map("gaussian", _product, lambda numel, dim: numel)

@@ -6,17 +6,11 @@ O(numel dim) memory and time, as no key rebuilds it: the matrix is held, and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
 from subspace._base.frames import orthonormalized
 from subspace.embeddings.base import Embedding
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class Given(Embedding):
@@ -37,27 +31,23 @@ class Given(Embedding):
             [ 0.0000,  0.0000]])
     """
 
+    given = ("matrix",)
+
     def __init__(self, like: Tensor, matrix: Tensor) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != like.numel():
             raise ValueError(f"matrix must have shape ({like.numel()}, dim), got {tuple(matrix.shape)}")
         super().__init__(like, matrix.shape[1])
         device = "cpu" if like.is_meta else like.device
-        fitting = _orthonormal(matrix.detach()).to(device, like.dtype, copy=True)
+        fitting = _orthonormal(matrix.detach()).to(device, self.like.dtype, copy=True)
         self.matrix = fitting.contiguous()  # products are rounded as the memory lies
 
     def forward(self, theta: Tensor) -> Tensor:
-        return torch.mv(self.matrix, theta).reshape(self.shape)
+        return torch.mv(self.matrix.to(theta.dtype), theta).reshape(self.shape)
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        return torch.mv(self.matrix.T, weight.reshape(-1))
+        return torch.mv(self.matrix.T.to(weight.dtype), weight.reshape(-1))
 
     coordinates = adjoint
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        if not self.like.is_meta:
-            self.matrix = self.matrix.to(self.like)  # not fn, which may give no values
-        return self
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

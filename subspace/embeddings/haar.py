@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from subspace._base.transforms import haar, ihaar
-from subspace.embeddings.transform import Separable
+from subspace.embeddings.separable import Separable
 from subspace.products.flops import haar_flops
 
 

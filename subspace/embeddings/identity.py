@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from subspace.embeddings.transform import Transform
+from subspace.embeddings.base import Embedding
+from subspace.embeddings.basis import Transform
+from subspace.embeddings.sparse import Sparse
 from subspace.products.flops import Flops
 
 
@@ -37,6 +39,9 @@ class Identity(Transform):
 
     def axis_flops(self, axis: int) -> float:
         return 0.0
+
+    def columns(self, kept: Tensor) -> Embedding:
+        return Sparse(self.like.new_empty(()).expand(self.shape), index=kept)
 
     def keeps_entries(self) -> bool:
         return True

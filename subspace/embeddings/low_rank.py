@@ -71,8 +71,7 @@ class LowRank(Embedding):
     def rebuild(self) -> None:
         if self._exact is None and not self.like.is_meta:
             self._exact = self._frames()
-        dtype = at_least_float32(self.like.dtype)
-        self.L, self.M = (None if f is None else f.to(self.like.device, dtype) for f in self._exact or (None, None))
+        self.L, self.M = (None if f is None else f.to(self.like) for f in self._exact or (None, None))
 
     def _frames(self) -> tuple[Tensor | None, Tensor | None]:
         (n_out, n_in), left, right = self.fans, self.left, self.right

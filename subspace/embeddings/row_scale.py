@@ -10,7 +10,6 @@ import math
 
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace.embeddings.base import Embedding
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
@@ -37,19 +36,19 @@ class RowScale(Embedding):
     def __init__(self, offset: Offset, *, scale: float | None = None) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        super().__init__(offset.like.new_empty(()).expand(offset.shape), offset.fans[0])
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), offset.matrices * offset.fans[0])
         self.offset, self.scale = offset, scale
         self.rebuild()
 
     def rebuild(self) -> None:
         d = self._matrix(self.offset())
-        rows = d.to(at_least_float32(d.dtype)).square().sum([axis for axis in range(d.ndim) if axis != d.ndim - 2])
+        rows = d.square().sum(1)
         if not d.is_meta and (zero := int((rows == 0).sum())):
             raise ValueError(f"every row of offset must have an entry other than 0, got {zero} of {len(rows)} without")
         self.lengths = rows.sqrt()
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        return self.offset.layout.to_matrix(weight)
+        return self.offset.layout.to_rows(weight)
 
     def _factors(self, theta: Tensor) -> Tensor:
         wide = theta.to(self.lengths.dtype)
@@ -58,12 +57,12 @@ class RowScale(Embedding):
     def forward(self, theta: Tensor) -> Tensor:
         d = self._matrix(self.offset())
         rows = self._factors(theta).unsqueeze(-1) * d
-        return self.offset.layout.from_matrix(rows, self.shape).to(theta.dtype)
+        matrices = rows.reshape(-1, *self.offset.fans)
+        return self.offset.layout.from_matrix(matrices, self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         products = self._matrix(self.offset() * weight.to(self.lengths.dtype))
-        sums = products.sum([axis for axis in range(products.ndim) if axis != products.ndim - 2])
-        return self._factors(sums).to(weight.dtype)
+        return self._factors(products.sum(1)).to(weight.dtype)
 
     def coordinates(self, weight: Tensor) -> Tensor:
         if self.scale is None:

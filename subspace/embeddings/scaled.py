@@ -47,6 +47,9 @@ class Scaled(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         return self.embedding.linear(self.scale.to(theta.dtype) * theta, x)
 
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        return self.embedding.linear_each(self.scale * thetas, x)
+
     def has_fast_linear(self) -> bool:
         return self.embedding.has_fast_linear()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.frames import completed, singular_frames
-from subspace.embeddings.transform import Transform
+from subspace.embeddings.basis import Transform
 from subspace.offsets import Offset
 
 
@@ -36,14 +35,13 @@ class Singular(Transform):
     def rebuild(self) -> None:
         if not self._exact and not self.like.is_meta:
             self._exact = tuple(map(completed, singular_frames(self.layout.to_matrix(self.offset()))))
-        dtype = at_least_float32(self.like.dtype)
-        self.frames = tuple(frame.to(self.like.device, dtype) for frame in self._exact)  # of outputs, of inputs
+        self.frames = tuple(frame.to(self.like) for frame in self._exact)  # of outputs, of inputs
 
     def analyse(self, x: Tensor, axis: int) -> Tensor:
-        return x @ self.frames[axis]
+        return x @ self.frames[axis].to(x.dtype)
 
     def synthesise(self, c: Tensor, axis: int) -> Tensor:
-        return c @ self.frames[axis].T
+        return c @ self.frames[axis].T.to(c.dtype)
 
     def axis_flops(self, axis: int) -> float:
         return 2.0 * self.fans[axis] ** 2

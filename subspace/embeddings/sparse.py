@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.exporting import is_exporting
 from subspace._base.index import check
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
+from subspace.products import Weight
+from subspace.products import linear as multiply
 from subspace.products.flops import Flops
 from subspace.products.sparse_index import version
 
@@ -55,7 +58,7 @@ class Sparse(Embedding):
         drawn = index is None
         index = self.random_index() if index is None else index
         self.index = index.to("cpu" if like.is_meta else like.device, copy=True)
-        self._drawn = version(self.index), drawn
+        self._drawn = None if self.index.is_inference() else version(self.index), drawn
 
     def random_index(self) -> Tensor:
         """The sorted index that the key stands for: (dim,) int64, on the CPU."""
@@ -82,12 +85,18 @@ class Sparse(Embedding):
     coordinates = adjoint
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
-        n_out, n_in = self.shape
-        if x.numel() // n_in * self.dim > self.shape.numel():  # then the products take more memory than the weight
+        if is_exporting():
             return super().linear(theta, x)
-        compute, rows = at_least_float32(x.dtype), self.index // n_in
-        products = x[..., self.index % n_in].to(compute) * theta.to(compute)
-        return products.new_zeros(*x.shape[:-1], n_out).index_add(-1, rows, products).to(x.dtype)
+        return multiply(x, Weight(None, theta, self.index, tuple(self.shape), "zero"))
+
+    def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
+        (n_out, n_in), between, compute = self.shape, (1,) * (x.ndim - 2), at_least_float32(x.dtype)
+        products = x[..., self.index % n_in].to(compute) * thetas.to(compute).reshape(len(x), *between, self.dim)
+        y = products.new_zeros(*x.shape[:-1], n_out).index_add(-1, self.index // n_in, products)
+        return y.to(x.dtype)
+
+    def columns(self, kept: Tensor) -> Embedding:
+        return Sparse(self.like.new_empty(()).expand(self.shape), index=self.index[kept])
 
     def support(self) -> Tensor:
         return self.index

@@ -18,9 +18,11 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.exporting import as_constant
 from subspace._base.key import Key
 from subspace._base.linear_map import LinearMap, Product
 from subspace._base.plug_in import require_key
@@ -153,13 +155,51 @@ def _adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tens
     return (out * math.sqrt(length / of)).to(weight.dtype).reshape(*batch, dim)
 
 
-def _map(name: str, product: Product, length: Callable[[int, int], int]) -> LinearMap:
+def _plain(theta: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
+    """`_product` with all blocks at once, and the signs as constants of the program."""
+    length, device = _length(dim), theta.device
+    of_theta = _signs(stream, -(-numel // length) * dim, device).reshape(-1, dim)
+    padded = F.pad(theta.unsqueeze(-2).to(at_least_float32(theta.dtype)) * of_theta, (0, length - dim))
+    rows = fwht(padded).flatten(-2).index_select(-1, _rows(stream, numel, dim, of, device))
+    return (rows * _signs(stream, numel, device, "w") * math.sqrt(length / of)).to(theta.dtype)
+
+
+def _plain_adjoint(weight: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
+    """`_adjoint`, as `_plain`."""
+    length, device = _length(dim), weight.device
+    blocks = -(-numel // length)
+    signed = weight.to(at_least_float32(weight.dtype)) * _signs(stream, numel, device, "w")
+    rows = signed.new_zeros(*weight.shape[:-1], blocks * length)
+    rows = rows.index_copy(-1, _rows(stream, numel, dim, of, device), signed)
+    rows = rows.reshape(*weight.shape[:-1], blocks, length)
+    theta = (fwht(rows)[..., :dim] * _signs(stream, blocks * dim, device).reshape(-1, dim)).sum(-2)
+    return (theta * math.sqrt(length / of)).to(weight.dtype)
+
+
+@as_constant
+def _signs(stream: str, n: int, device: torch.device, side: str = "") -> Tensor:
+    """The first n signs of theta's side, or with "w" of that one: (n,)."""
+    key = Key.parse(stream)
+    return torch.from_numpy((key.fold(side) if side else key).signs(n)).to(device)
+
+
+@as_constant
+def _rows(stream: str, numel: int, dim: int, of: int, device: torch.device) -> Tensor:
+    """Which of the rows of all blocks are kept: (numel,)."""
+    length = _length(dim)
+    rows, few = torch.arange(numel), numel % length
+    if of > numel and few:
+        rows[numel - few :] = numel - few + torch.from_numpy(Key.parse(stream).fold("rows").distinct(length, few))
+    return rows.to(device)
+
+
+def _map(name: str, product: Product, plain: Product, length: Callable[[int, int], int]) -> LinearMap:
     def like(x: Tensor, stream: str, numel: int, dim: int, of: int) -> Tensor:
         return x.new_empty(*x.shape[:-1], length(numel, dim))
 
-    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of")
+    return LinearMap(name, product, like, "str stream, SymInt numel, SymInt dim, SymInt of", plain=plain)
 
 
-_U = _map("srht", _product, lambda numel, dim: numel)
-_U_T = _map("srht_adjoint", _adjoint, lambda numel, dim: dim)
+_U = _map("srht", _product, _plain, lambda numel, dim: numel)
+_U_T = _map("srht_adjoint", _adjoint, _plain_adjoint, lambda numel, dim: dim)
 _U.adjoint, _U_T.adjoint = _U_T, _U

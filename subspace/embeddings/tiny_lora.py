@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
@@ -66,7 +65,7 @@ class TinyLoRA(Embedding):
         drawn = torch.from_numpy(require_key(self.key, self).fold("P").normal(entries * self.dim))
         P = drawn.reshape(self.dim, entries)
         P = P * math.sqrt(self.shape.numel() / self.of) / P.norm(dim=1, keepdim=True)
-        self.P = P.to(self.like.device, at_least_float32(self.like.dtype))
+        self.P = P.to(self.like)
 
     def forward(self, theta: Tensor) -> Tensor:
         return self.low_rank(self._mixed(theta)).to(theta.dtype)

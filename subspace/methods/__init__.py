@@ -6,6 +6,7 @@ here and a line in tests/methods/test_saliency.py: docs/extending.md.
 """
 
 from subspace.methods import budgets
+from subspace.methods.gradual_pruning import GradualPruning
 from subspace.methods.groups import blocks, rows
 from subspace.methods.lottery_ticket import LotteryTicket
 from subspace.methods.moving import Mover, constant, cosine, linear
@@ -14,6 +15,7 @@ from subspace.methods.ranking import Supports, select, shuffle
 from subspace.methods.rigl import RigL
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient, saliency
 from subspace.methods.saliencies.grasp import grasp
+from subspace.methods.saliencies.inverted import inverted
 from subspace.methods.saliencies.magnitude import magnitude, random
 from subspace.methods.saliencies.snip import snip
 from subspace.methods.saliencies.synflow import flow, synflow
@@ -21,6 +23,7 @@ from subspace.methods.set import SET
 
 __all__ = [
     "SET",
+    "GradualPruning",
     "LotteryTicket",
     "Mover",
     "Objective",
@@ -36,6 +39,7 @@ __all__ = [
     "force",
     "gradient",
     "grasp",
+    "inverted",
     "linear",
     "magnitude",
     "random",

@@ -1,7 +1,9 @@
 """How many entries each tensor gets: budgets, exact in total and nested (a larger total takes from no tensor).
 
 A budget is a function of the shapes of the tensors and of the total, and returns a count for every tensor. It raises
-ValueError if the total is negative or more than the tensors have entries.
+ValueError if the total is negative or more than the tensors have entries. Where a tensor holds several matrices, as
+experts, gates of an LSTM or fused queries, keys and values, `divide` counts each of them, so that they get what they
+would if they were apart; and shapes have the outputs first, whatever the tensor's `Layout`.
 
 Every exact budget is min(numel, eps * share) for some share of each tensor, with eps such that the total is exact:
 what does not fit into a tensor goes to the others. `apportion` solves any such monotone rule, level -> a count for
@@ -19,7 +21,26 @@ from numbers import Rational
 
 from torch import Size
 
+from subspace._base.layout import STANDARD, Layout
+
 Budget = Callable[[Sequence[Size], int], list[int]]  # (the tensors' shapes, total) -> a count for every tensor
+
+
+def divide(budget: Budget, shapes: Sequence[Size], total: int, layouts: Sequence[Layout]) -> list[int]:
+    """The budget's count for every tensor, by the matrices that it holds.
+
+    >>> divide(epl, [Size([24, 8]), Size([8, 8])], 40, [Layout(blocks=3), Layout()])
+    [30, 10]
+    """
+    parts = [
+        (i, shape if layout == STANDARD else layout.convolution(shape))
+        for i, (shape, layout) in enumerate(zip(shapes, layouts, strict=True))
+        for _ in range(layout.matrices(shape))
+    ]
+    counts = [0] * len(shapes)
+    for (i, _), count in zip(parts, budget([shape for _, shape in parts], total), strict=True):
+        counts[i] += count
+    return counts
 
 
 def uniform(shapes: Sequence[Size], total: int) -> list[int]:
@@ -71,6 +92,17 @@ def erk(shapes: Sequence[Size], total: int) -> list[int]:
     [357, 197, 46]
     """
     return _shared([sum(_axes(shape)) for shape in shapes], shapes, total)
+
+
+def at_least(counts: Sequence[int], shapes: Sequence[Size], total: int) -> list[int]:
+    """Counts that are known, and of a larger total the same part of what every tensor has left: `partial(at_least, c)`.
+
+    >>> at_least([3, 0], [Size([103]), Size([10])], 3), at_least([3, 0], [Size([103]), Size([10])], 58)
+    ([3, 0], [53, 5])
+    """
+    left = [shape.numel() - count for shape, count in zip(shapes, counts, strict=True)]
+    top = max([1, *left])
+    return apportion(lambda level: [c + n * level // top for c, n in zip(counts, left, strict=True)], top, total)
 
 
 def _axes(shape: Size) -> tuple[int, ...]:

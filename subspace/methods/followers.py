@@ -45,6 +45,8 @@ def copies(model: nn.Module, moving: Mapping[str, Part], follower: Follower) -> 
             raise ValueError(f"a follower's theta of {name} must have shape {wanted}, got {tuple(theta.shape)}")
         if part is not None and not torch.equal(part.index.to(mine.index.device), mine.index):
             raise ValueError(f"a follower must have the places of the model that it follows, got others in {name}")
+        if part is not None:
+            part.sparse.moves = True
     return found
 
 

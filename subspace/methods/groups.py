@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Size, Tensor
 
+from subspace._base.layout import STANDARD, Layout
 from subspace.methods.top import top
 
 Groups = Callable[[Size], Tensor]
@@ -57,6 +58,20 @@ def blocks(m: int) -> Groups:
         return places.permute(0, 3, 1, 2).reshape(-1, m)
 
     return grouping
+
+
+def places(groups: Groups, shape: Size, layout: Layout = STANDARD) -> Tensor:
+    """The flat places of each group in a tensor of that layout: by its matrices below one another.
+
+    >>> places(rows, Size([2, 3]), Layout.parse("in out"))
+    tensor([[0, 3],
+            [1, 4],
+            [2, 5]])
+    """
+    if layout == STANDARD:
+        return groups(shape)
+    as_convolution = layout.to_convolution(torch.arange(shape.numel()).reshape(shape))
+    return as_convolution.flatten()[groups(as_convolution.shape)]
 
 
 def top_per_group(scores: Tensor, count: int, groups: Tensor) -> Tensor:

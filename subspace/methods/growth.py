@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
+from subspace._structured.forward import is_structured
 from subspace.methods import weight_gradient
 from subspace.methods.processes import average, unsynced
 from subspace.methods.ranking import Supports
@@ -54,7 +55,8 @@ def largest_gradients(
     """
 
     def reduce(name: str, blocks: Iterator[Block]) -> Tensor:
-        return largest(_finite(blocks, name, when), kept[name], counts[name])
+        finite = _finite(blocks, name, when)
+        return largest(_of_coefficients(spaces[name], finite), kept[name], counts[name])
 
     reader = GradientReader(spaces, reduce) if group is None else AveragedGradientReader(spaces, reduce, group)
     with preserved(model), torch.enable_grad(), unsynced(model):
@@ -194,6 +196,15 @@ def _blocks(space: Subspace, whole: Tensor | None, calls: list[Read]) -> Iterato
         yield start, gradient if flat is None else gradient + flat[start : start + len(gradient)]
 
 
+def _of_coefficients(space: Subspace, blocks: Iterator[Block]) -> Iterator[Block]:
+    """The gradient to the coefficients in a basis, all at once, if the places of theta are those of one."""
+    U = next((U for U in space.embedding.parts() if U.sparse_part() is not None), None)
+    if U is None or U.support() is not None:  # of w itself
+        return blocks
+    whole = torch.cat([block for _, block in blocks]).reshape(space.shape)
+    return iter([(0, U.coefficients(whole))])
+
+
 def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:
     """The blocks; raises FloatingPointError after the last, if not all entries were finite."""
     bad = 0
@@ -208,7 +219,8 @@ def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:
 def _watched(spaces: Mapping[str, Subspace], read: Callable[..., None]) -> Iterator[None]:
     """Call read(name, weight) whenever one of the weights is computed, and read(name, y, x) for a layer without.
 
-    Such a layer is one whose forward was rebound on the instance and makes y of x without computing the weight.
+    Such a layer is a structured one, or one whose forward was rebound on the instance, that makes y of x without
+    computing the weight. Of one that is both, somebody may change x or y: it computes its weight for once.
     """
     computed: Counter[str] = Counter()
     before: dict[str, int] = {}
@@ -229,7 +241,11 @@ def _watched(spaces: Mapping[str, Subspace], read: Callable[..., None]) -> Itera
                     read(name, y, x.detach())
 
             undo.callback(space.parametrization.register_forward_hook(weighed).remove)
-            if isinstance(space.module, LAYERS) and space.name == "weight" and "forward" in vars(space.module):
+            structured, rebound = is_structured(space.module), "forward" in vars(space.module)
+            if structured and rebound:
+                undo.callback(setattr, space.parametrization, "products", space.parametrization.products)
+                space.parametrization.products = None
+            if isinstance(space.module, LAYERS) and space.name == "weight" and (structured or rebound):
                 undo.callback(space.module.register_forward_pre_hook(entered).remove)
                 undo.callback(space.module.register_forward_hook(left, prepend=True, with_kwargs=True).remove)
         yield

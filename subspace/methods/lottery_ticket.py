@@ -13,6 +13,7 @@ from subspace._base.qualified import owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries, exact
+from subspace.methods.coefficients import BasisRule, analyse, bases_of, embedding
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
@@ -32,6 +33,8 @@ class LotteryTicket:
         fraction: Pruned each round, rounded up; 0.2 takes 21 rounds to 0.92 % and 42 to 0.0085 %.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: its coefficients are pruned and rewound in place of the
+            weights, those of the weight at the rewinding point.
 
     Raises:
         ValueError: If fraction is not in (0, 1), and as `targets`.
@@ -45,12 +48,14 @@ class LotteryTicket:
         fraction: float = 0.2,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | None = None,
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {name: weight for name, (_, _, weight) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
+        self.bases = bases_of(weights, basis)
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
         self.rounds = 0
@@ -66,7 +71,8 @@ class LotteryTicket:
         for name, index in self.supports.items() if self.rounds else ():  # the first round trains the plain model
             module, last = owner_of(model, name)
             weight = getattr(module, last)
-            register(module, last, Zero(weight), Sparse(weight, index=index))
+            basis = copy.deepcopy(self.bases.get(name))
+            register(module, last, Zero(weight), embedding(Sparse(weight, index=index), basis), model=model)
         return model
 
     def prune(self, dim: int | None = None) -> None:
@@ -81,7 +87,8 @@ class LotteryTicket:
         model = self.ticket()
         self.train(model)
         with torch.no_grad():
-            scores: Scores = {name: getattr(*owner_of(model, name)).abs() for name in self.supports}
+            trained = {name: getattr(*owner_of(model, name)) for name in self.supports}
+            scores: Scores = {name: analyse(w, self.bases.get(name)).abs() for name, w in trained.items()}
         require_finite(scores, f" in round {self.rounds + 1}")
         self.supports = choose(scores, dim, None, None, self.supports)
         self.rounds += 1

@@ -59,8 +59,8 @@ class Mover(abc.ABC):
         fraction: Dropped at first.
         decay: t / t_end in [0, 1) -> the factor of the fraction.
         follow: Copies of the model that move with it, such as an AveragedModel, and mappings of tensors by the names
-            of the model's Parameters; more may be appended to `followers`. At a place that begins anew they take the
-            model's value, 0.
+            of the model's Parameters; `follow` adds others later. In a slot that begins anew they take the model's
+            value, 0.
         group: The processes that train this model together: by default those of its DistributedDataParallel, and
             without one all that there are; None for a process by itself.
 
@@ -92,7 +92,7 @@ class Mover(abc.ABC):
         self.parts = dict(parts(model))
         for part in self.parts.values():
             part.sparse.moves = True
-        self.followers = [follow] if isinstance(follow, nn.Module | Mapping) else list(follow)
+        self.followers: list[Follower] = []
         thetas = [id(part.space.theta) for part in self.parts.values()]
         trained = {id(p) for each in optimizer.param_groups for p in each["params"]}
         for name, part in self.parts.items():
@@ -100,8 +100,18 @@ class Mover(abc.ABC):
                 raise ValueError(f"theta must belong to one tensor to be moved, got that of {name}, which is shared")
             if part.space.theta.requires_grad and id(part.space.theta) not in trained:
                 raise ValueError(f"optimizer must train every theta, got one without that of {name}")
-        for follower in self.followers:
-            copies(model, self.parts, follower)
+        for follower in [follow] if isinstance(follow, nn.Module | Mapping) else follow:
+            self.follow(follower)
+
+    def follow(self, follower: Follower) -> None:
+        """Let a copy of the model, or a mapping of tensors by its Parameters' names, move with it from now on.
+
+        Raises ValueError if it has other tensors or places than the model.
+        """
+        for copy in copies(self.model, self.parts, follower).values():
+            if copy.part is not None:
+                copy.part.sparse.moves = True
+        self.followers.append(follower)
 
     def step(self, objective: Objective | None = None) -> None:
         """Count one step and, if it is due, move U. objective: as for the saliencies, where growing needs one."""
@@ -141,6 +151,10 @@ class Mover(abc.ABC):
 
         A tensor that is left out is not moved.
         """
+
+    def cut(self) -> nn.Module:
+        """Once training is over: nothing has to be taken out of theta. Returns the model."""
+        return self.model
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs besides the states of the model and of the optimizer."""

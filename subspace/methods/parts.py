@@ -83,8 +83,9 @@ def parts(model: nn.Module) -> Iterator[tuple[str, Part]]:
     for name, space in spaces:
         beside = space.parametrization.embedding.parts()
         starts = accumulate((U.dim for U in beside), initial=0)
-        found = [Part(space, U, start) for U, start in zip(beside, starts, strict=False) if U.support() is not None]
+        sparse = [(U.sparse_part(), start) for U, start in zip(beside, starts, strict=False)]
+        found = [Part(space, U, start) for U, start in sparse if U is not None]
         if len(found) != 1:
             label = space.parametrization.embedding.label()
-            raise TypeError(f"{name} must have a Sparse embedding, alone or in a DirectSum, got {label}")
+            raise TypeError(f"{name} must have a Sparse embedding, alone or in a Basis or DirectSum, got {label}")
         yield name, found[0]

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subspace._base.preserve import replaced
-from subspace._base.selection import Selection
+from subspace._base.qualified import named_parameters
+from subspace._base.selection import Selection, layouts_of
+from subspace.embeddings import Transform
 from subspace.methods.budgets import Budget, entries
+from subspace.methods.coefficients import Bases, BasisRule, analyse, bases_of, synthesise
 from subspace.methods.groups import Groups
 from subspace.methods.processes import Group
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
@@ -27,6 +30,7 @@ def supports(  # noqa: PLR0913
     steps: int = 1,
     budget: Budget | None = None,
     groups: Groups | None = None,
+    basis: BasisRule | Bases | None = None,
 ) -> Supports:
     """Choose what a saliency keeps, in one shot or in rounds.
 
@@ -44,6 +48,8 @@ def supports(  # noqa: PLR0913
         steps: How many rounds.
         budget: How the total is divided among the tensors; by default they all compete.
         groups: How the entries of a tensor are spread inside it, as `rows` or `blocks(4)`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: its coefficients are scored, counted and kept in place of
+            the weights, at places in the weight's shape.
 
     Returns:
         The sorted flat places kept of each tensor, by qualified name.
@@ -53,8 +59,10 @@ def supports(  # noqa: PLR0913
         TypeError: If not exactly one of density and dim is given, or the saliency needs an objective.
         ValueError: If an argument is out of range.
     """
+    bases = bases_of(dict(named_parameters(model)), basis)
+    score = partial(saliency, model, objective, **({"basis": bases} if bases else {}))
     size = partial(entries, density=density, dim=dim)
-    return _rounds(model, partial(saliency, model, objective), size, steps, budget, groups)
+    return _rounds(model, score, size, steps, budget, groups, bases)
 
 
 def force(  # noqa: PLR0913
@@ -68,6 +76,7 @@ def force(  # noqa: PLR0913
     groups: Groups | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    basis: BasisRule | Bases | None = None,
     group: Group = "auto",
 ) -> Supports:
     """Choose what FORCE keeps (de Jorge et al., "Progressive skeletonization", ICLR 2021): pruned weights may return.
@@ -85,6 +94,8 @@ def force(  # noqa: PLR0913
         groups: How the entries of a tensor are spread inside it, as `rows` or `blocks(4)`.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: its coefficients are scored, counted and kept in place of
+            the weights, at places in the weight's shape.
         group: The processes that score one model, as of a `Mover`.
 
     Returns:
@@ -93,41 +104,49 @@ def force(  # noqa: PLR0913
     Raises:
         FloatingPointError, TypeError, ValueError: As `supports`.
     """
-    weights = dict(model.named_parameters())
-    dense = {name: w.detach() for name, w in weights.items()}
+    weights = {name: w.detach() for name, w in named_parameters(model, ties=True)}
+    bases = bases_of(weights, basis)
+    dense = {name: analyse(w, bases.get(name)) for name, w in weights.items()}
 
     def score() -> Scores:
-        slopes = gradient(model, objective, include=include, exclude=exclude, group=group)
+        slopes = gradient(model, objective, include=include, exclude=exclude, basis=bases, group=group)
         return {name: slope * dense[name].abs() for name, slope in slopes.items()}
 
     size = partial(entries, density=density, dim=dim)
-    return _rounds(model, score, size, steps, budget, groups, returning=True)
+    return _rounds(model, score, size, steps, budget, groups, bases, returning=True)
 
 
-def _rounds(
+def _rounds(  # noqa: PLR0913
     model: nn.Module,
     score: Callable[[], Scores],
     size: Callable[[int], int],
     steps: int,
     budget: Budget | None,
     groups: Groups | None,
+    bases: Bases,
     returning: bool = False,
 ) -> Supports:
     """size: how many of all weights are kept in the end."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    weights = dict(model.named_parameters())
+    weights, layouts = dict(named_parameters(model, ties=True)), layouts_of(model)
     kept: Supports = {}
     for step in range(1, steps + 1):
-        pruned = {name: torch.zeros_like(weights[name]).flatten() for name in kept}
-        for name, index in kept.items():
-            pruned[name][index] = weights[name].detach().flatten()[index]
-        with replaced(weights, {name: w.reshape(weights[name].shape) for name, w in pruned.items()}):
+        pruned = {name: _pruned(weights[name].detach(), index, bases.get(name)) for name, index in kept.items()}
+        with replaced(weights, pruned):
             scores = score()
         require_finite(scores, f" in round {step} of {steps}")
         numel = sum(s.numel() for s in scores.values())
         total = size(numel)
         now = total if step == steps else round(numel * (total / numel) ** (step / steps))
-        kept = choose(scores, now, budget, groups, None if returning or not kept else kept)
+        kept = choose(scores, now, budget, groups, None if returning or not kept else kept, layouts)
     warn_empty({name: len(index) for name, index in kept.items()}, stacklevel=4)
     return kept
+
+
+def _pruned(weight: Tensor, index: Tensor, basis: Transform | None) -> Tensor:
+    """The weight with all coefficients 0 but those at the places of the index."""
+    coefficients = analyse(weight, basis)
+    kept = torch.zeros_like(coefficients).flatten()
+    kept[index] = coefficients.flatten()[index]
+    return synthesise(kept.reshape(weight.shape), basis)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from subspace._base.key import Key
-from subspace.methods.budgets import Budget, entries
-from subspace.methods.groups import Groups, top_per_group
+from subspace._base.layout import STANDARD, Layout
+from subspace.methods.budgets import Budget, divide, entries
+from subspace.methods.groups import Groups, places, top_per_group
 from subspace.methods.saliencies.base import Scores
 from subspace.methods.top import count_nonfinite, top
 
@@ -27,6 +28,7 @@ def select(
     budget: Budget | None = None,
     groups: Groups | None = None,
     among: Supports | None = None,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> Supports:
     """Keep the dim = round(density N) highest scores; among equals, the first in the order of the scores and of places.
 
@@ -37,6 +39,7 @@ def select(
         budget: How many of each tensor are kept; by default all tensors compete.
         groups: How a tensor's number is spread inside it, as `rows` or `blocks(4)`.
         among: The only places that can be kept, of each tensor.
+        layouts: How tensors are matrices, for budget and groups, where they are not as a convolution's weight.
 
     Returns:
         The sorted flat places kept of each tensor, by qualified name. A warning names the tensors left without any.
@@ -47,27 +50,33 @@ def select(
         ValueError: If one of them is out of range.
     """
     require_finite(scores)
-    kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among)
+    kept = choose(scores, entries(_numel(scores), density, dim), budget, groups, among, layouts)
     warn_empty({name: len(index) for name, index in kept.items()})
     return kept
 
 
 def choose(
-    scores: Scores, total: int, budget: Budget | None, groups: Groups | None, among: Supports | None
+    scores: Scores,
+    total: int,
+    budget: Budget | None,
+    groups: Groups | None,
+    among: Supports | None,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> Supports:
     """`select` without its checks."""
+    each = {name: (layouts or {}).get(name, STANDARD) for name in scores}
     flat = {name: s.reshape(-1) if among is None else _only(s.reshape(-1), among[name]) for name, s in scores.items()}
     sizes = [s.numel() for s in flat.values()]
     if budget is not None:
-        counts = budget([s.shape for s in scores.values()], total)
+        counts = divide(budget, [s.shape for s in scores.values()], total, list(each.values()))
     elif groups is None:
         return _split(top(torch.cat(list(flat.values())), total), dict(zip(flat, sizes, strict=True)))
     else:
         counts = [len(kept) for kept in choose(scores, total, None, None, among).values()]
-    return {
-        name: top(s, count) if groups is None else top_per_group(s, count, groups(scores[name].shape).to(s.device))
-        for (name, s), count in zip(flat.items(), counts, strict=True)
-    }
+    if groups is None:
+        return {name: top(s, count) for (name, s), count in zip(flat.items(), counts, strict=True)}
+    lines = {name: places(groups, s.shape, each[name]).to(s.device) for name, s in scores.items()}
+    return {name: top_per_group(s, n, lines[name]) for (name, s), n in zip(flat.items(), counts, strict=True)}
 
 
 def shuffle(supports: Supports, like: Mapping[str, Tensor], key: Key) -> Supports:

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
+from subspace._base.first_values import remember_values
 from subspace._base.key import Key
 from subspace._base.preserve import replaced
-from subspace._base.qualified import owner_of
-from subspace._base.selection import Selection, targets
+from subspace._base.qualified import named_modules, named_parameters, owner_of
+from subspace._base.selection import Selection, Target, targets_without, within
 from subspace.embeddings import Embedding, Sparse
-from subspace.methods.budgets import Budget, entries, epl
-from subspace.methods.groups import Groups, top_per_group
+from subspace.methods.budgets import Budget, divide, entries, epl
+from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
+from subspace.methods.groups import Groups, places, top_per_group
 from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, require_values
 from subspace.offsets import Offset, Zero
-from subspace.parametrization import SubspaceParametrization, prepare
+from subspace.parametrization import SubspaceParametrization, prepare, subspaces
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
-StartRule = Callable[[Tensor, Sparse, Key], Start]  # of a weight, the U chosen for it, and the tensor's key
+StartRule = Callable[[Target, Embedding, Key], Start]  # of a tensor, the U chosen for it, and the tensor's key
 
 
 class SparseRecipe:
-    """The recipe that registers each tensor with start(weight, U, key), U sparse.
+    """The recipe that registers each tensor with start(target, U, key), U sparse.
 
-    U is random, divided by `budget`; or, given an objective, chosen at the recipe's first w by a saliency.
+    U is random, divided by `budget`; or, given an objective, chosen at the recipe's first w by a saliency. freezes:
+    whether nothing else trains unless it is told to, as pretrained models want it.
     """
 
-    def __init__(self, start: StartRule, saliency: Saliency) -> None:
-        self.start, self.saliency = start, saliency
+    def __init__(self, start: StartRule, saliency: Saliency, freezes: bool = False) -> None:
+        self.start, self.saliency, self.freezes = start, saliency, freezes
         self.__name__, self.__qualname__, self.__doc__ = start.__name__, start.__name__, start.__doc__
 
     def __call__(  # noqa: PLR0913
@@ -48,6 +52,8 @@ class SparseRecipe:
         saliency: Saliency | None = None,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | None = None,
+        also_train: Selection | None = None,
     ) -> nn.Module:
         """Register the chosen tensors of a model.
 
@@ -63,6 +69,10 @@ class SparseRecipe:
             saliency: In place of the recipe's own.
             include: Which tensors, as of `targets`.
             exclude: Which tensors not, as of `targets`.
+            basis: weight -> a `Transform`, as `embeddings.DCT`: U is sparse in its coefficients, not in the weights.
+            also_train: What trains as it is, beside theta: a new head, as ["classifier"], or ["bias"]; suffixes of
+                modules or tensors, or the other kinds of `include`. It is not chosen, and all else is frozen. By
+                default everything trains that did; and nothing, where the recipe is one for pretrained models.
 
         Returns:
             The model.
@@ -72,40 +82,55 @@ class SparseRecipe:
             ValueError: If one of them is out of range, or as `targets` and `methods.supports`; the model is then as it
                 was.
         """
-        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
+        free = set() if also_train is None else within(model, also_train)
+        chosen = targets_without(model, free, include, exclude)
+        weights = {name: target.weight for name, target in chosen.items()}
         keys = {name: Key(seed).fold(name) for name in weights}
+        bases = bases_of(weights, basis)
         total = entries(sum(w.numel() for w in weights.values()), density, dim)
         if objective is None:
-            U = _random(weights, keys, total, budget or epl, groups)
+            U = _random(chosen, keys, total, budget or epl, groups)
         else:
-            chosen = restrict(saliency or self.saliency, include, exclude)
-            with replaced(weights, self._first(weights, keys)):
-                kept = supports(model, chosen, objective, dim=total, budget=budget, groups=groups)
+            told = (include, exclude, also_train) != (None, None, None)
+            scores = restrict(saliency or self.saliency, (lambda name, _: name in chosen) if told else None, None)
+            with replaced(weights, self._first(chosen, keys)):
+                kept = supports(model, scores, objective, dim=total, budget=budget, groups=groups, basis=bases)
             U = {name: Sparse(w, index=kept[name]) for name, w in weights.items()}
-        return register_all(model, {name: self.start(w, U[name], keys[name]) for name, w in weights.items()})
+        embeddings = {name: embedding(sparse, bases.get(name)) for name, sparse in U.items()}
+        register_all(model, {name: self.start(target, embeddings[name], keys[name]) for name, target in chosen.items()})
+        return freeze_others(model, free) if self.freezes or also_train is not None else model
 
-    def _first(self, weights: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str, Tensor]:
+    def _first(self, chosen: Mapping[str, Target], keys: Mapping[str, Key]) -> dict[str, Tensor]:
         """The w that training starts from, if U takes every entry."""
-        require_values(weights)
+        require_values({name: target.weight for name, target in chosen.items()})
         first = {}
-        for name, weight in weights.items():
-            everything = Sparse(weight, index=torch.arange(weight.numel()))
-            offset, embedding, theta = self.start(weight, everything, keys[name])
+        for name, target in chosen.items():
+            everything = Sparse(target.weight, index=torch.arange(target.weight.numel()))
+            offset, embedding, theta = self.start(target, everything, keys[name])
             with torch.no_grad():
-                first[name] = (
-                    weight if theta is None else SubspaceParametrization(offset, embedding, weight.dtype)(theta)
-                )
+                built = SubspaceParametrization(offset, embedding, target.weight.dtype)
+                first[name] = target.weight if theta is None else built(theta)
         return first
 
 
-def sparse_recipe(saliency: Saliency) -> Callable[[StartRule], SparseRecipe]:
-    """Decorate the start of a recipe: the recipe has its name and docstring. saliency: the recipe's own."""
-    return partial(SparseRecipe, saliency=saliency)
+def sparse_recipe(saliency: Saliency, freezes: bool = False) -> Callable[[StartRule], SparseRecipe]:
+    """Decorate the start of a recipe, which has its name and docstring; saliency and freezes as of `SparseRecipe`."""
+    return partial(SparseRecipe, saliency=saliency, freezes=freezes)
+
+
+def freeze_others(model: nn.Module, free: Container[str]) -> nn.Module:
+    """Freeze every Parameter that is neither a theta nor named; return the model."""
+    thetas = {id(space.theta) for _, space in subspaces(model)}
+    kept = thetas | {id(p) for name, p in named_parameters(model, ties=True) if name in free}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+    return model
 
 
 def zeros(weight: Tensor, dim: int) -> Tensor:
     """Where a theta starts: on the weight's device or, as it has values, on the CPU for one on meta."""
-    return torch.zeros(dim, dtype=weight.dtype, device=device_for_values(weight))
+    return torch.zeros(dim, dtype=at_least_float32(weight.dtype), device=device_for_values(weight))
 
 
 def device_for_values(weight: Tensor) -> torch.device:
@@ -115,18 +140,21 @@ def device_for_values(weight: Tensor) -> torch.device:
 
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
-    prepared = {name: prepare(*owner_of(model, name), d, U) for name, (d, U, _) in starts.items()}
+    prepared = {name: prepare(*owner_of(model, name), d, U, model) for name, (d, U, _) in starts.items()}
+    for _, module in named_modules(model):
+        remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
     return model
 
 
-def register_supports(model: nn.Module, kept: Supports) -> nn.Module:
-    """Register d = 0, U = what is kept, theta = the weights kept; return the model."""
-    weights = dict(model.named_parameters())
-    starts: dict[str, Start] = {
-        name: (Zero(weights[name]), Sparse(weights[name], index=index), None) for name, index in kept.items()
-    }
+def register_supports(model: nn.Module, kept: Supports, bases: Bases | None = None) -> nn.Module:
+    """Register d = 0, U = what is kept, theta = the weights kept, or their coefficients; return the model."""
+    weights = dict(named_parameters(model, ties=True))
+    starts: dict[str, Start] = {}
+    for name, index in kept.items():
+        U = embedding(Sparse(weights[name], index=index), (bases or {}).get(name))
+        starts[name] = Zero(weights[name]), U, None
     return register_all(model, starts)
 
 
@@ -137,15 +165,18 @@ def restrict(saliency: Saliency, include: Selection | None, exclude: Selection |
 
 
 def _random(
-    weights: Mapping[str, Tensor], keys: Mapping[str, Key], total: int, budget: Budget, groups: Groups | None
+    chosen: Mapping[str, Target], keys: Mapping[str, Key], total: int, budget: Budget, groups: Groups | None
 ) -> dict[str, Sparse]:
-    counts = dict(zip(weights, budget([w.shape for w in weights.values()], total), strict=True))
-    warn_empty(counts, stacklevel=4)
-    return {name: _random_sparse(w, counts[name], keys[name].fold("U"), groups) for name, w in weights.items()}
+    layouts = [target.layout for target in chosen.values()]
+    counts = divide(budget, [target.weight.shape for target in chosen.values()], total, layouts)
+    named = dict(zip(chosen, counts, strict=True))
+    warn_empty(named, stacklevel=4)
+    return {name: _random_sparse(target, named[name], keys[name].fold("U"), groups) for name, target in chosen.items()}
 
 
-def _random_sparse(weight: Tensor, k: int, key: Key, groups: Groups | None) -> Sparse:
+def _random_sparse(target: Target, k: int, key: Key, groups: Groups | None) -> Sparse:
+    weight = target.weight
     if groups is None:
         return Sparse(weight, k, key=key)
     scores = torch.from_numpy(key.uniform(weight.numel()))
-    return Sparse(weight, index=top_per_group(scores, k, groups(weight.shape)))
+    return Sparse(weight, index=top_per_group(scores, k, places(groups, weight.shape, target.layout)))

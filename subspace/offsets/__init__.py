@@ -9,6 +9,7 @@ from subspace.offsets.dct import DCT
 from subspace.offsets.gaussian import Gaussian
 from subspace.offsets.haar import Haar
 from subspace.offsets.hadamard import Hadamard
+from subspace.offsets.per_matrix import PerMatrix
 from subspace.offsets.pretrained import Pretrained
 from subspace.offsets.rank_one import RankOne
 from subspace.offsets.signed_dct import SignedDCT
@@ -24,6 +25,7 @@ __all__ = [
     "Haar",
     "Hadamard",
     "Offset",
+    "PerMatrix",
     "Pretrained",
     "RankOne",
     "SignedDCT",

@@ -19,6 +19,8 @@ class Offset(PlugIn, abc.ABC):
     Only `forward` is abstract: it makes an offset complete. What else an offset can say of itself makes it fast.
     """
 
+    is_drawn_by_entry = False  # so that one draw serves several matrices
+
     if TYPE_CHECKING:
 
         def __call__(self) -> Tensor: ...
@@ -29,11 +31,11 @@ class Offset(PlugIn, abc.ABC):
 
     def linear(self, x: Tensor) -> Tensor:
         """x d^T, for a d of two axes: (..., n_in) -> (..., n_out). By default d is built for it."""
-        return F.linear(x, self.layout.to_matrix(self()).to(x.dtype))
+        return F.linear(x, self.layout.to_rows(self()).to(x.dtype))
 
     def has_fast_linear(self) -> bool:
-        """Whether `linear` takes less than to build d: by default, whether a class has its own."""
-        return type(self).linear is not Offset.linear
+        """Whether `linear` takes less than to build d: by default, whether a class has its own, for one matrix."""
+        return type(self).linear is not Offset.linear and self.matrices == 1
 
     def structure(self) -> Structure | None:
         """What d is as a transform that `products` multiply by; None if it is none."""

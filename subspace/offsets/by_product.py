@@ -7,7 +7,6 @@ import abc
 import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.matrices import by_rows
 from subspace.offsets.base import Offset
 
@@ -20,7 +19,7 @@ class ByProduct(Offset):
         """x d^T, for d as a matrix: (..., n_in) -> (..., n_out)."""
 
     def forward(self) -> Tensor:
-        (n_out, n_in), dtype = self.fans, at_least_float32(self.like.dtype)
+        n_out, n_in = self.fans
         columns = torch.arange(n_in, device=self.like.device)
-        transposed = by_rows(n_in, n_out, self.like, lambda rows: self.linear((rows == columns).to(dtype)))
+        transposed = by_rows(n_in, n_out, self.like, lambda rows: self.linear((rows == columns).to(self.like.dtype)))
         return self.layout.from_matrix(transposed.T, self.shape)

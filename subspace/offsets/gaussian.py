@@ -8,12 +8,14 @@ With `keep=True` it is drawn once and held, n_out n_in numbers, in memory only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
+from subspace._base.exporting import as_constant, is_exporting
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
@@ -39,6 +41,8 @@ class Gaussian(Offset):
     >>> round(float(d.var()) * 300, 1)
     2.0
     """
+
+    is_drawn_by_entry = True
 
     def __init__(
         self,
@@ -76,27 +80,36 @@ class Gaussian(Offset):
 
     def _draw(self) -> Tensor:
         uniform = self.distribution == "uniform"
-        d: Tensor = DRAW(self._stream, self.shape, uniform, self.std, self.like)
-        return d
+        return draw(self._stream, self.shape, uniform, self.std, self.like)
 
     def forward(self) -> Tensor:
         return self._draw() if self.kept is None else self.kept
 
 
-def _draw(key: str, shape: list[int], uniform: bool, std: float, like: Tensor) -> Tensor:
-    n, dtype = math.prod(shape), at_least_float32(like.dtype)
+def draw(key: str, shape: Sequence[int], uniform: bool, std: float, like: Tensor) -> Tensor:
+    """Numbers of a key's stream, of like's dtype and device, as graphs can have them: (shape)."""
+    if is_exporting():
+        return _drawn(key, tuple(shape), uniform, std, like.dtype, like.device)
+    d: Tensor = torch.ops.subspace.draw(key, shape, uniform, std, like)
+    return d
+
+
+def _draw(
+    key: str, shape: Sequence[int], uniform: bool, std: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    n, wide = math.prod(shape), at_least_float32(dtype)
     if uniform:
-        values = torch.from_numpy(Key.parse(key).uniform(n)).mul_(2).sub_(1).mul_(std * math.sqrt(3)).to(dtype)
+        values = torch.from_numpy(Key.parse(key).uniform(n)).mul_(2).sub_(1).mul_(std * math.sqrt(3)).to(wide)
     else:
-        values = torch.from_numpy(Key.parse(key).normal(n, dtype=str(dtype).removeprefix("torch."))).mul_(std)
-    return values.to(like.device, like.dtype).reshape(shape)
+        values = torch.from_numpy(Key.parse(key).normal(n, dtype=str(wide).removeprefix("torch."))).mul_(std)
+    return values.to(device, dtype).reshape(shape)
 
 
+_drawn = as_constant(_draw)
 _operator = torch.library.custom_op(
     "subspace::draw",
-    _draw,
+    lambda key, shape, uniform, std, like: _draw(key, shape, uniform, std, like.dtype, like.device),
     mutates_args=(),
     schema="(str key, SymInt[] shape, bool uniform, float std, Tensor like) -> Tensor",
 )
 _operator.register_fake(lambda key, shape, uniform, std, like: like.new_empty(shape))
-DRAW = torch.ops.subspace.draw  # numbers of a stream, as torch.compile can trace it

@@ -14,7 +14,7 @@ from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
 from subspace.offsets.base import Offset
-from subspace.offsets.gaussian import DRAW
+from subspace.offsets.gaussian import draw
 
 
 class RankOne(Offset):
@@ -43,7 +43,7 @@ class RankOne(Offset):
         """u, with all of the scale, and v of unit length: (n_out,), (n_in,)."""
         n_out, n_in = self.fans
         u, v = (
-            DRAW(stream, [n], False, 1.0, self.like) for stream, n in zip(self._streams, (n_out, n_in), strict=True)
+            draw(stream, [n], False, 1.0, self.like) for stream, n in zip(self._streams, (n_out, n_in), strict=True)
         )
         return self.gain * math.sqrt(min(n_out, n_in)) / u.norm() * u, v / v.norm()
 

@@ -46,7 +46,7 @@ class SignedPermutation(ByProduct):
         signs = torch.from_numpy(key.fold("signs").signs(more))
         factors = signs * torch.bincount(places, minlength=fewer)[places].double().rsqrt()
         self.places = places.to(self.like.device)
-        self.factors = factors.to(self.like.device, at_least_float32(self.like.dtype))
+        self.factors = factors.to(self.like)
 
     def linear(self, x: Tensor) -> Tensor:
         (n_out, n_in), factors = self.fans, self.gain * self.factors

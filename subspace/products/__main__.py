@@ -4,8 +4,9 @@ import json
 
 import torch
 
-from subspace.products.choice.calibration import CONV, measure
+from subspace.products.choice.calibration import FAMILIES, measure
 from subspace.products.routes import ROUTES
 
-families = ["linear", *(kind + layout for kind in CONV for layout in ("", ", channels_last"))]
-print(json.dumps({"typical": {family: measure(ROUTES, family, torch.float32, "cpu") for family in families}}, indent=1))
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+table = {str(d).removeprefix("torch."): {f: measure(ROUTES, f, d, "cpu") for f in FAMILIES} for d in DTYPES}
+print(json.dumps(table, indent=1))

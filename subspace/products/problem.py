@@ -45,10 +45,11 @@ class Problem(NamedTuple):
     @property
     def family(self) -> str:
         """The name that this problem shares with all those that the same constants describe."""
-        if self.kind == "linear":
-            return self.kind
-        kind = "grouped" if self.geometry.groups > 1 else "conv" if self.taps > 1 else "pointwise"
-        return f"{kind}, channels_last" if self.channels_last else kind
+        kind = self.kind
+        if kind == "conv":
+            kind = "grouped" if self.geometry.groups > 1 else "conv" if self.taps > 1 else "pointwise"
+        last, given = ", channels_last" * self.channels_last, ", given" * (self.transform == "given")
+        return kind + last + given
 
     @property
     def taps(self) -> int:

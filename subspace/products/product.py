@@ -1,8 +1,9 @@
 """A product with w = scale T + S as an operator: w never saved for the backward pass, every mode of torch served.
 
 Eagerly it is an autograd.Function that calls a route directly, for the least overhead; in a compiled graph, on fake and
-meta tensors and on subclasses an operator `subspace::product` with its backward. Inside torch.func's transforms, in
-forward-mode differentiation and where gradients are differentiated again it is the plain reference.
+meta tensors, on subclasses and under dispatch modes an operator `subspace::product` with its backward. Inside
+torch.func's transforms, in forward-mode differentiation, where gradients are differentiated again, and in programs that
+are exported to run without this package it is the plain reference.
 
 Here alone a `Weight` is flattened: torch.library and autograd know nothing but tensors and numbers.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.autocast import in_autocast, without_autocast
+from subspace._base.exporting import is_exporting
 from subspace.products import reference
 from subspace.products.choice import calibration, router
 from subspace.products.geometry import LINEAR, Geometry, memory_format
@@ -71,10 +73,10 @@ def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> T
     """`linear` or `conv`, without a look at the shape of x."""
     if in_autocast(x) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
+    if (recorded := _is_recorded(x)) and not is_exporting():
         y: Tensor = _operator(x, *_flat(w, geometry, route))
         return y
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+    if recorded or _is_transformed():
         with without_autocast(x):
             return reference.multiply(x, w, geometry)
     y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
@@ -108,15 +110,15 @@ def _select(problem: Problem, name: str, threads: int) -> Route:
 
 def _flat(w: Weight, geometry: Geometry, route: str) -> tuple[Any, ...]:
     """What the operators take after x, in the order of SCHEMA; the kernel is in w's shape."""
-    return w.scale, w.values, w.index, w.signs, w.shape, w.transform, *geometry[1:], route
+    return w.scale, w.values, w.index, w.signs, w.matrix, w.shape, w.transform, *geometry[1:], route
 
 
 def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
     """The inverse of `_flat`, for lists in the place of tuples too."""
-    scale, values, index, signs, shape, transform, stride, padding, dilation, groups, route = flat
+    scale, values, index, signs, matrix, shape, transform, stride, padding, dilation, groups, route = flat
     shape = tuple(shape)
     geometry = Geometry(shape[2:], tuple(stride), tuple(padding), tuple(dilation), groups)
-    return Weight(scale, values, index, shape, transform, signs), geometry, route
+    return Weight(scale, values, index, shape, transform, signs, matrix), geometry, route
 
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
@@ -158,7 +160,7 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, values: Tensor, *rest: Any) -> Tensor:
         w, geometry, name = rest  # with scale and values in it, which autograd has to be shown
         route = select(Problem.of(x, w, geometry), name)
-        ctx.save_for_backward(x, scale, values, w.index, w.signs)
+        ctx.save_for_backward(x, scale, values, w.index, w.signs, w.matrix)
         ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
         ctx.version = None if w.index.is_inference() else version(w.index)
         y = _forward(x, w, geometry, route)
@@ -166,8 +168,8 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gy,), (x, scale, values, index, signs) = gradients, ctx.saved_tensors
-        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, signs), Needs(*ctx.needs_input_grad[:3])
+        (gy,), (x, scale, values, index, *fixed) = gradients, ctx.saved_tensors
+        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, *fixed), Needs(*ctx.needs_input_grad[:3])
         if ctx.version is None or version(index) != ctx.version:
             check_once(index, values.shape[0], math.prod(w.shape))
         if torch.is_grad_enabled():
@@ -188,7 +190,7 @@ def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs:
 
 
 INPUTS = (
-    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, int[] shape, str transform, "
+    "Tensor x, Tensor? scale, Tensor values, Tensor index, Tensor? signs, Tensor? matrix, int[] shape, str transform, "
     "int[] stride, int[] padding, int[] dilation, int groups, str route"
 )
 
@@ -230,15 +232,29 @@ def _(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor,
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.constants = inputs[5:]
+    ctx.save_for_backward(*inputs[:6])
+    ctx.constants = inputs[6:]
 
 
 def _operator_gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:3])
     gradients = _backward_operator(gy, needs, *ctx.saved_tensors, *ctx.constants)
     wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
-    return *wanted, None, None, *(None for _ in ctx.constants)
+    return *wanted, None, None, None, *(None for _ in ctx.constants)
 
 
 _operator.register_autograd(_operator_gradients, setup_context=_setup_context)
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether somebody has to see an operator: a compiler, a tensor without numbers of its own, a dispatch mode."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _is_transformed() -> bool:
+    """Whether plain operators are asked for: by torch.func, forward-mode differentiation, a trace of TorchScript."""
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch._C._get_tracing_state() is not None

@@ -18,7 +18,9 @@ def build(w: Weight, like: Tensor) -> Tensor:
         dense = torch.zeros(w.shape, dtype=dtype, device=like.device)
     else:
         # Nothing kept: tensors born inside a torch.func transform belong to it.
-        t = matrix.outer(*matrix.split(w.shape, w.transform, dtype, like.device), w.shape, w.transform)
+        t = w.matrix
+        if t is None:
+            t = matrix.outer(*matrix.split(w.shape, w.transform, dtype, like.device), w.shape, w.transform)
         dense = w.scale.to(dtype) * (t if w.signs is None else w.turn_input(t))
     return dense.flatten().index_add(0, w.index, w.values.to(dtype)).reshape(w.shape).to(like.dtype)
 

@@ -12,12 +12,14 @@ from torch import Tensor
 class Structure(NamedTuple):
     """d = gain T diag(signs), as an offset says that it is.
 
-    transform: which T, "dct", "hadamard" or "zero". signs: (C,), of +-1, one for each input channel; None for none.
+    transform: which T, "dct", "hadamard", "zero" or, for a T that is held, "given". signs: (C,), of +-1, one for each
+    input channel; None for none. matrix: a given T, in the shape of the weight.
     """
 
     transform: str
     gain: float
     signs: Tensor | None = None
+    matrix: Tensor | None = None
 
     @property
     def is_zero(self) -> bool:
@@ -28,6 +30,8 @@ class Structure(NamedTuple):
         """Whether T diag(signs) is that of another."""
         if self.transform != other.transform or (self.signs is None) != (other.signs is None):
             return False
+        if self.matrix is not other.matrix:
+            return False
         if self.signs is None or other.signs is None or self.signs is other.signs:
             return True
         return not self.signs.is_meta and torch.equal(self.signs, other.signs)
@@ -37,7 +41,7 @@ class Weight(NamedTuple):
     """w = scale T diag(signs) + S: T a fixed transform, S sparse.
 
     scale: one element, None for T = 0. values: (k,), the nonzeros of S; index: (k,), their places in w.
-    shape: of w, (n_out, n_in) or (n_out, C, *kernel). transform and signs: as of a `Structure`.
+    shape: of w, (n_out, n_in) or (n_out, C, *kernel). transform, signs and matrix: as of a `Structure`.
     """
 
     scale: Tensor | None
@@ -46,6 +50,7 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
     transform: str
     signs: Tensor | None = None
+    matrix: Tensor | None = None
 
     @property
     def fans(self) -> tuple[int, int]:

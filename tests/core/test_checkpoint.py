@@ -245,7 +245,7 @@ def newer(about):
 TAMPERED = {
     "U of 5.weight must be as it was saved, with fingerprint": other_key,
     "d of 5.weight must be as it was saved, with fingerprint": other_gain,
-    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 3": newer,
+    "must be a checkpoint written by subspace.save, got format 99, of version .*; this one reads 4": newer,
 }
 
 
@@ -378,7 +378,7 @@ class Nudged(Offset):
     """The same d, every entry another way off by a unit in the last place."""
 
     def __init__(self, d: Offset) -> None:
-        super().__init__(d.like.new_empty(d.shape))
+        super().__init__(d.like.new_empty(d.shape), layout=d.layout)
         self.d = d
 
     def forward(self):

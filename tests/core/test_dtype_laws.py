@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subspace import Key, load, materialize, recipes, register, save, share, structured, subspaces
-from subspace._structured.forward import structured_forward
+from subspace._structured.forward import products_of
 from subspace.embeddings import SRHT, Sparse
 from subspace.offsets import DCT, Pretrained
 from subspace.products import LINEAR
@@ -138,10 +138,10 @@ def test_structured_layers_of_half_precision_give_theta_float32_gradients(offset
     module(x).square().sum().backward()
     plain, space.theta.grad = space.theta.grad, None
     structured(module)
-    forward = structured_forward(module)
+    products = products_of(module)
     names = ["auto"]
-    if forward is not None and forward.form is not None:
-        w = forward.form(space.theta.detach())
+    if products is not None and products.form is not None:
+        w = products.form(space.theta.detach())
         assert w.values.dtype == torch.float32
         names += [route.name for route in possible(Problem.of(x, w, LINEAR))]
     for name in names:

@@ -364,8 +364,6 @@ NOT_SAVED = {
     "meta": lambda m: m.register_buffer("b", torch.ones(2, device="meta")),
     "meta, frozen": lambda m: m.register_parameter("b", nn.Parameter(torch.ones(2, device="meta"), False)),
     "expanded": lambda m: m.register_buffer("b", torch.ones(1).expand(3)),
-    "frozen NaN": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1.0, float("nan")]), False)),
-    "frozen inf": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1.0, float("inf")]), False)),
     "extra state": lambda m: m.add_module("b", Stateful(2, 2)),
 }
 SAVED = {
@@ -373,6 +371,8 @@ SAVED = {
     "neg": lambda m: m.register_buffer("b", torch.tensor([1 + 2j, 3j]).conj().imag),
     "NaN": lambda m: m.register_buffer("b", torch.tensor([1.0, float("nan")])),
     "trained inf": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1.0, float("inf")]))),
+    "frozen NaN": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1.0, float("nan")]), False)),
+    "frozen inf": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1.0, float("inf")]), False)),
     "frozen complex": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1 + 2j, 3j]), False)),
     "frozen integers": lambda m: m.register_parameter("b", nn.Parameter(torch.tensor([1, 2]), False)),
     "transposed": lambda m: m.register_buffer("b", torch.arange(6).view(2, 3).t()),

@@ -89,11 +89,13 @@ def thetas(model):
 @pytest.mark.parametrize("recipe", KEPT.values(), ids=KEPT)
 def test_kept_weights_are_drawn_as_their_module_draws_them(recipe):
     def make():
-        return nn.Sequential(nn.Linear(300, 200), nn.Conv2d(20, 30, 3, groups=2), nn.MultiheadAttention(60, 3))
+        attention, recurrent = nn.MultiheadAttention(60, 3), nn.RNN(40, 50)
+        return nn.Sequential(nn.Linear(300, 200), nn.Conv2d(20, 30, 3, groups=2), attention, recurrent)
 
     real, meta = recipe(make()), initialize(recipe(on_meta(make)))
     same_but_for_values(real, meta)
-    for bound, (_, one), (_, other) in zip((300**-0.5, 90**-0.5, (6 / 240) ** 0.5), subspaces(real), subspaces(meta)):  # noqa: B905
+    bounds = (300**-0.5, 90**-0.5, (6 / 240) ** 0.5, 60**-0.5, 50**-0.5, 50**-0.5)
+    for bound, (_, one), (_, other) in zip(bounds, subspaces(real), subspaces(meta), strict=True):
         for theta in (one.theta, other.theta):  # Kaiming's with a = 5^1/2, and Xavier's
             assert stats.kstest(theta.detach(), stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
 
@@ -126,7 +128,7 @@ def test_what_is_not_theta_is_set_by_its_module(include):
     assert (state["attention.out_proj.bias"] == 0).all()  # set by the attention, after its Linear has drawn it
     assert (state["table.weight"][0] == 0).all()
     assert 0.5 < state["table.weight"][1:].std() < 2
-    for name, bound in (("conv.bias", 18**-0.5), ("head.1.bias", 8**-0.5), ("recurrent.weight_hh_l0", 8**-0.5)):
+    for name, bound in (("conv.bias", 18**-0.5), ("head.1.bias", 8**-0.5), ("recurrent.bias_hh_l0", 8**-0.5)):
         assert bound / 2 < state[name].abs().max() <= bound, name
 
 

@@ -314,14 +314,6 @@ def test_gaussian_depends_on_the_key_and_nothing_else():
     assert torch.equal(Gaussian(like + 1, key=Key(1))(), Gaussian(like, key=Key(1))())
 
 
-def test_pretrained_is_a_copy():
-    weight = numbers(0, 3, 4)
-    d = Pretrained(weight)
-    before = weight.clone()
-    weight.zero_()
-    assert torch.equal(d(), before)
-
-
 @pytest.mark.parametrize(
     "bad, error",
     [

@@ -16,8 +16,9 @@ from torch import nn
 
 from subspace import Key, budgets, recipes, subspaces, summary
 from subspace._base.selection import targets
-from subspace.embeddings import Sparse
+from subspace.embeddings import SRHT, Hashed, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, RankOne
+from subspace.offsets.per_matrix import in_layout
 
 
 def net() -> nn.Module:
@@ -66,9 +67,9 @@ def test_counts_are_exact_and_cover_every_conv_and_linear_weight(recipe, density
     chosen = supports(model)
     assert sum(map(len, chosen.values())) == round(density * N)
     assert {name: space.parametrization.offset.shape.numel() for name, space in subspaces(model)} == WEIGHTS
-    assert [len(chosen[name]) for name in WEIGHTS] == budget(
-        [torch.Size([n]) for n in WEIGHTS.values()], round(density * N)
-    )
+    apart = [72, 72, 64, 64, 64, 64, 40]  # the queries', keys' and values' matrices count one by one
+    one, two, *fused, out, head = budget([torch.Size([n]) for n in apart], round(density * N))
+    assert [len(chosen[name]) for name in WEIGHTS] == [one, two, sum(fused), out, head]
 
 
 @each_budgeted
@@ -108,10 +109,10 @@ def test_equal_tensors_of_different_names_have_different_maps():
 
 
 def test_order_of_registration_does_not_matter():
-    whole = recipes.dctps(net(), dim=50)
+    whole = recipes.dctps(net(), dim=70)
     parts = net()
     for name in reversed(WEIGHTS):
-        recipes.dctps(parts, dim=10, include=[name])
+        recipes.dctps(parts, dim=30 if "in_proj" in name else 10, include=[name])
     assert supports(parts) == supports(whole)
 
 
@@ -129,14 +130,15 @@ def test_starts():
         kept = torch.zeros_like(w).flatten()
         index = get[0][name].parametrization.embedding.index
         kept[index] = w.flatten()[index]
-        d = Gaussian(w, key=Key(3).fold(name).fold("d"))()
+        layout = targets(plain)[name].layout
+        d = Gaussian(w, key=Key(3).fold(name).fold("d"), layout=layout)()
         for model, expected in (
             (pruned, kept.view_as(w)),
             (frozen, d),
             (random, d),
             (tuned, w),
             (usual, w),
-            (dct, DCT(w)()),
+            (dct, in_layout(DCT(w), layout)()),
         ):
             space = dict(subspaces(model))[name]
             torch.testing.assert_close(getattr(space.module, space.name).detach(), expected)
@@ -149,11 +151,9 @@ def test_an_offset_plus_sparse_is_dctps_with_another_d(alpha):
     assert supports(model) == supports(dct)
     assert summary(model).alpha == (summary(dct).alpha if alpha else 0)
     assert summary(model).dim - summary(model).alpha == round(0.2 * N)
-    for name, space in subspaces(model):
-        expected = RankOne(
-            space.parametrization.offset.like.new_empty(space.parametrization.offset.shape),
-            key=Key(3).fold(name).fold("d"),
-        )
+    for name, target in targets(net()).items():
+        space = dict(subspaces(model))[name]
+        expected = in_layout(RankOne(target.weight, key=Key(3).fold(name).fold("d")), target.layout)
         torch.testing.assert_close(getattr(space.module, space.name).detach(), expected())
 
 
@@ -186,9 +186,26 @@ def test_random_subspace_has_one_theta_and_unit_columns():
     assert summary(model).dim == 30
 
 
+@pytest.mark.parametrize("embedding", [SRHT, Hashed])
+def test_random_subspace_has_any_u_of_rows(embedding):
+    model = recipes.random_subspace(net().double(), dim=30, embedding=embedding, seed=1)
+    spaces = [space for _, space in subspaces(model)]
+    assert len({id(space.theta) for space in spaces}) == 1
+    assert all(type(space.embedding) is embedding and space.embedding.of == N for space in spaces)
+    basis = torch.eye(30, dtype=torch.float64)
+    U = torch.cat([torch.stack([s.embedding(e).flatten() for e in basis], dim=1) for s in spaces])
+    np.testing.assert_allclose(U.norm(dim=0), 1, rtol=0.1)
+    assert torch.linalg.matrix_rank(U) == 30
+    again = recipes.random_subspace(net().double(), dim=30, embedding=embedding, seed=1)
+    assert torch.equal(dict(subspaces(again))["conv.weight"].embedding(basis[0]), spaces[0].embedding(basis[0]))
+
+
 def test_random_subspace_draws_when_u_is_large(monkeypatch):
     monkeypatch.setattr(recipes, "STORED", 100)
-    drawn = recipes.random_subspace(net(), dim=20)
+    with pytest.warns(
+        UserWarning, match=r"a Gaussian U of 440 x 20 entries is drawn again at every pass, .* 0 s a step"
+    ):
+        drawn = recipes.random_subspace(net(), dim=20)
     monkeypatch.undo()
     stored = recipes.random_subspace(net(), dim=20)
     for (_, one), (_, other) in zip(subspaces(drawn), subspaces(stored), strict=True):

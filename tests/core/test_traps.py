@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from subspace import Key, materialize, recipes, register, share, subspaces
+from subspace import Key, materialize, register, share, subspaces
 from subspace.embeddings import Direction, DirectSum, Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Pretrained, Zero
 from tests.support.strategies import numbers
@@ -232,7 +232,7 @@ def twice_named() -> nn.Module:
 
 BAD_REGISTRATIONS = {
     r"name must be one of \['bias', 'weight'\], got 'wait'": (layer, lambda m: ("wait", m.weight)),
-    "weight must not be tied to another tensor, got one that is also alias": (
+    "weight must not be tied without model=, the model of both, got one that is also alias of Linear": (
         twice_named,
         lambda m: ("weight", m.weight),
     ),
@@ -288,13 +288,11 @@ def test_sharing_what_does_not_fit_is_refused_and_the_model_is_as_it_was():
     assert same(before, snapshot(model))
 
 
-def test_tied_weights_are_refused_by_recipes_and_the_model_is_as_it_was():
+def test_tied_weights_are_refused_where_their_model_is_not_known_and_the_model_is_as_it_was():
     model = tied()
     before = snapshot(model)
-    with pytest.raises(
-        ValueError, match=r"(0|1).weight must not be tied to another tensor, got one that is also (1|0)"
-    ):
-        recipes.dctps(model, density=0.1)
+    with pytest.raises(ValueError, match="weight must not be tied without model=, .* got one that is also weight of"):
+        register(model[0], "weight", DCT(model[0].weight), Sparse(model[0].weight, 4, key=Key(0)))
     assert same(before, snapshot(model))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subspace import recipes, structured, subspaces
+from subspace import recipes, structured
 from subspace.methods import SET, constant
 from tests.methods.test_moving import MOVERS, STARTS, X, loss, net, parts, train
 
@@ -119,7 +119,8 @@ def found_in(model: nn.Module, follower: Any) -> Averages:
     if isinstance(follower, nn.Module):
         return dense(follower)
     other = copy.deepcopy(model)
-    other.load_state_dict(dict(follower), strict=False)
+    for name, p in other.named_parameters():
+        p.data = follower[name]
     return dense(other)
 
 
@@ -166,13 +167,7 @@ def test_an_average_of_a_structured_model_is_used_as_it_is(mover, start):
         if t % 2:
             ema.update_parameters(model)
     plain = start(net(), density=0.3)
-    for (_, mine), (_, theirs) in zip(subspaces(plain), subspaces(ema), strict=True):
-        mine.theta.data = theirs.theta.detach().clone()
-    for name, (_, sparse, _) in parts(plain).items():
-        sparse.index.copy_(parts(model)[name][1].index)
-    plain.load_state_dict(
-        {n: t for n, t in ema.module.state_dict().items() if "parametrizations" not in n}, strict=False
-    )
+    plain.load_state_dict(ema.module.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(ema.eval()(X), plain.eval()(X), rtol=1e-4, atol=1e-5)
 
@@ -183,7 +178,7 @@ def test_a_snapshot_that_follows_takes_the_models_value_in_slots_that_begin_anew
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     snapshot, before = Shadow(model), dense(model)
     moving = mover(model, optimizer, t_end=100, delta_t=1, decay=constant)
-    moving.followers.append(snapshot)
+    moving.follow(snapshot)
     train(model, optimizer, moving, 1)
     was = {name: t.clone() for name, t in before.items()}
     for name, (_, sparse, _) in parts(model).items():
@@ -257,6 +252,33 @@ def test_sharpness_aware_steps_restore_every_weight(mover):
     assert moved > 20
 
 
+def soup(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """As in the code of "Model soups" (Wortsman et al., 2022): every tensor of the state_dicts, in floating point."""
+    return {name: sum(state[name] * (1 / len(states)) for state in states) for name in states[0]}
+
+
+@each_mover
+@each_start
+def test_a_soup_of_checkpoints_is_right_where_u_is_the_same_and_refused_where_it_is_not(mover, start):
+    model = start(net(), density=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    moving = mover(model, optimizer, t_end=100, delta_t=4, decay=constant)
+    states, values = [], []
+    for _ in range(3):
+        train(model, optimizer, moving, 1)
+        states.append(copy.deepcopy(model.state_dict()))
+        values.append(dense(model))
+    train(model, optimizer, moving, 1)
+    other = start(net(), density=0.3)
+    other.load_state_dict(soup(states))
+    for name, found in dense(other).items():
+        torch.testing.assert_close(found, torch.stack([value[name] for value in values]).mean(0), rtol=1e-5, atol=1e-7)
+    moved = copy.deepcopy(model.state_dict())
+    for refused in (soup([*states, moved]), soup([states[0], moved])):
+        with pytest.raises(RuntimeError, match=r"0\.weight|0\.parametrizations\.weight"):
+            other.load_state_dict(refused)
+
+
 # Bad input
 
 
@@ -287,7 +309,9 @@ def test_a_follower_that_has_missed_a_move_is_refused_and_nothing_moves(mover):
     late = copy.deepcopy(model)
     moving = mover(model, sgd(model), t_end=10, delta_t=1)
     moving.step(loss)
-    moving.followers.append(late)
+    with pytest.raises(ValueError, match="a follower must have the places of the model that it follows, got others in"):
+        moving.follow(late)
+    moving.followers.append(late)  # as one that was exchanged for another
     before = {name: t.tolist() for name, t in dense(model).items()}
     with pytest.raises(ValueError, match="a follower must have the places of the model that it follows, got others in"):
         moving.step(loss)

@@ -559,7 +559,7 @@ def shared() -> nn.Module:
             lambda: recipes.random_subspace(net(), dim=3),
             {},
             TypeError,
-            r"0.weight must have a Sparse embedding, alone or in a DirectSum, got Scaled\(Gaussian\)",
+            r"0.weight must have a Sparse embedding, alone or in a Basis or DirectSum, got Scaled\(Gaussian\)",
         ),
         (lambda: recipes.ordinary(net()), {}, TypeError, "must have a Sparse embedding, .* got Identity"),
         (shared, {}, ValueError, "theta must belong to one tensor to be moved, got that of 1.weight, which is shared"),

@@ -30,6 +30,7 @@ from subspace.methods import (
     synflow,
 )
 from subspace.methods import supports as prune
+from subspace.methods.saliencies.synflow import GroupedInDouble
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 SALIENCIES = {
@@ -149,10 +150,13 @@ def test_pruning_leaves_the_model_as_it_was(saliency, steps):
 def test_scores_include_and_exclude(saliency):
     model = made(Attentive)
     assert list(saliency(model, loss)) == [
-        *("attention.in_proj_weight", "attention.out_proj.weight", "head.weight"),
+        *("attention.in_proj_weight", "attention.out_proj.weight"),
+        *("recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "head.weight"),
     ]
     assert list(saliency(model, loss, include=["weight_hh_l0", "head"])) == ["recurrent.weight_hh_l0", "head.weight"]
-    assert list(saliency(model, loss, exclude=["head"])) == ["attention.in_proj_weight", "attention.out_proj.weight"]
+    assert list(saliency(model, loss, exclude=["head", "attention", "out_proj"])) == [
+        *("recurrent.weight_ih_l0", "recurrent.weight_hh_l0"),
+    ]
 
 
 @each_saliency
@@ -177,7 +181,7 @@ def test_autocast_and_compiled_models_are_scored():
         assert (s - plain[q]).norm() < 0.05 * plain[q].norm()
     compiled = torch.compile(model, backend="eager")
     for (q, s), (name, other) in zip(plain.items(), snip(compiled, loss).items(), strict=True):
-        assert name == f"_orig_mod.{q}"
+        assert name == q
         assert torch.equal(s, other)
 
 
@@ -494,3 +498,22 @@ def test_bad_input_is_refused_in_one_sentence(call, error, text):
     with pytest.raises(error, match=text):
         call(model)
     assert state(model) == before
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((24, 8), (3, 8, 16), [4, 4, 24]),
+        ((3, 16, 8), (8, 24), [8, 16, 24]),
+        ((16, 24), (24, 8), [8, 8, 24]),
+        ((3, 16, 8), (3, 8, 8), None),
+    ],
+)
+def test_grouped_products_in_float64_are_torchs_in_float32(a, b, ends):
+    a, b = torch.randn(*a), torch.randn(*b)
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    expected = torch.nn.functional.grouped_mm(a.bfloat16(), b.bfloat16(), offs=offs).float()
+    with GroupedInDouble():
+        found = torch.nn.functional.grouped_mm(a.double(), b.double(), offs=offs)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)

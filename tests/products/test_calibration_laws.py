@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 
 from subspace.products import ROUTES
 from subspace.products.choice import calibration
+from subspace.products.choice.router import predict
+from subspace.products.problem import Problem
 
 LINEAR = (ROUTES, "linear", torch.float32, "cpu")
 SIZES = calibration._sizes(*LINEAR)  # of what is measured
@@ -21,13 +24,14 @@ def measured(monkeypatch, tmp_path):
     """A cache of one's own, and the families that are measured, in next to no time."""
     families = []
 
-    def measure(routes, family, dtype, device):
+    def measure(routes, family, dtype, device, until=None):
         families.append(family)
         sizes = calibration._sizes(routes, family, dtype, device)
         return {name: [1e-9 * (1 + i) for i in range(size)] for name, size in sizes.items()}
 
     monkeypatch.setenv("SUBSPACE_COSTS", str(tmp_path / "costs.json"))
     monkeypatch.setattr(calibration, "measure", measure)
+    monkeypatch.setattr(calibration, "_SECONDS", calibration._Allowance(1000.0))
     calibration._constants.cache_clear()
     yield families
     calibration._constants.cache_clear()
@@ -129,8 +133,58 @@ def test_a_user_without_a_home_needs_none(measured, monkeypatch):
 
 def test_typical_constants_are_those_that_ship_whatever_is_measured(measured, monkeypatch):
     monkeypatch.setenv("SUBSPACE_COSTS", "typical")
-    shipped = json.loads(calibration.TYPICAL.read_text())["typical"]
-    assert constants() == shipped["linear"]
+    shipped = json.loads(calibration.TYPICAL.read_text())
+    assert constants() == shipped["float32"]["linear"]
     assert measured == []
-    for family, found in shipped.items():
-        assert calibration._are_constants([each for route in found.values() for each in route]), family
+    for dtype, families in shipped.items():
+        assert families.keys() == set(calibration.FAMILIES)
+        for family, found in families.items():
+            assert calibration._are_constants([each for route in found.values() for each in route]), family
+            sizes = calibration._sizes(ROUTES, family, getattr(torch, dtype), "cpu")
+            assert {name: len(each) for name, each in found.items() if name in sizes} == sizes, family
+
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def test_a_process_measures_for_no_longer_than_a_second_whatever_it_computes(monkeypatch, tmp_path):
+    """With a clock of its own, which a machine of a tenth of the speed would show."""
+    clock = [0.0]
+
+    def pass_by(routes, problem, repeats=calibration.REPEATS, until=math.inf):
+        known = calibration.typical(problem.family, problem.dtype, "cpu")
+        seconds = {route.name: 10 * predict(problem, route, known) for route in routes}
+        for each in [*seconds.values()] * (1 + repeats):
+            if clock[0] > until:
+                raise TimeoutError
+            clock[0] += each
+        return seconds
+
+    monkeypatch.setenv("SUBSPACE_COSTS", str(tmp_path / "costs.json"))
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(calibration, "time_routes", pass_by)
+    monkeypatch.setattr(calibration, "_SECONDS", calibration._Allowance(calibration.SECONDS))
+    calibration._constants.cache_clear()
+    try:
+        for dtype in DTYPES:
+            for family in calibration.FAMILIES:
+                found = calibration.constants(ROUTES, family, dtype, "cpu")
+                assert found.keys() >= {"dense", "remat"}
+        assert 0 < clock[0] <= 1
+    finally:
+        calibration._constants.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pretrained_weight_of_few_trained_entries_is_multiplied_apart(dtype, monkeypatch):
+    monkeypatch.setenv("SUBSPACE_COSTS", "typical")
+    calibration._constants.cache_clear()
+    layer = Problem((768, 768), 590, "given", (512, 768), dtype, "cpu")
+    known = calibration.constants(ROUTES, layer.family, dtype, "cpu")
+    times = {route.name: predict(layer, route, known) for route in ROUTES if route.supports(layer)}
+    assert times["apart"] < times["dense"]
+    assert times["apart"] < 1.5 * min(times.values())
+    full = layer._replace(k=590_000)
+    times = {route.name: predict(full, route, known) for route in ROUTES if route.supports(full)}
+    assert times["apart"] > min(times.values())
+    calibration._constants.cache_clear()

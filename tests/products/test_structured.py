@@ -23,7 +23,7 @@ from subspace import (
     unstructured,
 )
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
-from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
+from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
 from tests.support.cases import EMBEDDINGS, OFFSETS
 
 LAYERS = {
@@ -57,6 +57,12 @@ FORMS = {
     "nothing": lambda w: (DCT(w), Sparse(w, 0, key=Key(0))),
     "alpha": lambda w: (Zero(w), Direction(Hadamard(w))),
     "alpha+sparse": lambda w: (Zero(w), DirectSum([Direction(DCT(w, gain=1.5)), Sparse(w, 9, key=Key(0))])),
+    "pretrained+sparse": lambda w: (Pretrained(w), Sparse(w, 9, key=Key(0))),
+    "pretrained": lambda w: (Pretrained(w), Sparse(w, 0, key=Key(0))),
+    "alpha pretrained+sparse": lambda w: (
+        Zero(w),
+        DirectSum([Direction(Pretrained(w)), Sparse(w, 9, key=Key(0))]),
+    ),
     "sparse+alpha, dct": lambda w: (DCT(w), DirectSum([Sparse(w, 9, key=Key(0)), Direction(DCT(w, gain=2.0))])),
 }
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 6e-2}
@@ -192,6 +198,18 @@ def test_nothing_of_the_size_of_the_weight_is_saved():
             structured(module)(x)
         assert saved
         assert all(t.numel() != numel for t in saved)
+
+
+@pytest.mark.parametrize("form", ["pretrained+sparse", "alpha pretrained+sparse"])
+@pytest.mark.parametrize("name", ["linear-axes", "conv2d"])
+def test_of_a_pretrained_weight_nothing_is_saved_but_itself(name, form):
+    module, x = layer(name, form, torch.float32)
+    (d,) = (m for m in module.modules() if isinstance(m, Pretrained))
+    for route in possible(module, x):
+        fast, saved = structured(copy.deepcopy(module), route), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: (saved.append(t), t)[1], lambda t: t):
+            fast(x)
+        assert {t.data_ptr() for t in saved if t.numel() == d.weight.numel()} == {d.weight.data_ptr()}
 
 
 def test_hooks_still_run_and_bias_may_be_a_subspace():

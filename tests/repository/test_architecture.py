@@ -39,7 +39,17 @@ def test_a_module_is_found_under_its_name(name):
 
 def test_the_top_level_shows_the_ideas():
     shown = {path.stem for path in Path(subspace.__file__).parent.iterdir() if not path.stem.startswith(("_", "."))}
-    ideas = {"recipes", "offsets", "embeddings", "methods", "parametrization", "products", "checkpoint", "study"}
+    ideas = {
+        "recipes",
+        "offsets",
+        "embeddings",
+        "methods",
+        "parametrization",
+        "products",
+        "checkpoint",
+        "deltas",
+        "study",
+    }
     assert shown - {"py"} == ideas
 
 

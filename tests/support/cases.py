@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from subspace import Key, embeddings, offsets
+from subspace import Key, Layout, embeddings, offsets
 from subspace._base.layout import STANDARD
 from subspace.embeddings import (
     SRHT,
@@ -37,6 +37,7 @@ from subspace.offsets import (
     Haar,
     Hadamard,
     Offset,
+    PerMatrix,
     Pretrained,
     RankOne,
     SignedDCT,
@@ -100,6 +101,8 @@ OFFSETS = [
     OffsetCase("haar", lambda like, key: Haar(like, gain=0.7)),
     OffsetCase("block-hadamard", lambda like, key: BlockHadamard(like, key=key, block=4), orders=3),
     OffsetCase("block-dct", lambda like, key: BlockDCT(like, key=key, block=3, gain=0.7), orders=3),
+    OffsetCase("per-matrix", lambda like, key: _per_matrix(Haar(like))),
+    OffsetCase("per-matrix-drawn", lambda like, key: _per_matrix(RankOne(like, key=key))),
     OffsetCase("signed-permutation", lambda like, key: SignedPermutation(like, key=key, gain=0.7), orders=2),
 ]
 
@@ -108,9 +111,12 @@ def _gaussian(stored: bool) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: embeddings.Gaussian(like, dim, key=key, stored=stored)
 
 
-def _sum(like: Tensor, dim: int, key: Key) -> Embedding:
-    alpha = Direction(DCT(like))
-    return alpha if dim == 1 else DirectSum([alpha, Sparse(like, dim - 1, key=key)])
+def _sum(scale: float) -> Callable[[Tensor, int, Key], Embedding]:
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        alpha = Direction(DCT(like), scale)
+        return alpha if dim == 1 else DirectSum([alpha, Sparse(like, dim - 1, key=key)])
+
+    return make
 
 
 def _index(like: Tensor, dim: int, key: Key) -> Embedding:
@@ -168,6 +174,10 @@ def _basis(transform: Callable[[Tensor], Embedding]) -> Callable[[Tensor, int, K
     return lambda like, dim, key: Basis(transform(like), Sparse(like, dim, key=key))
 
 
+def _per_matrix(offset: Offset) -> Offset:
+    return PerMatrix(offset, layout=Layout(blocks=1 if offset.shape[0] % 2 else 2))
+
+
 EMBEDDINGS = [
     EmbeddingCase("identity", lambda like, dim, key: Identity(like), free=False, orthonormal=True, random=False),
     EmbeddingCase("sparse", lambda like, dim, key: Sparse(like, dim, key=key), orthonormal=True),
@@ -196,7 +206,8 @@ EMBEDDINGS = [
     EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
     EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
-    EmbeddingCase("direct-sum", _sum),
+    EmbeddingCase("direct-sum", _sum(1.0)),
+    EmbeddingCase("direct-sum-scaled", _sum(-2.5)),
     EmbeddingCase("scaled", _scaled),
 ]
 

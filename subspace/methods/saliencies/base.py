@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
 from subspace._base.selection import Selection, targets
+from subspace.methods.coefficients import Bases, BasisRule, bases_of, differentiable
 from subspace.methods.processes import Group, average, require_same, together, unsynced
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Objective = Callable[[nn.Module], Tensor]  # e.g. lambda net: cross_entropy(net(x), y)
 Scores = dict[str, Tensor]  # by qualified name, shaped like the weight
 Saliency = Callable[[nn.Module, Any], Scores]  # (model, objective), which some do not need
-Weights = Mapping[str, nn.Parameter]
+Weights = Mapping[str, Tensor]  # by qualified name: weights, or their coefficients in a basis, in their shape
 
 
 class TargetSaliency(Protocol):
@@ -40,6 +41,7 @@ class TargetSaliency(Protocol):
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | Bases | None = None,
         group: Group = "auto",
     ) -> Scores: ...
 
@@ -49,11 +51,11 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
 
     Args:
         score: (model, objective, weights) -> a score for every entry of every weight, by qualified name. The weights
-            require gradients; whatever it does to the model is undone.
+            require gradients; whatever it does to the model is undone. With a basis they are the weights' coefficients.
 
     Returns:
-        The saliency: (model, objective, include=, exclude=, group=) -> scores. group: the processes that score one
-        model, as of a `Mover`; RuntimeError where their weights or their scores are not the same.
+        The saliency: (model, objective, include=, exclude=, basis=, group=) -> scores. group: the processes that score
+        one model, as of a `Mover`; RuntimeError where their weights or their scores are not the same.
     """
 
     def scored(
@@ -62,16 +64,18 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         *,
         include: Selection | None = None,
         exclude: Selection | None = None,
+        basis: BasisRule | Bases | None = None,
         group: Group = "auto",
     ) -> Scores:
-        weights = {name: w for name, (_, _, w) in targets(model, include, exclude).items()}
+        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
         require_values(weights)
         processes, device = together(model, group), next(iter(weights.values())).device
         require_same(weights, "the weights that are scored", processes, device)
         with preserved(model), torch.enable_grad(), unsynced(model), _scoring(processes):
             for weight in weights.values():
                 weight.requires_grad_(True)
-            scores = {name: s.detach() for name, s in score(model, objective, weights).items()}
+            with differentiable(model, weights, bases_of(weights, basis)) as coefficients:
+                scores = {name: s.detach() for name, s in score(model, objective, coefficients).items()}
         require_same(scores, "scores", processes, device)
         return scores
 
@@ -139,6 +143,7 @@ def gradient(model: nn.Module, objective: Objective | None, weights: Weights) ->
         objective: A function of the model that returns one number, as a loss.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are scored in place of the weights.
 
     Returns:
         A score for every entry of every weight, by qualified name.

@@ -24,6 +24,7 @@ def grasp(model: nn.Module, objective: Objective | None, weights: Weights) -> Sc
             samples of every class.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are scored in place of the weights.
 
     Returns:
         A score for every entry of every weight, by qualified name.

@@ -19,6 +19,7 @@ def snip(model: nn.Module, objective: Objective | None, weights: Weights) -> Sco
         objective: A function of the model that returns a loss, such as cross-entropy.
         include: Which tensors, as of `targets`.
         exclude: Which tensors not, as of `targets`.
+        basis: weight -> a `Transform`, as `embeddings.DCT`: coefficients are scored in place of the weights.
 
     Returns:
         A score for every entry of every weight, by qualified name.

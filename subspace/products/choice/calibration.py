@@ -1,9 +1,11 @@
-"""The constants of the cost model, measured once per machine, in about a second for a family of problems.
+"""The constants of the cost model: those that ship with the package, and better ones, measured once per machine.
 
-They are kept in the user's cache folder, by processor, threads, torch's and this package's version and the compiled
-kernels. Nothing depends on that file: what is not there, or not as it was written, is measured again, and where it
-cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to read and write, or
-"typical" for constants that ship with the package.
+A process measures a family of problems when the first of them comes up, within a second for all families
+together, whatever their dtype: where the constants that ship say that it would take longer, and for what is over time,
+those are used. What is measured is kept in the user's cache folder, by processor, threads, torch's and this package's
+version and the compiled kernels. Nothing depends on that file: what is not there, or not as it was written, is measured
+again, and where it cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to
+read and write, or "typical" for the constants that ship.
 
 Measured constants differ a little from one measurement to the next, and with them the routes and so the last bits of
 results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run. (`python -m
@@ -29,7 +31,7 @@ from scipy.optimize import nnls
 from subspace._base.files import write_atomically
 from subspace._base.machine import cpu_name
 from subspace._base.version import VERSION
-from subspace.products.choice.router import Constants
+from subspace.products.choice.router import Constants, predict
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.native import load
 from subspace.products.problem import Problem
@@ -40,7 +42,8 @@ Routes = tuple[Route, ...]
 Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
 COUNTS = 1  # raised with every change of what any `Route.counts` counts
 TYPICAL = Path(__file__).with_name("typical.json")
-REPEATS = 3
+REPEATS = 2
+SECONDS = 0.8  # that a process measures for on a CPU, all families together: with the last call, within a second
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
 LINEAR_ON_GPU = [
     (256, 256, 4096),
@@ -71,6 +74,9 @@ CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
     ],
 }
 
+KINDS = ("linear", *(kind + layout for kind in CONV for layout in ("", ", channels_last")))
+FAMILIES = (*KINDS, *(f"{kind}, given" for kind in KINDS))
+
 
 def constants(routes: Routes, family: str, dtype: torch.dtype, device: str) -> Constants:
     """Seconds per count of the routes of a family, as `Route.counts` orders them."""
@@ -81,16 +87,58 @@ def constants(routes: Routes, family: str, dtype: torch.dtype, device: str) -> C
 def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, threads: int) -> Constants:
     path = _path()
     if path == TYPICAL:
-        known: Constants = json.loads(path.read_text())["typical"][family]
-        return known
-    name = f"{machine(device, threads)}, {str(dtype).removeprefix('torch.')}"
+        return typical(family, dtype, device)
+    name = f"{machine(device, threads)}, {_name(dtype)}"
     found = _read(path).get(name, {}).get(family, {})
-    if {route: len(each) for route, each in found.items()} != _sizes(routes, family, dtype, device):
-        found = measure(routes, family, dtype, device)
-        table = _read(path)  # others may have written to it since
-        table.setdefault(name, {})[family] = found
-        _write(path, table)
+    if {route: len(each) for route, each in found.items()} == _sizes(routes, family, dtype, device):
+        return found
+    try:
+        found = _SECONDS.measure(routes, family, dtype, device)
+    except TimeoutError:
+        return typical(family, dtype, device)
+    table = _read(path)  # others may have written to it since
+    table.setdefault(name, {})[family] = found
+    _write(path, table)
     return found
+
+
+def typical(family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
+    """The constants that ship: a CPU's for each dtype; a GPU is thought of as having the ratios of its float32."""
+    known: dict[str, dict[str, dict[str, list[float]]]] = json.loads(TYPICAL.read_text())
+    return known[_name(dtype) if device == "cpu" else "float32"][family]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class _Allowance:
+    """The seconds that measurements may take yet."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def measure(self, routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
+        """`measure` in the time that is left, and no constants but TimeoutError where that is too short."""
+        if device != "cpu":  # which is done in no time
+            return measure(routes, family, dtype, device)
+        if self.left < _expected(routes, family, dtype):
+            raise TimeoutError(f"{family} takes longer than what is left of {SECONDS} seconds")
+        start = time.perf_counter()
+        try:
+            return measure(routes, family, dtype, device, start + self.left)
+        finally:
+            self.left -= time.perf_counter() - start
+
+
+_SECONDS = _Allowance(SECONDS)
+
+
+def _expected(routes: Routes, family: str, dtype: torch.dtype) -> float:
+    """The seconds of `measure`, by the constants that ship."""
+    known, problems = typical(family, dtype, "cpu"), list(samples(family, dtype, "cpu"))
+    each = [predict(p, r, known) for p in problems for r in routes if r.name in known and r.supports(p)]
+    return (1 + REPEATS) * sum(each)
 
 
 def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, int]:
@@ -107,12 +155,17 @@ def machine(device: str, threads: int) -> str:
     return f"{device}: {cpu_name()}, {threads} threads, {versions}, kernels {load.status()}"
 
 
-def measure(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
-    """Time all routes of the family on some problems and fit their constants, none of them negative."""
+def measure(
+    routes: Routes, family: str, dtype: torch.dtype, device: str, until: float = math.inf
+) -> dict[str, list[float]]:
+    """Time all routes of the family on some problems and fit their constants, none of them negative.
+
+    Raises TimeoutError once `time.perf_counter()` is over `until`.
+    """
     rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
     for problem in samples(family, dtype, device):
         possible = [route for route in routes if route.supports(problem)]
-        for route, seconds in zip(possible, time_routes(possible, problem).values(), strict=True):
+        for route, seconds in zip(possible, time_routes(possible, problem, until=until).values(), strict=True):
             rows.setdefault(route.name, []).append((route.counts(problem), seconds))
     return {name: _fit(found) for name, found in rows.items()}
 
@@ -128,12 +181,12 @@ def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
 
 def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
     """Small problems of a family, of two densities each."""
-    kind, _, layout = family.partition(", ")
-    gpu = device == "cuda"
+    kind, *rest = family.split(", ")
+    gpu, transform = device == "cuda", "given" if "given" in rest else "dct"
     for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
         if kind == "linear":
             n_out, n_in, rows = (LINEAR_ON_GPU if gpu else LINEAR)[n]
-            yield Problem((n_out, n_in), round(density * n_out * n_in), "dct", (rows, n_in), dtype, device)
+            yield Problem((n_out, n_in), round(density * n_out * n_in), transform, (rows, n_in), dtype, device)
             continue
         batch, channels, n_out, size = CONV[kind][n]
         groups = channels if kind == "grouped" else 1
@@ -142,11 +195,17 @@ def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
         geometry = Geometry(kernel, (1, 1), tuple((t - 1) // 2 for t in kernel), (1, 1), groups)
         k = max(1, round(density * math.prod(shape)))
         batch *= BATCHES_ON_GPU if gpu else 1
-        yield Problem(shape, k, "dct", (batch, channels, size, size), dtype, device, bool(layout), geometry)
+        last = "channels_last" in rest
+        yield Problem(shape, k, transform, (batch, channels, size, size), dtype, device, last, geometry)
 
 
-def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns."""
+def time_routes(
+    routes: Sequence[Route], problem: Problem, repeats: int = REPEATS, until: float = math.inf
+) -> dict[str, float]:
+    """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns.
+
+    Raises TimeoutError once `time.perf_counter()` is over `until`.
+    """
     options = {"dtype": problem.dtype, "device": problem.device}
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(problem.device, enabled=False):
         x = torch.ones(problem.x_shape, **options)  # type: ignore[call-overload]
@@ -154,10 +213,13 @@ def time_routes(routes: Sequence[Route], problem: Problem, repeats: int = REPEAT
             x = x.contiguous(memory_format=last_format(x))
         scale = None if problem.transform == "zero" else x.new_ones(1)
         index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
-        w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform)
+        given = x.new_ones(problem.shape) if problem.transform == "given" else None
+        w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform, matrix=given)
         best = {route.name: math.inf for route in routes}
         for _ in range(1 + repeats):  # the first warms up
             for route in routes:
+                if time.perf_counter() > until:
+                    raise TimeoutError(f"{problem.family} took too long")
                 with _Clock(x) as clock:
                     y = route.forward(x, w, problem.geometry)
                     route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))

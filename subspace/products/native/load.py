@@ -60,7 +60,7 @@ def library() -> ctypes.CDLL:
 
 def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
     """Where their numbers are, for ctypes."""
-    return tuple(None if t is None else t.data_ptr() for t in tensors)
+    return tuple([None if t is None else t.data_ptr() for t in tensors])
 
 
 def check(failed: Any) -> None:

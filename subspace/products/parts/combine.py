@@ -16,11 +16,16 @@ def combine(product: Tensor | None, gy: Tensor, x: Tensor, w: Weight, geometry: 
     gscale = gx = None
     if product is not None and w.scale is not None:
         gscale = dot(x, product) if needs.scale else None
-        gx = product.mul_(w.scale) if needs.x else None
+        gx = times(product, w.scale) if needs.x else None
     elif needs.x:
         gx = torch.zeros_like(x)
     gvalues = sparse.backward(gy, x, w, geometry, gx, needs.values) if needs.x or needs.values else None
     return Gradients(gx, gscale, gvalues)
+
+
+def times(y: Tensor, scale: Tensor) -> Tensor:
+    """scale y, in the place of y; where it is known to be y, nothing is done."""
+    return y if scale.device.type == "cpu" and scale.item() == 1 else y.mul_(scale)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

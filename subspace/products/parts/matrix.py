@@ -23,13 +23,20 @@ SMALL = 1 << 16  # entries of a T worth keeping
 
 def build(w: Weight, like: Tensor) -> Tensor:
     """w, new, contiguous, with the dtype and device of `like`; not differentiable."""
-    dtype = at_least_float32(like.dtype)
     if w.scale is None:
-        dense = torch.zeros(w.shape, dtype=dtype, device=like.device)
+        dense = torch.zeros(w.shape, dtype=at_least_float32(like.dtype), device=like.device)
     else:
-        dense = build_transform(w.shape, w.transform, like, w.scale)
-    dense.view(-1).index_add_(0, w.index, w.values.to(dtype))
+        dense = transform_of(w, like, w.scale)
+    dense.view(-1).index_add_(0, w.index, w.values.to(dense.dtype))
     return dense.to(like.dtype)
+
+
+def transform_of(w: Weight, like: Tensor, scale: Tensor | None = None) -> Tensor:
+    """scale T (T for None) of a weight: contiguous, in `at_least_float32(like.dtype)`; new, but for a given T alone."""
+    if w.matrix is None:
+        return build_transform(w.shape, w.transform, like, scale)
+    given = w.matrix.to(at_least_float32(like.dtype)).contiguous()
+    return given if scale is None else given * scale.to(given.dtype)
 
 
 def build_transform(shape: tuple[int, ...], transform: str, like: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """All routes: to add one, write its file here and name it in ROUTES."""
 
+from subspace.products.routes.apart import Apart
 from subspace.products.routes.base import Route
 from subspace.products.routes.bottleneck import Bottleneck
 from subspace.products.routes.channels_last import ChannelsLast
@@ -10,7 +11,7 @@ from subspace.products.routes.remat import Remat
 from subspace.products.routes.triton import Triton
 
 DENSE = Dense()
-ROUTES: tuple[Route, ...] = (DENSE, ChannelsLast(), Remat(), Fft(), Bottleneck(), Native(), Triton())
+ROUTES: tuple[Route, ...] = (DENSE, ChannelsLast(), Remat(), Fft(), Bottleneck(), Native(), Triton(), Apart())
 NAMES = ("auto", *(route.name for route in ROUTES))
 
 

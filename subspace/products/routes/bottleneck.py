@@ -31,7 +31,7 @@ class Bottleneck(Route):
     how = "the DCT by two convolutions, as it is of low rank (for the DCT and S alone)"
 
     def supports(self, problem: Problem) -> bool:
-        return problem.taps > 1 and problem.transform != "hadamard"
+        return problem.taps > 1 and problem.transform in ("dct", "zero")
 
     def counts(self, problem: Problem) -> tuple[float, ...]:
         n_out, channels = problem.shape[:2]

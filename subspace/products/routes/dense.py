@@ -35,5 +35,5 @@ class Dense(Route):
             return Gradients(gx, None, None)
         flat, gscale = gw.reshape(-1), None
         if w.scale is not None and needs.scale:
-            gscale = dot(flat, matrix.build_transform(w.shape, w.transform, x))
+            gscale = dot(flat, matrix.transform_of(w, x))
         return Gradients(gx, gscale, flat.index_select(0, w.index) if needs.values else None)

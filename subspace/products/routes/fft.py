@@ -35,7 +35,7 @@ class Fft(Route):
     how = "fast transforms of rows, or of the channels of every pixel"
 
     def supports(self, problem: Problem) -> bool:
-        return problem.geometry.is_pointwise
+        return problem.geometry.is_pointwise and problem.transform != "given"
 
     def counts(self, problem: Problem) -> tuple[float, ...]:
         return transform_counts(problem)

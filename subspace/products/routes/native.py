@@ -27,6 +27,8 @@ class Native(Route):
     def supports(self, problem: Problem) -> bool:
         if problem.device != "cpu" or problem.dtype == torch.float64 or not load.is_available():
             return False
+        if problem.transform == "given":
+            return False
         if problem.geometry.is_pointwise:
             return problem.transform != "dct" or rows.is_fast_length(max(problem.shape[0], problem.shape[1]))
         plain = problem.dtype == torch.float32 and len(problem.shape) == 4 and not problem.channels_last

@@ -32,7 +32,7 @@ class Remat(Route):
     def backward(self, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
         """Without the gradient to w: <x, T^T gy> for the scale, the sparse part's own dot products for the values."""
         if w.scale is not None and needs.scale:
-            t = matrix.build_transform(w.shape, w.transform, x).to(x.dtype)
+            t = matrix.transform_of(w, x).to(x.dtype)
             product, _ = geometry.gradients(gy, x, t, True, False)
             return combine(product, gy, x, w, geometry, needs)
         gx = geometry.gradients(gy, x, matrix.build(w, x), True, False)[0] if needs.x else None

@@ -26,6 +26,8 @@ class Triton(Route):
             return False
         if problem.geometry.kernel and not problem.channels_last:
             return False
+        if problem.transform == "given":
+            return False
         return problem.transform == "zero" or is_length(_length(problem), problem.dtype)
 
     def counts(self, problem: Problem) -> tuple[float, ...]:

@@ -37,6 +37,24 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def import_path(thing: Any, what: str) -> str:
+    """MODULE:NAME of a function or class, by which other processes find it.
+
+    Raises ValueError for one that they cannot import: of a notebook or script, inside a function, or without a name;
+    `what` is what it was to be.
+    """
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
+    found: Any = None if module == "__main__" else sys.modules.get(module or "")
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not thing:
+        raise ValueError(
+            f"{what} must be one that worker processes can import, got {name or repr(thing)} of {module}: "
+            "put it in a module of its own, and it can be named by MODULE:NAME"
+        )
+    return f"{module}:{name}"
+
+
 def import_object(path: str, what: str) -> Any:
     """The object at MODULE:NAME, also from the present directory; importing runs the module.
 

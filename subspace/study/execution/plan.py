@@ -54,7 +54,7 @@ class Plan:
         runs = study.runs()
         check_training(study.train)
         for entry in study.models:
-            models.find(Choice.of(entry, "model").name)
+            models.require(Choice.of(entry, "model"))
         for entry in study.data:
             data.find(Choice.of(entry, "data").name)
             if launcher in ("pool", "inline"):  # other launchers train on other machines

@@ -33,12 +33,16 @@ def set_alphas(model: nn.Module, rule: Literal["authors", "norms"] = "authors") 
 def _start(name: str, space: Subspace, rule: str) -> Tensor:
     """The theta at which the weight is alpha D: (dim,)."""
     layer, offset, U = name.removesuffix(".weight"), space.parametrization.offset, space.parametrization.embedding
-    if (along := U.parts()[0].direction()) is not None:
-        theta = torch.zeros_like(space.theta)
-        theta[0] = _alpha(layer, along(), rule)
-        return theta
     structure = offset.structure()
-    if (structure and structure.is_zero) or U.dim < offset.shape.numel():
+    is_zero = structure is not None and structure.is_zero
+    if (along := U.parts()[0].direction()) is not None:
+        alpha = _alpha(layer, along.offset(), rule)
+        if not is_zero:  # (1 + a) D
+            return U.coordinates(alpha * along.offset() - offset())
+        theta = torch.zeros_like(space.theta)
+        theta[0] = alpha / along.scale
+        return theta
+    if is_zero or U.dim < offset.shape.numel():
         raise ValueError(f"{name} must be alpha D + S, got {offset.label()} + {U.label()}")
     return U.coordinates((_alpha(layer, offset(), rule) - 1) * offset())
 

@@ -17,19 +17,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from subspace import Key, methods, recipes
-from subspace.methods import Mover
+from subspace.methods import GradualPruning, Mover
+from subspace.methods.recipe import SparseRecipe
 from subspace.study.entries.entry import Choice
 from subspace.study.entries.lookup import lookup, require_known
 from subspace.study.methods.setting import Setting
 from subspace.study.methods.variants import (
     Apply,
-    by_loss,
+    all_coefficients,
+    basis_argument,
+    budget_arguments,
+    by_score,
+    controlled,
     force,
     format_option,
+    loss_of,
     plus_sparse,
     random,
     require_value,
-    shuffled,
 )
 
 
@@ -38,8 +43,9 @@ class Method:
     """A way to re-parametrize a model in place, and perhaps to move U while it trains.
 
     label, family: what figures call it, and whom they draw it with. apply: re-parametrizes a model in a `Setting`.
-    options: its own, by name, with their defaults. mover: makes what moves U while a network trains. from_dense:
-    whether U is chosen at the dense network, which is then held as well. needs_data: whether it is chosen by data.
+    options: its own, by name, with their defaults. mover: makes what moves U while a network trains. prunes: whether
+    that begins with all weights, so that they train at the rate of the dense network. from_dense: whether U is chosen
+    at the dense network, which is then held as well. needs_data: whether it is chosen by data.
     cost(density): the time of an epoch, in those of ordinary training. has_density: whether it has a size at all.
     authors: the defaults under the rule "authors", where they are others.
     """
@@ -48,7 +54,8 @@ class Method:
     family: str
     apply: Apply
     options: Mapping[str, Any] = field(default_factory=dict)
-    mover: Callable[[nn.Module, Optimizer, Setting], Mover] | None = None
+    mover: Callable[[nn.Module, Optimizer, Setting], Mover | GradualPruning] | None = None
+    prunes: bool = False
     from_dense: bool = False
     needs_data: bool = False
     cost: Callable[[float], float] = lambda density: 1.0
@@ -90,21 +97,14 @@ class Method:
 
 
 def _freezenet_snip(model: nn.Module, s: Setting) -> nn.Module:
-    return recipes.freezenet(model, **s.size, seed=s.seed, objective=s.loss(s.options["samples"]))
-
-
-def _grasp(model: nn.Module, s: Setting) -> nn.Module:
-    return recipes.grasp(model, s.balanced_loss(s.options["per_class"], s.options["temperature"]), **s.size)
-
-
-def _synflow(model: nn.Module, s: Setting) -> nn.Module:
-    return recipes.synflow(model, s.flow(), **s.size, steps=int(s.options["steps"]))
+    loss = s.loss(s.options["samples"])
+    return recipes.freezenet(model, **s.size, seed=s.seed, objective=loss, **basis_argument(s))
 
 
 def _imp(model: nn.Module, s: Setting) -> nn.Module:
     """Drop the same fraction in every round, so that they reach the density; none is needed at density 1."""
     fraction = 1 - s.density ** (1 / s.options["rounds"])
-    search = methods.LotteryTicket(model, s.fit, fraction=fraction or 0.5)
+    search = methods.LotteryTicket(model, s.fit, fraction=fraction or 0.5, **basis_argument(s))
     s.resume(search)
     ticket = search.run(**s.size)
     return ticket if search.rounds else recipes.ordinary(ticket)
@@ -125,9 +125,22 @@ def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
     return methods.RigL(model, optimizer, **_schedule(s))
 
 
+SHUFFLE, REINIT, INVERT = {"shuffle": False}, {"reinit": False}, {"invert": False}
+BASIS = {"basis": "identity"}
+
+
+def _gradual(model: nn.Module, optimizer: Optimizer, s: Setting) -> GradualPruning:
+    start, end = (round(s.options[name] * s.steps) for name in ("t_start", "t_end"))
+    arguments, delta_t = budget_arguments(s, moving=True), s.options["delta_t"]
+    if arguments.pop("groups"):
+        raise ValueError(f"budget must be one of tensors to prune gradually, got {s.options['budget']}")
+    schedule = {"t_start": start, "t_end": max(end, start + 1), "delta_t": delta_t}
+    return GradualPruning(model, optimizer, **s.size, **schedule, **arguments)
+
+
 def _scored(label: str, family: str, choose: Apply, options: Mapping[str, Any], **more: Any) -> Method:
     """A method that chooses U at the dense network, and whose support may be reshuffled."""
-    return Method(label, family, shuffled(choose), {"shuffle": False} | dict(options), from_dense=True, **more)
+    return Method(label, family, controlled(choose), SHUFFLE | BASIS | dict(options), from_dense=True, **more)
 
 
 RANDOM, SALIENCY, ROUNDS = "random support", "saliency, one shot", "saliency, in rounds"
@@ -136,12 +149,15 @@ TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
 # take more than 20 % at densities below 0.13.
 SAMPLES, LOSS, FRESH = {"samples": 128}, {"loss": "cross_entropy"}, {"steps": 60, "batches": "fresh"}
 MOVES = {"delta_t": 8, "fraction": 0.3, "t_end": 0.75}
+PRUNES = {"delta_t": 8, "t_start": 0.0, "t_end": 0.75}
 RULE = {"rule": "exact"}
-START = RULE | {"init": "dense"}
-OFFSET = RULE | {"offset": "dct", "gain": 1.0, "alpha": "trained", "alphas": ""}
+START = RULE | {"init": "dense"} | BASIS
+OFFSET = RULE | BASIS | {"offset": "dct", "gain": 1.0, "alpha": "trained", "alphas": ""}
 UNIFORM, EPL, ERK = {"budget": "uniform"}, {"budget": "epl"}, {"budget": "erk"}
 PRUNING = random(recipes.random_pruning)
-SNIP, ITERATIVE = by_loss(recipes.snip), by_loss(recipes.iterative_snip)
+SNIP = by_score(methods.snip, loss_of)
+GRASP = by_score(methods.grasp, lambda s: s.balanced_loss(s.options["per_class"], s.options["temperature"]))
+CONTROLS = REINIT | INVERT
 DATA = {"needs_data": True}
 
 METHODS = {
@@ -149,21 +165,24 @@ METHODS = {
     "random_pruning_uniform": Method("random pruning, uniform", RANDOM, PRUNING, UNIFORM | START),
     "random_pruning_epl": Method("random pruning, EPL", RANDOM, PRUNING, EPL | START),
     "random_pruning_erk": Method("random pruning, ERK", RANDOM, PRUNING, ERK | START),
-    "magnitude": _scored("magnitude", SALIENCY, lambda model, s: recipes.magnitude(model, **s.size), {}),
-    "snip": _scored("SNIP", SALIENCY, SNIP, SAMPLES | LOSS, **DATA),
-    "grasp": _scored("GraSP", SALIENCY, _grasp, {"per_class": 10, "temperature": 200}, **DATA),
-    "iterative_snip": _scored("Iterative SNIP", ROUNDS, ITERATIVE, SAMPLES | FRESH | LOSS, **DATA),
+    "magnitude": _scored("magnitude", SALIENCY, by_score(methods.magnitude, lambda s: None), CONTROLS),
+    "snip": _scored("SNIP", SALIENCY, SNIP, SAMPLES | LOSS | CONTROLS, **DATA),
+    "grasp": _scored("GraSP", SALIENCY, GRASP, {"per_class": 10, "temperature": 200} | CONTROLS, **DATA),
+    "iterative_snip": _scored("Iterative SNIP", ROUNDS, SNIP, SAMPLES | FRESH | LOSS | CONTROLS, **DATA),
     "force": _scored(
-        "FORCE", ROUNDS, force, SAMPLES | FRESH | LOSS | RULE, authors={"steps": 10, "loss": "nll"}, **DATA
+        "FORCE", ROUNDS, force, SAMPLES | FRESH | LOSS | RULE | REINIT, authors={"steps": 10, "loss": "nll"}, **DATA
     ),
-    "synflow": _scored("SynFlow", ROUNDS, _synflow, {"steps": 100}),
-    "imp": _scored("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9}, **DATA),
+    "synflow": _scored("SynFlow", ROUNDS, by_score(methods.synflow, Setting.flow), {"steps": 100} | CONTROLS),
+    "imp": _scored("IMP, 9 rounds", TRAINED, _imp, {"rounds": 9} | REINIT, **DATA),
     "set": Method("SET, ERK", TRAINED, random(recipes.set, moving=True), MOVES | ERK | START, _set),
     "rigl": Method("RigL, ERK", TRAINED, random(recipes.rigl, moving=True), MOVES | ERK | START, _rigl),
+    "gradual": Method(
+        "gradual pruning, uniform", TRAINED, all_coefficients, PRUNES | UNIFORM | BASIS, _gradual, prunes=True
+    ),
     "dctps": Method("DCTpS, EPL", COSINES, plus_sparse(), EPL | OFFSET | {"frozen": False}),
     "dctps_set": Method("DCTpS + SET, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _set),
     "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _rigl),
-    "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE),
+    "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE | BASIS),
     "freezenet_snip": _scored("FreezeNet (SNIP)", GAUSSIAN, _freezenet_snip, SAMPLES, **DATA),
     "random_subspace": Method(
         "random subspace",
@@ -177,14 +196,31 @@ BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "f
 
 def method(name: str) -> Method:
     """The method called `name` or at that import path; ValueError with the names, and the nearest, if there is none."""
+    if name not in METHODS and name in recipe_names():
+        near = [each for each in METHODS if each.startswith(name)]
+        here = f"which is here {' or '.join(near)}" if near else "of which there is no method here"
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got the recipe {name!r}, {here}")
     found = lookup(name, METHODS, "method", importable=True)
     if not isinstance(found, Method):
         raise ValueError(f"method must be a Method, got {type(found).__name__} at {name!r}")
     return found
 
 
+def recipe_names() -> list[str]:
+    """The names of all recipes."""
+    return [name for name, value in vars(recipes).items() if recipe_name(value) == name]
+
+
+def recipe_name(value: object) -> str | None:
+    """The name of a recipe; None for anything else."""
+    name = getattr(value, "__name__", "")
+    ours = isinstance(value, SparseRecipe) or getattr(value, "__module__", None) == recipes.__name__
+    return name if ours and not name.startswith("_") and getattr(recipes, name, None) is value else None
+
+
 def earlier(chosen: Choice) -> dict[str, Any]:
     """What a known method did before it had an option for it, by the option's name."""
-    if chosen.name not in METHODS or "batches" not in METHODS[chosen.name].options:
-        return {}
-    return {"batches": "fresh" if chosen.options.get("rule") == "authors" else "one"}
+    known = METHODS[chosen.name].options if chosen.name in METHODS else {}
+    before = {"basis": "identity", "reinit": False, "invert": False}
+    before["batches"] = "fresh" if chosen.options.get("rule") == "authors" else "one"
+    return {name: value for name, value in before.items() if name in known}

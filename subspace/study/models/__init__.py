@@ -23,7 +23,7 @@ from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
 from subspace.study.models.initialisation import draw_biases
 from subspace.study.models.lenet5 import lenet5
-from subspace.study.models.libraries import LIBRARIES, of_library
+from subspace.study.models.libraries import is_of_library, of_library, require_in_library
 from subspace.study.models.mlp import mlp
 from subspace.study.models.mobilenet_v2 import mobilenet_v2
 from subspace.study.models.resnet18 import resnet18
@@ -58,7 +58,7 @@ def build(choice: Choice, data: Data, key: Key) -> nn.Module:
     if biases not in ("zero", "uniform"):
         raise ValueError(f"biases must be zero or uniform, got {biases!r}")
     with seeded(key):
-        if choice.name.partition(":")[0] in LIBRARIES:
+        if is_of_library(choice.name):
             model = of_library(choice.name, facts, choice.options)
         else:
             model = call_with_options(find(choice.name), Choice(choice.name, options), facts)
@@ -67,6 +67,14 @@ def build(choice: Choice, data: Data, key: Key) -> nn.Module:
     if biases == "uniform":
         draw_biases(model, key)
     return model
+
+
+def require(choice: Choice) -> None:
+    """ValueError if there is no such model: by name, at its import path, or in its library."""
+    if is_of_library(choice.name):
+        require_in_library(choice.name)
+    else:
+        find(choice.name)
 
 
 def facts_of(data: Data) -> dict[str, Any]:

@@ -11,7 +11,7 @@ The number of classes is the data's; so are the channels and the size of an imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +25,6 @@ Options = Mapping[str, Any]
 def torchvision(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `torchvision.models`."""
     models = installed("torchvision").models
-    require_known([name], models.list_models(), "model must be one that torchvision has:")
     if facts.get("in_channels") != 3:
         raise ValueError(f"data must have 3 channels for torchvision:{name}, got {facts.get('in_channels', 'none')}")
     size = {"image_size": facts["image_size"]} if name.startswith("vit") else {}
@@ -35,8 +34,6 @@ def torchvision(name: str, facts: Options, options: Options) -> nn.Module:
 def timm(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `timm`; those of a fixed size of images get the data's."""
     library = installed("timm")
-    if not library.is_model(name):
-        require_known([name], library.list_models(), "model must be one that timm has:")
     usual = library.get_pretrained_cfg(name)
     size = {"img_size": facts["image_size"]} if usual is not None and usual.fixed_input_size else {}
     given = {"pretrained": False, "num_classes": facts["num_classes"], "in_chans": facts["in_channels"], **size}
@@ -46,8 +43,6 @@ def timm(name: str, facts: Options, options: Options) -> nn.Module:
 def transformers(name: str, facts: Options, options: Options) -> nn.Module:
     """A model of `transformers` for image classification, that returns its logits."""
     library = installed("transformers")
-    kinds = library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    require_known([name], [kind.model_type for kind in kinds], "model must be one that transformers has:")
     usual = library.AutoConfig.for_model(name)
     # a configuration keeps what it does not know
     known_options = [option for option in {*usual.to_dict(), *options} if hasattr(usual, option)]
@@ -77,6 +72,24 @@ LIBRARIES: dict[str, Callable[[str, Options, Options], nn.Module]] = {
     "timm": timm,
     "transformers": transformers,
 }
+NAMES: dict[str, Callable[[Any], Collection[str]]] = {  # of the models that a library has
+    "torchvision": lambda library: library.models.list_models(),
+    "timm": lambda library: library.list_models(),
+    "transformers": lambda library: [kind.model_type for kind in library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING],
+}
+
+
+def is_of_library(entry: str) -> bool:
+    """Whether a name is that of a library's model, LIBRARY:NAME."""
+    return entry.partition(":")[0] in LIBRARIES
+
+
+def require_in_library(entry: str) -> None:
+    """ValueError if the library of an entry LIBRARY:NAME is not installed, or has no such model."""
+    library, _, name = entry.partition(":")
+    found = installed(library)
+    if not (library == "timm" and found.is_model(name)):  # by a tag or an alias, which its list does not have
+        require_known([name], NAMES[library](found), f"model must be one that {library} has:")
 
 
 def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
@@ -85,6 +98,7 @@ def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
     Its constructor may draw from the global generators: see `data.seeded`.
     """
     library, _, name = entry.partition(":")
+    require_in_library(entry)
     if "in_channels" not in facts:
         raise ValueError(f"data must be images for {entry}, got inputs of shape {facts['input_shape']}")
     try:
@@ -96,10 +110,13 @@ def of_library(entry: str, facts: Options, options: Options) -> nn.Module:
 
 
 def installed(library: str) -> Any:
-    """The package; ValueError with the command that installs it."""
+    """The package; ValueError with the command that installs it, or with why it cannot be imported."""
     try:
         return import_module(library)
     except ModuleNotFoundError as missing:
-        if missing.name != library:
-            raise
-        raise ValueError(f"{library} must be installed for its models, got none: pip install {library}") from None
+        if missing.name == library:
+            raise ValueError(f"{library} must be installed for its models, got none: pip install {library}") from None
+        raise ValueError(f"{library} must be complete for its models, got: {missing}") from missing
+    except Exception as error:  # one that is built for another torch
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ValueError(f"{library} must be one that can be imported beside this torch, got {what}") from error

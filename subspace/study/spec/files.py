@@ -17,6 +17,7 @@ import msgspec
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from subspace.study.entries.entry import listed
 from subspace.study.entries.lookup import require_known
 from subspace.study.spec.presets import preset
 from subspace.study.spec.study import Study, Training
@@ -99,9 +100,9 @@ def words(text: str) -> list[Any]:
     >>> words("dctps, snip"), words("0.1,0.01"), words("[{name = 'rigl', delta_t = 5}]")
     (['dctps', 'snip'], [0.1, 0.01], [{'name': 'rigl', 'delta_t': 5}])
     """
-    for listed in (value(text), value(f"[{text}]")):
-        if isinstance(listed, list):
-            return listed
+    for found in (value(text), value(f"[{text}]")):
+        if isinstance(found, list):
+            return found
     return [value(word.strip()) for word in text.split(",") if word.strip()]
 
 
@@ -109,11 +110,16 @@ def study(table: Mapping[str, Any]) -> Study:
     """The study that a table says; ValueError naming what is not a key, with the nearest, or not such a value."""
     require_fields(table, Study, "")
     try:
-        return msgspec.convert(dict(table), Study)
+        return msgspec.convert(lists(table), Study)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         place = where.rstrip("`").lstrip(".")
         raise ValueError(f"{place}: {what}" if place else what) from None
+
+
+def lists(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with a list where one value stands for it."""
+    return {key: list(listed(entry)) if key in LISTS else entry for key, entry in table.items()}
 
 
 def require_fields(table: Mapping[str, Any], of: type, place: str) -> None:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import subspace
-from subspace.study.entries.entry import Choice, Entry, canonical
+from subspace.study.entries.entry import Choice, Entry, canonical, listed
+from subspace.study.entries.lookup import require_known
 from subspace.study.methods import BASIC, METHODS, method
-from subspace.study.methods.registry import earlier
+from subspace.study.methods.registry import earlier, recipe_name
 
 MODEL, DATA = Choice("lenet5"), Choice("mnist5k")
 DENSITIES = (0.1, 0.01, 0.001)
 WHERE = ("data_dir", "download")  # options of data that say where they are found
 LIMIT = 100_000
+ENTRIES = {"methods": "method", "models": "model", "data": "data"}  # the lists of entries, and what one of them is
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,9 @@ class Study:
 
     name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions
     in (0, 1], or in their place dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... limit: the most
-    runs that there may be. ValueError for a list that is empty, or for both densities and dims.
+    runs that there may be. A value stands for a list of it, a table for a `Training`, a function or class of a module,
+    or a recipe, for its name. ValueError for a list that is empty, for both densities and dims, and for a function that
+    other processes cannot import.
     """
 
     name: str = "study"
@@ -178,6 +183,7 @@ class Study:
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
+        self._take_bare_values()
         if self.densities is None and self.dims is None:
             object.__setattr__(self, "densities", DENSITIES)
         if self.densities is not None and self.dims is not None:
@@ -196,6 +202,19 @@ class Study:
         folder = self.name.isprintable() and 0 < len(self.name.encode()) <= 200
         if not folder or set(self.name) & set("/\\") or self.name.startswith(".") or self.name == "runs":
             raise ValueError(f"name must be that of a folder other than runs, of at most 200 bytes, got {self.name!r}")
+
+    def _take_bare_values(self) -> None:
+        """Make lists of values that stand for one, and entries as a file has them of what Python has for them."""
+        for name in (*ENTRIES, "densities", "dims"):
+            if (value := getattr(self, name)) is not None:
+                entries = [as_entry(each, ENTRIES[name]) if name in ENTRIES else each for each in listed(value)]
+                object.__setattr__(self, name, tuple(entries))
+        for name in ("densities", "dims"):
+            numbers = [each for each in getattr(self, name) or () if isinstance(each, Real)]
+            if other := [each for each in getattr(self, name) or () if each not in numbers]:
+                raise ValueError(f"{name} must be numbers, got {other[0]!r}")
+        if not isinstance(self.train, Training):
+            object.__setattr__(self, "train", training(self.train))
 
     def choices(self) -> list[Choice]:
         """The methods, those that "all" stands for included."""
@@ -228,6 +247,22 @@ class Study:
             for seed in (range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
         )
         return list(dict.fromkeys(grid))
+
+
+def as_entry(entry: Any, what: str) -> Entry:
+    """The entry of a study as a file has it: a function, a class or a recipe by its name."""
+    if callable(entry):
+        return recipe_name(entry) or Choice.of(entry, what).name
+    chosen = Choice.of(entry, what)
+    return {"name": chosen.name, **chosen.options} if isinstance(entry, Choice) else entry
+
+
+def training(table: Any) -> Training:
+    """The training that a table of its fields says; ValueError for what is none, or a key that is no field."""
+    if not isinstance(table, Mapping):
+        raise ValueError(f"train must be a Training or a table of its fields, got {table!r}")
+    require_known(table, [field.name for field in fields(Training)], "train must have keys among")
+    return Training(**table)
 
 
 def expand_all(entry: Entry) -> Iterable[Entry]:

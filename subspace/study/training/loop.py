@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 import subspace
 from subspace import Key
-from subspace.methods import LotteryTicket, Mover, Objective
+from subspace.methods import GradualPruning, LotteryTicket, Mover, Objective
 from subspace.study.data import Data, Samples
 from subspace.study.entries.entry import Choice
 from subspace.study.entries.options import instantiate
@@ -44,7 +44,7 @@ class Parts:
 
     optimizer: Optimizer
     schedule: Any = None
-    mover: Mover | None = None
+    mover: Mover | GradualPruning | None = None
 
     def state_dict(self) -> dict[str, State]:
         """The states of those that are there, by name."""
@@ -121,6 +121,8 @@ class Loop:
             self.close({**trained, **self.test(model, is_final), "learning_rate": rate}, is_final)
             if is_final or self.state.search:  # a round of a search that cannot be resumed is lost
                 self.states.save(self.state.saveable(model, parts.state_dict(), number + 1, is_final))
+        if parts.mover and is_final:
+            parts.mover.cut()
 
     def prepare(self, model: nn.Module, density: float) -> Parts:
         """The optimizer, schedule and mover of a training, as at its start."""

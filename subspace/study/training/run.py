@@ -61,7 +61,7 @@ def train_in(run: Run, states: StateStore, team: Team) -> dict[str, Any]:
     with seeded(key.fold("generators")):
         model = choose(loop, models.build(run.model, whole, key.fold("init")).to(loop.device))
     measure_spectra(loop, model, "initial")
-    loop.train(model, loop.setting().density)
+    loop.train(model, 1.0 if method(run.method.name).prunes else loop.setting().density)
     measure_spectra(loop, model, "trained")
     return asdict(complete(loop, model))
 
@@ -109,6 +109,8 @@ def measure_spectra(loop: Loop, model: nn.Module, when: str) -> None:
 def complete(loop: Loop, model: nn.Module) -> Metrics:
     """The metrics with what is known after training."""
     metrics, inputs = loop.state.metrics, loop.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(loop.device)
+    size = subspace.summary(model)
+    metrics.dim, metrics.alpha = size.dim, size.alpha
     metrics.flops_training = metrics.flops_total / metrics.samples
     metrics.flops_total += metrics.flops_init
     metrics.flops_forward = costs.flops(model, inputs).forward

@@ -9,9 +9,20 @@ from torch import nn
 
 import subspace
 from subspace import Key, budgets, materialize, recipes, subspaces
-from subspace.embeddings import Direction, Sparse
+from subspace.embeddings import Basis, Direction, Sparse, Transform
 from subspace.methods import rows
-from subspace.offsets import DCT, Gaussian, Hadamard, RankOne, SignedDCT
+from subspace.offsets import (
+    DCT,
+    BlockDCT,
+    BlockHadamard,
+    Gaussian,
+    Haar,
+    Hadamard,
+    RankOne,
+    SignedDCT,
+    SignedHadamard,
+    SignedPermutation,
+)
 from subspace.study import models
 from subspace.study.data import Tensors
 from subspace.study.entries.entry import Choice
@@ -56,6 +67,8 @@ def dense():
     return models.lenet5(Key(5))
 
 
+# As the authors' code has it: d = 0 and alpha from 1, which weight decay pulls to 0.
+DCTPS = recipes.offset_plus_sparse(lambda w, key: DCT(w), anchored=False)
 AS_EVER = {
     "random_pruning_uniform": lambda: recipes.random_pruning(dense(), density=0.01, seed=3, budget=budgets.uniform),
     "random_pruning_epl": lambda: recipes.random_pruning(dense(), density=0.01, seed=3, budget=budgets.epl),
@@ -63,9 +76,9 @@ AS_EVER = {
     "magnitude": lambda: recipes.magnitude(dense(), density=0.01),
     "set": lambda: recipes.set(dense(), density=0.01, seed=3),
     "rigl": lambda: recipes.rigl(dense(), density=0.01, seed=3),
-    "dctps": lambda: recipes.dctps(dense(), density=0.01, seed=3, budget=budgets.epl),
-    "dctps_set": lambda: recipes.dctps_set(dense(), density=0.01, seed=3),
-    "dctps_rigl": lambda: recipes.dctps_rigl(dense(), density=0.01, seed=3),
+    "dctps": lambda: DCTPS(dense(), density=0.01, seed=3, budget=budgets.epl),
+    "dctps_set": lambda: DCTPS(dense(), density=0.01, seed=3, budget=budgets.erk),
+    "dctps_rigl": lambda: DCTPS(dense(), density=0.01, seed=3, budget=budgets.erk),
     "freezenet": lambda: recipes.freezenet(dense(), density=0.01, seed=3, budget=budgets.epl),
     "snip": lambda: recipes.snip(dense(), setting("snip").loss(128), density=0.01),
     "force": lambda: recipes.force(dense(), setting("force").fresh_loss(128), density=0.01, steps=60),
@@ -116,6 +129,11 @@ def test_a_number_is_the_same_however_it_is_written():
         ("hadamard", lambda w, key: Hadamard(w, gain=1.5)),
         ("gaussian", lambda w, key: Gaussian(w, key=key.fold("d"), gain=1.5)),
         ("rank_one", lambda w, key: RankOne(w, key=key.fold("d"), gain=1.5)),
+        ("signed_hadamard", lambda w, key: SignedHadamard(w, key=key.fold("d"), gain=1.5)),
+        ("block_hadamard", lambda w, key: BlockHadamard(w, key=key.fold("d"), gain=1.5)),
+        ("block_dct", lambda w, key: BlockDCT(w, key=key.fold("d"), gain=1.5)),
+        ("haar", lambda w, key: Haar(w, gain=1.5)),
+        ("signed_permutation", lambda w, key: SignedPermutation(w, key=key.fold("d"), gain=1.5)),
     ],
 )
 @pytest.mark.parametrize("alpha", ["trained", "fixed"])
@@ -176,7 +194,7 @@ def test_epf_is_equal_in_every_row_and_epf_on_average_is_not():
         return torch.bincount(index // 400, minlength=120)
 
     assert per_row("epf").max() - per_row("epf").min() <= 1 < per_row("epf_average").max()
-    expected = recipes.dctps(dense(), density=0.01, seed=3, budget=budgets.epf, groups=rows)
+    expected = DCTPS(dense(), density=0.01, seed=3, budget=budgets.epf, groups=rows)
     assert state(applied("dctps", budget="epf")) == state(expected)
 
 
@@ -221,6 +239,103 @@ def test_a_reshuffled_support_has_the_same_counts_at_other_places(name):
         else:
             assert torch.equal(starts[q][index], before[q].detach().flatten()[index])
             assert int(starts[q].count_nonzero()) == len(index)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "snip", "grasp", "iterative_snip", "synflow"])
+def test_an_inverted_score_keeps_as_many_of_the_lowest(name):
+    few = {"steps": 2} if "steps" in METHODS[name].options else {}
+    kept, inverted = (supports(applied(name, **few, invert=invert)) for invert in (False, True))
+    assert {q: len(index) for q, index in kept.items()} == {q: len(index) for q, index in inverted.items()}
+    if name == "magnitude":
+        for q, w in dense().named_parameters():
+            if q in inverted:
+                lowest = w.flatten().abs().argsort(stable=True)[: len(inverted[q])]
+                assert inverted[q] == lowest.sort().values.tolist()
+    if "steps" in METHODS[name].options:
+        return  # what is lowest among those that are left
+    assert all(not set(kept[q]) & set(inverted[q]) for q in kept if 2 * len(kept[q]) < dense().get_parameter(q).numel())
+
+
+@pytest.mark.parametrize("name", ["magnitude", "snip", "force", "imp"])
+def test_reinitialised_weights_are_others_of_the_same_distribution_at_the_same_places(name):
+    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
+    chosen, model = applied(name, **few), applied(name, reinit=True, **few)
+    assert supports(chosen) == supports(model)
+    for q, space in subspaces(model):
+        first = dense().get_parameter(q).detach()
+        w = space.module.weight.detach()
+        kept = w.flatten()[supports(model)[q]]
+        assert torch.isin(kept, first.flatten()).all()
+        if len(kept) > 20:
+            assert (kept != first.flatten()[supports(model)[q]]).float().mean() > 0.9
+    shuffled = applied(name, reinit=True, shuffle=True, **few)
+    assert supports(shuffled) == supports(applied(name, shuffle=True, **few)) != supports(model)
+
+
+BASED = [name for name, known in METHODS.items() if "basis" in known.options]
+
+
+@pytest.mark.parametrize("basis", ["dct", "haar_filters", "singular"])
+@pytest.mark.parametrize("name", BASED)
+def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
+    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
+    model = applied(name, basis=basis, **few)
+    size = subspace.summary(model)
+    if METHODS[name].prunes:
+        assert all(isinstance(space.embedding, Transform) for _, space in subspaces(model))
+        return
+    assert size.dim - size.alpha == 612
+    for _, space in subspaces(model):
+        U = space.embedding.parts()[-1]
+        assert isinstance(U, Basis)
+        assert type(U.transform).__name__ == {"dct": "DCT", "haar_filters": "Haar", "singular": "Singular"}[basis]
+    if "shuffle" in METHODS[name].options:
+        other = applied(name, basis=basis, shuffle=True, **few)
+        counts = [[len(index) for index in supports(m).values()] for m in (model, other)]
+        assert counts[0] == counts[1]
+        assert supports(model) != supports(other)
+        assert all(isinstance(space.embedding, Basis) for _, space in subspaces(other))
+
+
+def test_every_sparse_method_has_a_basis():
+    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("random_pruning_epl", {"basis": "dct", "init": "sparse"}, "init must be dense in a basis, got sparse in dct"),
+        ("force", {"basis": "dct", "rule": "authors"}, "basis must be identity under the rule authors, got dct"),
+        ("rigl", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
+        ("gradual", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
+        ("gradual", {"budget": "epf"}, "budget must be one of tensors to prune gradually, got epf"),
+        ("dctps", {"budget": "n:4"}, "density must be a multiple of 1/4 for the budget n:4, got 0.01"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(name, options, error):
+    def prepare():
+        model = applied(name, **options)
+        METHODS[name].mover(model, torch.optim.SGD(model.parameters(), 0.1), setting(name, **options))
+
+    with pytest.raises(ValueError, match=error):
+        prepare()
+
+
+@pytest.mark.parametrize(("m", "density"), [(2, 0.5), (4, 0.5), (4, 0.25), (8, 0.125), (16, 0.1875)])
+@pytest.mark.parametrize("name", ["random_pruning_uniform", "dctps", "freezenet"])
+def test_an_n_to_m_budget_has_n_in_every_m_inputs(name, m, density):
+    model = applied(name, density, budget=f"n:{m}")
+    size = subspace.summary(model)
+    assert size.dim - size.alpha == round(density * N)
+    for q, index in supports(model).items():
+        shape = dense().get_parameter(q).shape
+        mask = torch.zeros(shape.numel()).index_fill(0, torch.tensor(index), 1).reshape(shape[0], shape[1], -1)
+        if shape[1] % m:
+            per_row = mask.sum((1, 2))
+            assert per_row.max() - per_row.min() <= 1
+        else:
+            blocks = mask.reshape(shape[0], shape[1] // m, m, -1).sum(2)
+            assert (blocks == m * density).all()
 
 
 def test_every_saliency_can_be_reshuffled():

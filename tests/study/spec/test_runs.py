@@ -199,7 +199,7 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         ),
         (
             lambda: Run(Choice("force", {"step": 3}), density=0.1),
-            r"must be batches, loss, rule, samples, shuffle, steps, got 'step'; did you mean 'steps'\?",
+            r"must be basis, batches, loss, reinit, rule, samples, shuffle, steps, got 'step'; did you mean 'steps'\?",
         ),
         (lambda: Run(Choice("force", {"steps": "3"}), density=0.1), r"steps of force must be such as 60, got '3'"),
         (lambda: run("dctps", density=0.1, seed=-1), r"seed must be an integer of at least 0 and below 2\^63, got -1"),

@@ -85,6 +85,7 @@ H32 = 32 * 5  # additions of a Walsh-Hadamard transform of 32, the next power of
     [
         (Hadamard, [sparse(6)], H32 + 48 + 12, H32 + 10 + 24 + 12, 12, 0),
         (Zero, [alpha(Hadamard), sparse(6)], H32 + 48 + 12, H32 + 10 + 24 + 12, 48 + 12, 0),
+        (Hadamard, [alpha(Hadamard), sparse(6)], H32 + 48 + 12, H32 + 10 + 24 + 12, 48 + 12, 0),
         (signed, [sparse(6)], T24 + 24 + 10 + 12, T24 + 10 + 10 + 12, 12, 0),
         (Zero, [alpha(signed), sparse(6)], T24 + 48 + 10 + 12, T24 + 10 + 24 + 10 + 12, 48 + 12, 0),
         (keyed(SignedHadamard), [sparse(6)], H32 + 48 + 10 + 12, H32 + 10 + 24 + 10 + 12, 12, 0),

@@ -239,6 +239,17 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, 
         assert interrupted(run, stop) == whole, stop
 
 
+@pytest.mark.parametrize("options", [{}, {"basis": "dct", "budget": "erk"}])
+def test_a_network_pruned_gradually_ends_with_the_exact_density(options):
+    run = Run(Choice("gradual", {"delta_t": 1} | options), density=0.1, train=SHORT)
+    metrics = figures(run)
+    assert metrics["dim"] == sum(tensor["dim"] for tensor in metrics["tensors"]) == round(0.1 * metrics["weights"])
+    assert metrics["trained_bytes"] == 4 * metrics["weights"]  # as many numbers train at first
+    assert metrics["stored_bytes"] < 0.3 * metrics["stored_training"]
+    assert metrics["learning_rate"] == run.train.learning_rate
+    assert metrics["flops_training"] > metrics["flops_forward"]
+
+
 def dropping(num_classes):
     """A network with dropout and batch norm, which draw from torch's generator and keep running statistics."""
     layers = nn.Conv2d(1, 4, 5, stride=3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)

@@ -9,6 +9,7 @@ products cost, at each position:
 |-----------------------|--------------|--------------|----------|
 | identity: dense       | 2 m n        | 2 m n        | 2 m n    |
 | sparse, s entries     | 2 s          | 2 s          | 2 s      |
+| pretrained d          | 2 m n        | 2 m n        | 0        |
 | DCT                   | T(q) + m     | T(q) + n     | 0        |
 | alpha DCT             | T(q) + 2 m   | T(q) + n + m | 2 m      |
 | either, signed        | n more       | n more       | the same |
@@ -63,8 +64,10 @@ def layer(
     m, n, p = shape[0], shape[1:].numel(), positions
     once = Flops(2 * m * n, 2 * m * n, 2 * m * n)
     if parametrization is not None:
-        d, parts = parametrization.offset, parametrization.embedding.parts()
-        products = [d.flops(groups), *(U.flops(groups) for U in parts)]
+        parts = parametrization.embedding.parts()
+        products = [U.flops(groups) for U in parts]
+        if parametrization.column is None:  # else d and alpha d are one product
+            products.append(parametrization.offset.flops(groups))
         known = [product for product in products if product is not None]
         once = sum(known, Flops()) if len(known) == len(products) else _built(parts, m, n)
     to_input = once.to_input * differentiated

@@ -1,7 +1,4 @@
-"""Orthonormal bases of the space of a weight: ordinary training, and with `Basis` tickets, in other coordinates.
-
-A new one is a file of one class with two methods, `analyse` and `synthesise`.
-"""
+"""Orthonormal bases of one transform for every axis of a weight; a new one is a file of one class with two methods."""
 
 from __future__ import annotations
 
@@ -11,57 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
-from subspace.embeddings.base import Embedding
-
-OUTPUTS, INPUTS = 0, 1  # the axes of the matrix
-
-
-class Transform(Embedding):
-    """W = A^T C B, A and B orthonormal, theta = the coefficients C = A W B^T; dim = numel, U^T U = I.
-
-    C has the weight's shape, and its matrix the order of the DCT's patches. Two methods make it complete: A and B along
-    the outputs and the inputs.
-    """
-
-    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
-        super().__init__(like, like.numel(), key=key)
-
-    @abc.abstractmethod
-    def analyse(self, x: Tensor, axis: int) -> Tensor:
-        """A x along the last axis for axis 0, the outputs; B x for axis 1, the inputs."""
-
-    @abc.abstractmethod
-    def synthesise(self, c: Tensor, axis: int) -> Tensor:
-        """A^T c or B^T c along the last axis."""
-
-    @abc.abstractmethod
-    def axis_flops(self, axis: int) -> float:
-        """The FLOPs of `analyse` for one row of that axis."""
-
-    def forward(self, theta: Tensor) -> Tensor:
-        return self._both(theta.reshape(self.shape), self.synthesise)
-
-    def adjoint(self, weight: Tensor) -> Tensor:
-        return self._both(weight, self.analyse).reshape(-1)
-
-    def coordinates(self, weight: Tensor) -> Tensor:
-        return self.adjoint(weight)
-
-    def _both(self, weight: Tensor, along: Callable[[Tensor, int], Tensor]) -> Tensor:
-        matrix = self.layout.to_matrix(weight).to(at_least_float32(weight.dtype))
-        turned = along(along(matrix, INPUTS).mT, OUTPUTS).mT
-        return self.layout.from_matrix(turned, self.shape).to(weight.dtype)
-
-    def around(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """x W^T = A^T (C B x), by a product with C alone: (..., n_in) -> (..., n_out)."""
-        wide = x.to(at_least_float32(x.dtype))
-        return self.synthesise(product(self.analyse(wide, INPUTS)), OUTPUTS).to(x.dtype)
-
-    def build_flops(self) -> float:
-        n_out, n_in = self.fans
-        return n_out * self.axis_flops(INPUTS) + n_in * self.axis_flops(OUTPUTS)
+from subspace.embeddings.basis import OUTPUTS, Transform
 
 
 class Separable(Transform):

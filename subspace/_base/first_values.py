@@ -1,0 +1,50 @@
+"""What the tensors of a model held when it was registered: its base, which a checkpoint need not hold again.
+
+A checksum of each tensor is remembered by its module, so that copies of the model and wrapped ones know it, too.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+COLUMNS = 4096
+BLOCK = 64 * COLUMNS
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+REMEMBERED = "_subspace_first_values"  # of a module's own tensors, by name
+
+
+def remember_values(module: nn.Module) -> None:
+    """Remember what a module's own tensors hold, but for those that are remembered already."""
+    known = vars(module).setdefault(REMEMBERED, {})
+    for name, tensor in chain(module._parameters.items(), module._buffers.items()):
+        if tensor is not None and name not in known:
+            known[name] = checksum(tensor)
+
+
+def has_first_value(module: nn.Module, name: str) -> bool:
+    """Whether a module's tensor certainly holds what was remembered of it."""
+    known = vars(module).get(REMEMBERED, {}).get(name)
+    return known is not None and known == checksum(module._parameters.get(name, module._buffers.get(name)))
+
+
+def checksum(tensor: Tensor | None) -> str | None:
+    """Of the shape, the dtype and every bit; None for a tensor without plain values. Takes one pass, where it lies."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided  # type: ignore[union-attr]
+    if tensor is None or not plain or tensor.is_meta or tensor.is_quantized:
+        return None
+    numbers = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
+    words = numbers.view(WORDS[numbers.element_size()]).flatten() if numbers.ndim else numbers.reshape(1)
+    words = words.view(WORDS[words.element_size()])
+    whole = len(words) // COLUMNS * COLUMNS
+    sums = torch.zeros(COLUMNS, dtype=torch.int64, device=words.device)
+    for block in words[:whole].split(BLOCK):  # type: ignore[no-untyped-call]  # all at once would be int64 first
+        sums += block.view(-1, COLUMNS).sum(0, dtype=torch.int64)
+    digest = blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+    for part in (sums, words[whole:].long()):
+        digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()

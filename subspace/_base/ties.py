@@ -1,0 +1,116 @@
+"""Tied tensors: where one owner of a Parameter is parametrized, the others read the weight that it computes.
+
+A module that reads another's tensor has no Parameter of that name any more but a property, so that theta is there once:
+for optimizers, in a state_dict and in files.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+TIES = "_subspace_ties"  # an attribute of modules: their tensors that are another's, by name
+PREFIX = "Tied"  # of the class of a module that reads another's tensor
+
+Tie = tuple[nn.Module, str]  # the module that has the tensor, and its name there
+
+
+def tie(module: nn.Module, name: str, source: nn.Module, source_name: str) -> None:
+    """Let a module's tensor be another's from now on.
+
+    Raises ValueError for a recurrent layer, which keeps its weights in a list as well.
+    """
+    require_tieable(module, name)
+    del module._parameters[name]
+    vars(module)[TIES] = {**ties(module), name: (source, source_name)}
+    if not is_parametrized(module):  # whose class is its own already
+        module.__class__ = _class_of_its_own(type(module))
+    setattr(type(module), name, _reader(name))
+
+
+def require_tieable(module: nn.Module, name: str) -> None:
+    """Raise ValueError for a tensor that cannot be read from another module."""
+    if isinstance(module, nn.RNNBase):
+        raise ValueError(f"{name} must not be tied in a recurrent layer, got a tied one of {type(module).__name__}")
+
+
+def ties(module: nn.Module) -> dict[str, Tie]:
+    """The tensors of a module that are another's, by name."""
+    found: dict[str, Tie] = vars(module).get(TIES, {})
+    return found
+
+
+def restore_ties(model: nn.Module) -> None:
+    """Give every module that reads another's tensor its Parameter back, where that is a plain Parameter again."""
+    for module in model.modules():
+        for name, (source, source_name) in list(ties(module).items()):
+            if (weight := source._parameters.get(source_name)) is not None:
+                del ties(module)[name]
+                delattr(next(kind for kind in type(module).__mro__ if name in vars(kind)), name)
+                module.register_parameter(name, weight)
+                if not ties(module) and type(module).__name__.startswith(PREFIX):
+                    module.__class__ = type(module).__bases__[0]
+
+
+def owned_by(model: nn.Module, weight: Tensor) -> list[Tie]:
+    """All the modules of a model that have a Parameter, each with its name there: several where it is tied."""
+    return [(module, name) for module in model.modules() for name, p in module._parameters.items() if p is weight]
+
+
+def other_owners(module: nn.Module, name: str) -> Iterator[Tie]:
+    """Where a module's Parameter is as well: in itself, and in the modules of any model of this process."""
+    weight = module._parameters[name]
+    yield from ((module, other) for other, tensor in module._parameters.items() if tensor is weight and other != name)
+    if weight is None or not _is_held_elsewhere(weight):
+        return  # a search takes a twentieth of a second
+    for each in gc.get_objects():
+        if issubclass(type(each), nn.Module) and each is not module:
+            yield from (
+                (each, other) for other, tensor in vars(each).get("_parameters", {}).items() if tensor is weight
+            )
+
+
+def _is_held_elsewhere(weight: nn.Parameter) -> bool:
+    """Whether something refers to a Parameter besides one module and the variables of running functions."""
+    held, frame = sys.getrefcount(weight) - 2, sys._getframe()  # but for the module, and the call
+    while frame is not None:
+        held -= sum(value is weight for value in frame.f_locals.values())
+        frame = frame.f_back  # type: ignore[assignment]
+    return held > 0
+
+
+def _reader(name: str) -> property:
+    def read(module: nn.Module) -> Tensor:
+        source, source_name = vars(module)[TIES][name]
+        weight: Tensor = getattr(source, source_name)
+        return weight
+
+    def write(module: nn.Module, value: Tensor) -> None:
+        source, source_name = vars(module)[TIES][name]
+        setattr(source, source_name, value)
+
+    return property(read, write)
+
+
+def _class_of_its_own(base: type[nn.Module]) -> type[nn.Module]:
+    if base.__name__.startswith(PREFIX):
+        return base
+    return type(f"{PREFIX}{base.__name__}", (base,), {"__reduce_ex__": _reduce, "__module__": base.__module__})
+
+
+def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """How copies and pickles are made, which know classes by name."""
+    plain = next(kind for kind in type(module).__mro__ if not kind.__name__.startswith(PREFIX))
+    return _rebuild, (plain, tuple(ties(module))), vars(module)
+
+
+def _rebuild(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    own = _class_of_its_own(kind)
+    for name in names:
+        setattr(own, name, _reader(name))
+    return own.__new__(own)

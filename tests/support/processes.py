@@ -1,0 +1,43 @@
+"""Functions run by several processes of one gloo group, each in a process of its own that lives for many of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+Run = Callable[..., list[Any]]
+
+
+@contextmanager
+def processes(size: int = 2) -> Iterator[Run]:
+    """Give run(function, *arguments): what function(rank, *arguments) returns in each, or raises in the first."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(size, context) as pool, tempfile.TemporaryDirectory() as folder:
+
+        def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+            store = Path(tempfile.mkdtemp(dir=folder)) / "store"
+            parts = [pool.submit(_take_part, rank, size, store, function, arguments) for rank in range(size)]
+            return [part.result(timeout=120) for part in parts]
+
+        yield run
+
+
+def _take_part(rank: int, size: int, store: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
+    try:
+        dist.barrier()  # or one could be gone before the other has found it
+        return function(rank, *arguments)
+    finally:
+        dist.destroy_process_group()
