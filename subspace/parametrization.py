@@ -36,7 +36,9 @@ from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
 from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
-from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie, ties
+from subspace._base.written import warn_if_written
+from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
@@ -45,6 +47,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)  # of whole models
+
+WRITTEN = (
+    "what was written in place into a registered tensor is lost: it is d + U theta, computed at every read; write into "
+    "theta, or assign the module's attribute, which takes the nearest point of the subspace"
+)
 
 
 class SubspaceParametrization(nn.Module):
@@ -69,6 +76,7 @@ class SubspaceParametrization(nn.Module):
         self.first: Tensor | None = None  # theta, while `register` hands it over
         self.products: Any = None  # how a structured layer goes without w
         self._identity: tuple[object, Identity, bytes] | None = None
+        self._sign()
         self.lineage = Lineage()
 
     @property
@@ -78,6 +86,7 @@ class SubspaceParametrization(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
+        self.check_members()
         self.lineage.check(theta)
         with without_autocast(theta):
             wide = self._wide(theta)
@@ -86,7 +95,9 @@ class SubspaceParametrization(nn.Module):
             else:  # d is built once
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
-            return w.to(self.like.dtype)
+            w = w.to(self.like.dtype)
+        warn_if_written(w, WRITTEN)
+        return w
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
@@ -100,6 +111,7 @@ class SubspaceParametrization(nn.Module):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
+        self.check_members()
         return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
     def is_linear_faster(self, rows: int) -> bool:
@@ -128,7 +140,23 @@ class SubspaceParametrization(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = fn(self.like)
         self._identity = None  # it names tensors that may be gone
+        self._hold_signs()
         return self
+
+    def check_members(self) -> None:
+        """Raise ValueError under vmap for members of several d and U, which would all get those of this module."""
+        signs = cast(Tensor, self._buffers["signs"])
+        if torch._C._functorch.is_batchedtensor(signs):
+            check_members(signs, self._signs, self.embedding)
+
+    def _sign(self) -> None:
+        self._signs = signs_of(self.offset, self.embedding)
+        self._hold_signs()
+
+    def _hold_signs(self) -> None:
+        device = "cpu" if self.offset.like.is_meta else self.offset.like.device
+        signs = torch.tensor(self._signs, dtype=torch.float32, device=device)
+        self.register_buffer("signs", signs, persistent=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_identity": None}
@@ -141,6 +169,7 @@ class SubspaceParametrization(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
         exchange(self.checked(state))
+        self._sign()
         self.lineage.end()
 
     def checked(self, state: Tensor) -> Supports:
@@ -283,6 +312,8 @@ def prepare(
             f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
             f"module.parametrizations.{name} starts from"
         )
+    if ties(module):
+        raise ValueError(f"{name} must not be of a module with a tied tensor, got one with {next(iter(ties(module)))}")
     weight = module._parameters.get(name)
     if weight is None:
         known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
@@ -337,9 +368,9 @@ def register(
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
-    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
-    device, where nothing has values, it keeps those of a real `theta` for `initialize`.
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On
+    the meta device, where nothing has values, it keeps those of a real `theta` for `initialize`. An embedding table's
+    `sparse` is turned off, as the gradient to theta is dense.
 
     Args:
         module: Any module, of any class.
@@ -472,8 +503,11 @@ class _Apart(_Stack):
         return self.original
 
     def right_inverse(self, value: Tensor) -> None:
+        first, *others = cast("list[SubspaceParametrization]", list(self))
         with torch.no_grad():
-            self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
+            for other in reversed(others):
+                value = other.right_inverse(value)
+            self.original.copy_(first.nearest(value))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
