@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from subspace import methods, recipes, structured, subspaces
-from subspace.methods import GradualPruning, RigL, constant, growth
+from subspace.methods import GradualPruning, LotteryTicket, RigL, constant, growth
 from tests.methods.test_moving import MOVERS, STARTS, mlp, parts
 from tests.support.processes import processes
 
@@ -139,21 +139,31 @@ def test_a_process_by_itself_moves_by_itself(run):
     assert run(refused, None, "weights") == [(None, True)] * 2
 
 
-def pruned(rank, group):
-    """The error of a pruning step of other weights in each process."""
-    model = recipes.ordinary(fresh(rank))
-    moving = GradualPruning(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.1, t_end=1, group=group)
+def gradually(model: nn.Module, group) -> None:
+    recipes.ordinary(model)
+    GradualPruning(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.1, t_end=1, group=group).step()
+
+
+PRUNING = {
+    "step 1 prunes": gradually,
+    "round 1 keeps": lambda model, group: LotteryTicket(model, lambda ticket: None, group=group).prune(),
+}
+
+
+def pruned(rank, what, group):
+    """The error of pruning other weights in each process."""
     try:
-        moving.step()
+        PRUNING[what](fresh(rank), group)
     except RuntimeError as error:
         return str(error)
     return None
 
 
-def test_gradual_pruning_of_other_weights_is_refused_or_each_ones_own(run):
-    for error in run(pruned, "auto"):
-        assert error.startswith("what step 1 prunes must be the same in all processes, got others")
-    assert run(pruned, None) == [None, None]
+@pytest.mark.parametrize("what", PRUNING)
+def test_other_weights_are_pruned_by_each_alone_or_refused(run, what):
+    for error in run(pruned, what, "auto"):
+        assert error.startswith(f"what {what} must be the same in all processes, got others")
+    assert run(pruned, what, None) == [None, None]
 
 
 SALIENCIES = {
