@@ -116,7 +116,14 @@ BUGS = [
     Bug(
         "U held whole", "embeddings/gaussian.py", "return max(1, BLOCK // dim)", "return 1 << 30", "embedding", "block"
     ),
-    Bug("no square", "embeddings/direction.py", "/ (d * d).sum()", "/ d.norm()", "embedding", "pseudo"),
+    Bug(
+        "no square",
+        "embeddings/direction.py",
+        "(self.scale * (d * d).sum())",
+        "(self.scale * d.norm())",
+        "embedding",
+        "pseudo",
+    ),
     Bug(
         "summands swapped",
         "embeddings/direct_sum.py",
@@ -149,6 +156,50 @@ BUGS = [
         "coordinates(self._wide(weight))",
         "parametrization",
         "nearest",
+    ),
+    Bug(
+        "theta of half precision",
+        "parametrization.py",
+        "dtype or self.dtype",
+        "dtype or weight.dtype",
+        "dtype",
+        "steps",
+    ),
+    Bug(
+        "rounded twice",
+        "_base/plug_in.py",
+        "dtype=at_least_float32(like.dtype)",
+        "dtype=like.dtype",
+        "dtype",
+        "rounded",
+    ),
+    Bug(
+        "empty Parameter", "parametrization.py", "if not parametrization.dim:", "if False:", "empty_theta", "optimizer"
+    ),
+    Bug(
+        "d twice",
+        "parametrization.py",
+        "return at, d.gain /",
+        "return at, 2 * d.gain /",
+        "alpha",
+        "multiple_of_a_column",
+    ),
+    Bug(
+        "theta in every layer",
+        "parametrization.py",
+        "stack.keeper = (stacks[0],)",
+        "pass",
+        "shared_theta",
+        "has_it_once",
+    ),
+    Bug("unnoticed", "_base/written.py", "counter._version != writes", "False", "written", "said_to_be_lost"),
+    Bug(
+        "decayed norms",
+        "_parameter_groups.py",
+        '{"rest": {"weight_decay": 0.0}}',
+        '{"rest": {}}',
+        "parameter_group",
+        "rest_stays",
     ),
     Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
     Bug("shared class", "parametrization.py", "injected.__deepcopy__, ", "injected.copies, ", "traps", "deepcopy"),
@@ -474,7 +525,7 @@ BUGS = [
     Bug(
         "gain forgotten",
         "_structured/normal_form.py",
-        "part if transform.gain == 1 else transform.gain * part",
+        "part if gain == 1 else gain * part",
         "part",
         "structured",
         "time_and_memory",
