@@ -70,6 +70,34 @@ BUGS = [
         "patch",
     ),
     Bug("axes exchanged", "_base/layout.py", "order.index(axis) for", "order[axis] for", "layout", "and_back"),
+    # kinds of modules
+    Bug("gates as one", "_base/kinds.py", "GATES.get(kind, 1)", "1", "kinds", "computes_with"),
+    Bug(
+        "experts the other way", "_base/kinds.py", "bias.shape[1] == weight.shape[2]", "True", "kinds", "computes_with"
+    ),
+    Bug(
+        "as many as tensors", "methods/budgets.py", "in range(layout.matrices(shape))", "in range(1)", "kinds", "apart"
+    ),
+    Bug("groups of axes", "methods/groups.py", "if layout == STANDARD:", "if True:", "kinds", "rows_and_inputs"),
+    Bug("one draw for all", "offsets/per_matrix.py", "offset.key.fold(str(number))", "offset.key", "kinds", "itself"),
+    Bug(
+        "thawed",
+        "_base/selection.py",
+        'if weight.requires_grad else "frozen"',
+        "if True else None",
+        "targets",
+        "frozen",
+    ),
+    Bug(
+        "head left free",
+        "methods/recipe.py",
+        "if self.freezes or also_train",
+        "if also_train",
+        "targets",
+        "nothing_else",
+    ),
+    Bug("untied", "parametrization.py", "tie(*other, module, name)", "pass", "ties", "read_one_weight"),
+    Bug("ties forgotten", "parametrization.py", "    restore_ties(model)", "    pass", "ties", "dense_models"),
     Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
     Bug("signs of another stream", "offsets/signed_dct.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
     Bug(
