@@ -30,7 +30,7 @@ NETS = {
 }
 CASES = [(recipe, net, fast) for recipe in RECIPES for net in NETS for fast in (False, True)]
 each_case = pytest.mark.parametrize("recipe, net, fast", CASES)
-Y = torch.tensor([0, 2, 1, 1])
+Y, THETA = torch.tensor([0, 2, 1, 1]), "parametrizations.weight.original"
 
 
 def case(recipe: str, net: str, fast: bool) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
@@ -114,7 +114,9 @@ def test_what_is_kept_between_calls_is_of_no_transform(offset, fast):
     if fast:
         structured(layer)
     x, parameters = numbers(0, 2, 37), {name: p.detach() for name, p in layer.named_parameters()}
-    first = grad(lambda p: functional_call(layer, p, (x,)).square().sum())(parameters)
+    value = lambda p: functional_call(layer, p, (x,)).square().sum()  # noqa: E731
+    hessian(lambda theta: value(parameters | {THETA: theta}))(parameters[THETA])  # two levels, then one, then none
+    first = grad(value)(parameters)
     layer(x).square().sum().backward()
     for name, parameter in layer.named_parameters():
         close(first[name], parameter.grad)
