@@ -25,6 +25,12 @@ def remember_values(module: nn.Module) -> None:
             known[name] = checksum(tensor)
 
 
+def forget_values(model: nn.Module) -> None:
+    """Forget all that the modules of a model remember."""
+    for module in model.modules():
+        vars(module).pop(REMEMBERED, None)
+
+
 def has_first_value(module: nn.Module, name: str, tensor: Tensor) -> bool:
     """Whether a module's tensor of this name certainly holds what was remembered of it."""
     known = vars(module).get(REMEMBERED, {}).get(name)
