@@ -56,6 +56,94 @@ BUGS = [
     Bug("first coefficient", "_base/transforms.py", "y[..., 0] *= math.sqrt(0.5)", "pass", "transform", "scipy"),
     Bug("half precision inside", "_base/transforms.py", "else x.float()", "else x", "transform", "half"),
     Bug("lazy conj", "_base/transforms.py", "+1, y), n)", "-1, y).conj(), n)", "transform", "operator"),
+    # spaces: offsets below n log n, frames, bases, coefficients
+    Bug("Haar's rest lost", "_base/transforms.py", "x[..., n - n % 2 :]], -1)", "x[..., n:]], -1)", "offset", "haar"),
+    Bug("blocks not shuffled", "offsets/block_hadamard.py", "wide[..., self.order]", "wide", "offset", "block_trans"),
+    Bug(
+        "unequal share", "offsets/signed_permutation.py", ".double().rsqrt()", ".double() ** -1", "offset", "semi_orth"
+    ),
+    Bug(
+        "unbalanced",
+        "_base/balanced.py",
+        "np.tile(np.arange(k), n // k)",
+        "np.arange(n - n % k) % 1",
+        "embedding",
+        "hashed",
+    ),
+    Bug("Hashed scale", "embeddings/hashed.py", "math.sqrt(self.dim / self.of)", "1.0", "embedding", "unit_columns"),
+    Bug(
+        "sign of the right vector",
+        "_base/frames.py",
+        "return u * signs, v * signs",
+        "return u * signs, v",
+        "embedding",
+        "lora_xs",
+    ),
+    Bug(
+        "Circulant turned",
+        "embeddings/circulant.py",
+        "(steps[:, None] - steps)",
+        "(steps - steps[:, None])",
+        "embedding",
+        "scipys",
+    ),
+    Bug(
+        "kernel along one axis",
+        "embeddings/separable.py",
+        "range(1, len(sizes) + 1)",
+        "range(1, 2)",
+        "embedding",
+        "along_its_axes",
+    ),
+    Bug(
+        "weights scored",
+        "methods/coefficients.py",
+        "_put(owners[name], alike",
+        "(owners[name], alike",
+        "coefficients",
+        "their_formulas",
+    ),
+    Bug(
+        "sign of SynFlow lost",
+        "methods/saliencies/synflow.py",
+        "store[name] = value(tensor)",
+        "tensor.data = value(tensor)",
+        "coefficients",
+        "conserves",
+    ),
+    Bug(
+        "moved by the weight's gradient",
+        "methods/growth.py",
+        "U.coefficients(whole)",
+        "whole.flatten()",
+        "coefficients",
+        "gradient_to_coeff",
+    ),
+    Bug(
+        "pruned returns",
+        "methods/gradual_pruning.py",
+        "self.budget, None, self.kept)",
+        "self.budget, None, None)",
+        "gradual",
+        "none_returns",
+    ),
+    Bug(
+        "state of what is pruned",
+        "methods/gradual_pruning.py",
+        "(theta, *self.optimizer.state.get(theta, {}).values())",
+        "(theta,)",
+        "gradual",
+        "none_returns",
+    ),
+    Bug("inverted once more", "methods/saliencies/inverted.py", "name: -s", "name: s", "variants", "inverted"),
+    Bug(
+        "N:M of rows",
+        "study/methods/variants.py",
+        "else methods.rows(shape)",
+        "else methods.blocks(1)(shape)",
+        "variants",
+        "n_to_m",
+    ),
     # offsets
     Bug("wrong normalisation", "offsets/dct.py", "self.gain / math.sqrt(q)", "self.gain", "offset", "truncated_orth"),
     Bug(
@@ -277,8 +365,8 @@ BUGS = [
     Bug(
         "SynFlow in float32",
         "methods/saliencies/synflow.py",
-        "tensor.abs().double()",
-        "tensor.abs().float()",
+        "return value.double() if",
+        "return value.float() if",
         "saliency",
         "conserves",
     ),
@@ -699,7 +787,7 @@ def noticed(bug: Bug) -> tuple[bool, str]:
         shutil.copy(ROOT / "pyproject.toml", folder)
         file = Path(folder, "subspace", bug.file)
         file.write_text(file.read_text().replace(bug.right, bug.wrong))
-        options = ["-qx", "-p", "no:cacheprovider", "--hypothesis-profile=once", "-m", "", "-k", bug.law]
+        options = ["-qx", "-n0", "-p", "no:cacheprovider", "--hypothesis-profile=once", "-m", "", "-k", bug.law]
         command = [sys.executable, "-m", "pytest", *options, *laws(Path(folder), bug)]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     # 1: a test failed; a broken import, or no test collected, is another status
