@@ -32,11 +32,13 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tracer = _C._get_tracing_state()
-        _C._set_tracing_state(None)
+        if tracer is not None:  # below torch's dispatch modes it cannot even be set to None
+            _C._set_tracing_state(None)
         try:
             with torch.inference_mode(False), _disable_current_modes():
                 return make(*args, **kwargs)
         finally:
-            _C._set_tracing_state(tracer)
+            if tracer is not None:
+                _C._set_tracing_state(tracer)
 
     return constant  # type: ignore[no-any-return]

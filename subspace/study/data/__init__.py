@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from subspace import Key
+from subspace.study.data.archives import Archive
 from subspace.study.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from subspace.study.data.digits import digits
-from subspace.study.data.idx import FASHION, MNIST, fashion_mnist, mnist
+from subspace.study.data.idx import FASHION, MNIST, Published, fashion_mnist, mnist
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
 from subspace.study.data.samples import Data, Items, Samples, Tensors
@@ -35,7 +36,7 @@ DATA: dict[str, Callable[..., Data]] = {
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
 }
-ARCHIVES = {
+ARCHIVES: dict[str, Archive | Published] = {
     "mnist": MNIST,
     "fashion_mnist": FASHION,
     "cifar10": TEN.archive,

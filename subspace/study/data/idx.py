@@ -39,7 +39,7 @@ class Published(NamedTuple):
         folders = [above / name for name in self.folders]
         folders += [above] if above.name in self.folders else []
         for folder in folders:
-            if all(_find(folder, name) for name in self.md5):
+            if all(any(path.is_file() for path in _paths(folder, name)) for name in self.md5):
                 return folder
         raise ValueError(
             f"data_dir must be a folder with {self.folders[0]}/{next(iter(self.md5))}.gz and {len(self.md5) - 1} more "
@@ -123,8 +123,7 @@ def parse_idx(content: bytes, dimensions: int, path: Path) -> NDArray[np.uint8]:
 def _read(published: Published, folder: Path, part: str, kind: str, verify: bool) -> NDArray[np.uint8]:
     end, dimensions = KINDS[kind]
     name = f"{PARTS[part]}-{end}"
-    path = _find(folder, name)
-    assert path is not None  # `get` has found it
+    path = next(path for path in _paths(folder, name) if path.is_file())  # `get` has seen one
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except DAMAGE as error:
@@ -138,6 +137,6 @@ def _read(published: Published, folder: Path, part: str, kind: str, verify: bool
     return parse_idx(content, dimensions, path)
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    """A file, packed or not."""
-    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where a file may be, packed or not."""
+    return folder / f"{name}.gz", folder / name

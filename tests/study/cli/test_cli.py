@@ -276,7 +276,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path
         (["models=lenet"], r"model must be one of .*, got 'lenet'; did you mean 'lenet5'\?"),
         (["models=nowhere.at:all"], r"model must be an import path MODULE:NAME, got 'nowhere.at:all': No module"),
         (["methods=..:x"], r"method must be an import path MODULE:NAME, got '..:x': "),
-        (["data=mnist"], r"data must be one of .*, got 'mnist'; did you mean 'mnist5k'\?"),
+        (["data=mnist5"], r"data must be one of .*, got 'mnist5'; did you mean 'mnist5k'\?"),
         (["--launcher", "slrum"], r"launcher must be one of pool, inline, ray, slurm, got 'slrum'"),
         (["--launch", "partition=gpu"], r"options of pool must be workers, got 'partition'"),
         (["--launch", "workers=0"], r"workers must be an integer of at least 1, got 0"),

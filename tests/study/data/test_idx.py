@@ -21,7 +21,7 @@ COUNTS = {"train": 40, "t10k": 20}
 
 
 def packed(array):
-    """An array of bytes as IDX has it: two zeros, 8 for bytes, the number of dimensions, sizes of 4 bytes, the bytes."""
+    """An array of bytes as IDX has it: two zeros, 8 for bytes, how many dimensions, sizes of 4 bytes, the bytes."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 

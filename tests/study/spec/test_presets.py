@@ -13,7 +13,8 @@ from subspace.study.spec.presets import FOLDER, preset, presets
 
 NAMES = list(presets())
 FULL = [name for name in NAMES if name.endswith("-full")]
-SMALL = [name for name in NAMES if name not in FULL]
+FASHION = [name for name in NAMES if name.startswith("fashion/")]
+SMALL = [name for name in NAMES if name not in [*FULL, *FASHION]]
 OFFLINE = {"mnist5k", "digits", "mnist1d"}
 SIX = [0.01, 0.005, 0.001, 0.0005, 0.0002, 0.0001]
 
@@ -38,12 +39,27 @@ def test_every_preset_is_a_study_that_can_run_and_says_what_it_takes(name, tmp_p
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_presets_need_no_download_and_have_three_seeds_and_networks_with_and_without_norms(name):
+    """Those of one kind of network, in several widths, are the exception."""
     found = runs(name)
     assert {run.data.name for run in found} <= OFFLINE
     assert len({run.seed for run in found}) >= 3
-    if name.startswith("questions/"):
+    if name.startswith("questions/") and name not in ("questions/width-conv", "questions/width-attention"):
         normed = {run.model.name == "resnet20" or run.model.options.get("norm", False) for run in found}
         assert normed == {True, False}
+
+
+def test_on_fashion_every_question_is_asked_with_norms_and_without_and_of_a_transformer():
+    assert {name.removeprefix("fashion/") for name in FASHION} == {
+        *("accuracy", "frozen", "offset", "learning-rate", "budget")
+    }
+    for name in FASHION:
+        found = runs(name)
+        assert {run.data.name for run in found} == {"fashion_mnist"}
+        assert {run.data.options["train"] for run in found} == {12_000}
+        assert {run.seed for run in found} == {0, 1, 2}
+        assert {run.model.name for run in found} >= {"resnet20", "lenet5"}
+        assert {0.01, 0.001, 0.0001} <= {run.density for run in found if run.density}
+    assert "vit_tiny" in {run.model.name for name in FASHION for run in runs(name)}
 
 
 @pytest.mark.parametrize("name", [name for name in FULL if "random-subspace" not in name])

@@ -6,6 +6,7 @@ first      what runs when no study is named, and its like on LeNet-5
 talk       the experiments of Price and Tanner's talk on "Dense for the Price of Sparse" (ICML 2021), for two cores;
            those that end in -full are at its scale, and need its data and GPUs
 questions  what Price and Tanner leave open, at small scale
+fashion    the same on Fashion-MNIST, whose files are to be had first
 """
 
 from __future__ import annotations
