@@ -68,8 +68,8 @@ def main() -> None:
         for label, make in OFFSETS.items():
             for seed in range(SEEDS):
                 model = models.build(choice, known, Key(seed))
-                for tensor, (_, _, weight) in targets(model).items():
-                    weight.data = make(weight, Key(seed).fold(tensor))()
+                for tensor, target in targets(model).items():
+                    target.weight.data = make(target.weight, Key(seed).fold(tensor))()
                 for tensor, (count, of) in channels(model, inputs).items():
                     place = f"{name}, {choice}"
                     rows.append(

@@ -34,8 +34,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import remember_values
+from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
-from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie
+from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie, ties
+from subspace._base.written import warn_if_written
+from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
@@ -44,6 +47,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)  # of whole models
+
+WRITTEN = (
+    "what was written in place into a registered tensor is lost: it is d + U theta, computed at every read; write into "
+    "theta, or assign the module's attribute, which takes the nearest point of the subspace"
+)
 
 
 class SubspaceParametrization(nn.Module):
@@ -68,6 +76,8 @@ class SubspaceParametrization(nn.Module):
         self.first: Tensor | None = None  # theta, while `register` hands it over
         self.products: Any = None  # how a structured layer goes without w
         self._identity: tuple[object, Identity, bytes] | None = None
+        self._sign()
+        self.lineage = Lineage()
 
     @property
     def dim(self) -> int:
@@ -76,6 +86,8 @@ class SubspaceParametrization(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """d + U theta, rounded once: (dim,) -> shape."""
+        self.check_members()
+        self.lineage.check(theta)
         with without_autocast(theta):
             wide = self._wide(theta)
             if self.column is None:
@@ -83,10 +95,13 @@ class SubspaceParametrization(nn.Module):
             else:  # d is built once
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
-            return w.to(self.like.dtype)
+            w = w.to(self.like.dtype)
+        warn_if_written(w, WRITTEN)
+        return w
 
     def nearest(self, weight: Tensor) -> Tensor:
         """U^+ (w - d), the theta of the nearest point: shape -> (dim,), in float32 at least."""
+        self.lineage.end()  # what is assigned is of this U
         with without_autocast(weight):
             return self.embedding.coordinates(self._wide(weight) - self.offset())
 
@@ -96,6 +111,7 @@ class SubspaceParametrization(nn.Module):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
+        self.check_members()
         return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
 
     def is_linear_faster(self, rows: int) -> bool:
@@ -124,7 +140,23 @@ class SubspaceParametrization(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.like = fn(self.like)
         self._identity = None  # it names tensors that may be gone
+        self._hold_signs()
         return self
+
+    def check_members(self) -> None:
+        """Raise ValueError under vmap for members of several d and U, which would all get those of this module."""
+        signs = cast(Tensor, self._buffers["signs"])
+        if torch._C._functorch.is_batchedtensor(signs):
+            check_members(signs, self._signs, self.embedding)
+
+    def _sign(self) -> None:
+        self._signs = signs_of(self.offset, self.embedding)
+        self._hold_signs()
+
+    def _hold_signs(self) -> None:
+        device = "cpu" if self.offset.like.is_meta else self.offset.like.device
+        signs = torch.tensor(self._signs, dtype=torch.float32, device=device)
+        self.register_buffer("signs", signs, persistent=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_identity": None}
@@ -137,6 +169,8 @@ class SubspaceParametrization(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
         exchange(self.checked(state))
+        self._sign()
+        self.lineage.end()
 
     def checked(self, state: Tensor) -> Supports:
         """The supports in an extra state; raises ValueError unless d, and U with them, are the ones that it is of."""
@@ -278,6 +312,8 @@ def prepare(
             f"{name} must not be parametrized yet, got one that is: register the subspace first, or on the tensor that "
             f"module.parametrizations.{name} starts from"
         )
+    if ties(module):
+        raise ValueError(f"{name} must not be of a module with a tied tensor, got one with {next(iter(ties(module)))}")
     weight = module._parameters.get(name)
     if weight is None:
         known = sorted(each for each, parameter in module._parameters.items() if parameter is not None)
@@ -332,9 +368,9 @@ def register(
 ) -> Subspace:
     """Make a module's Parameter equal to d + U theta, with theta trained in its place.
 
-    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. An embedding
-    table's `sparse` is turned off, as theta has no sparse gradient. On the meta
-    device, where nothing has values, it keeps those of a real `theta` for `initialize`.
+    The Parameter object stays the same one, re-shaped to (dim,), without its gradient and requiring one. On
+    the meta device, where nothing has values, it keeps those of a real `theta` for `initialize`. An embedding table's
+    `sparse` is turned off, as the gradient to theta is dense.
 
     Args:
         module: Any module, of any class.
@@ -467,8 +503,11 @@ class _Apart(_Stack):
         return self.original
 
     def right_inverse(self, value: Tensor) -> None:
+        first, *others = cast("list[SubspaceParametrization]", list(self))
         with torch.no_grad():
-            self.original.copy_(cast(SubspaceParametrization, self[0]).nearest(value))
+            for other in reversed(others):
+                value = other.right_inverse(value)
+            self.original.copy_(first.nearest(value))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         others = {_storage(t) for n, t in destination.items() if n.endswith(".original")} if self.keeper else ()
@@ -679,7 +718,15 @@ def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo[id(stale)] = stale.detach()
     replica = memo[id(module)] = _empty(*_make_up(module))
     replica.__dict__ = copy.deepcopy(module.__dict__, memo)
+    for mine, its in zip(_stacks(module), _stacks(replica), strict=True):
+        if isinstance(mine[0], SubspaceParametrization):
+            mine[0].lineage.add(its[0].lineage, its.original)
     return replica
+
+
+def _stacks(module: nn.Module) -> list[Any]:
+    """The parametrizations of each of a module's tensors."""
+    return list(cast(nn.ModuleDict, module.parametrizations).values())
 
 
 def _reduce(module: nn.Module) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ from subspace import methods
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
-from subspace._base.selection import Selection, Target, targets
+from subspace._base.selection import Selection, Target, targets, targets_without, within
 from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
@@ -40,6 +40,7 @@ from subspace.methods.recipe import (
     SparseRecipe,
     Start,
     device_for_values,
+    freeze_others,
     register_all,
     register_supports,
     restrict,
@@ -299,6 +300,7 @@ def random_subspace(  # noqa: PLR0913
     embedding: Callable[..., Embedding] | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    also_train: Selection | None = None,
 ) -> nn.Module:
     """Random subspace training (Li et al. 2018): one theta for all tensors, from 0.
 
@@ -319,6 +321,8 @@ def random_subspace(  # noqa: PLR0913
         include: Which tensors, as of `targets`. (Li et al. train biases too: with include=lambda name, tensor: True, D
             is their 199,210 and 62,006.)
         exclude: Which tensors not, as of `targets`.
+        also_train: What trains as it is beside theta, all else being frozen, as of `SparseRecipe.__call__`; () for
+            nothing. By default everything trains that did.
 
     Returns:
         The model.
@@ -327,7 +331,8 @@ def random_subspace(  # noqa: PLR0913
         ValueError: If the tensors are on several devices, or some of float64 and some not, and as `targets`. The model
             is then as it was.
     """
-    chosen = targets(model, include, exclude)
+    free = within(model, also_train)
+    chosen = targets_without(model, free, include, exclude)
     weights = {name: target.weight for name, target in chosen.items()}
     n = sum(w.numel() for w in weights.values())
     k, key = entries(n, density, dim), Key(seed)
@@ -346,7 +351,7 @@ def random_subspace(  # noqa: PLR0913
     register_all(model, starts)
     spaces = [space for name, space in subspaces(model) if name in weights]
     share_theta(spaces, spaces[0].theta)
-    return model
+    return model if also_train is None else freeze_others(model, free)
 
 
 def _gaussian(weights: Mapping[str, Tensor], keys: Mapping[str, Key], k: int) -> dict[str, Embedding]:

@@ -32,7 +32,7 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tracer = _C._get_tracing_state()
-        if tracer is not None:  # inside an operator torch refuses to set it, even to what it is
+        if tracer is not None:  # below torch's dispatch modes it cannot even be set to None
             _C._set_tracing_state(None)
         try:
             with torch.inference_mode(False), _disable_current_modes():

@@ -121,11 +121,14 @@ def layouts_of(model: nn.Module) -> dict[str, Layout]:
     }
 
 
-def within(model: nn.Module, selection: Selection) -> set[str]:
+def within(model: nn.Module, selection: Selection | None) -> set[str]:
     """The Parameters that are named, or are anywhere in a module that is; ValueError for a suffix of none.
 
-    selection: as the `include` of `targets`, but that a suffix stands for all that is in a module of that name.
+    selection: as the `include` of `targets`, but that a suffix stands for all that is in a module of that name; None
+    for nothing.
     """
+    if selection is None:
+        return set()
     parameters = dict(named_parameters(model, ties=True))
     if callable(selection):
         return {name for name, parameter in parameters.items() if selection(name, parameter)}

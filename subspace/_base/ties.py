@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 TIES = "_subspace_ties"  # an attribute of modules: their tensors that are another's, by name
 PREFIX = "Tied"  # of the class of a module that reads another's tensor
@@ -21,22 +21,25 @@ Tie = tuple[nn.Module, str]  # the module that has the tensor, and its name ther
 
 
 def tie(module: nn.Module, name: str, source: nn.Module, source_name: str) -> None:
-    """Let a module's tensor be another's from now on.
-
-    Raises ValueError for a recurrent layer, which keeps its weights in a list as well.
-    """
+    """Let a module's tensor be another's from now on; raises as `require_tieable`."""
     require_tieable(module, name)
     del module._parameters[name]
     vars(module)[TIES] = {**ties(module), name: (source, source_name)}
-    if not is_parametrized(module):  # whose class is its own already
-        module.__class__ = _class_of_its_own(type(module))
+    module.__class__ = _class_of_its_own(type(module))
     setattr(type(module), name, _reader(name))
 
 
 def require_tieable(module: nn.Module, name: str) -> None:
-    """Raise ValueError for a tensor that cannot be read from another module."""
+    """Raise ValueError for a tensor that cannot be read from another module.
+
+    That is one of a recurrent layer, which keeps its weights in a list too, or of a module with parametrized tensors,
+    whose class is its own already.
+    """
     if isinstance(module, nn.RNNBase):
         raise ValueError(f"{name} must not be tied in a recurrent layer, got a tied one of {type(module).__name__}")
+    if is_parametrized(module):
+        kind = type_before_parametrizations(module).__name__
+        raise ValueError(f"{name} must not be tied in a module with parametrized tensors, got a tied one of {kind}")
 
 
 def ties(module: nn.Module) -> dict[str, Tie]:
@@ -51,9 +54,9 @@ def restore_ties(model: nn.Module) -> None:
         for name, (source, source_name) in list(ties(module).items()):
             if (weight := source._parameters.get(source_name)) is not None:
                 del ties(module)[name]
-                delattr(next(kind for kind in type(module).__mro__ if name in vars(kind)), name)
+                delattr(type(module), name)
                 module.register_parameter(name, weight)
-                if not ties(module) and type(module).__name__.startswith(PREFIX):
+                if not ties(module):
                     module.__class__ = type(module).__bases__[0]
 
 

@@ -44,17 +44,10 @@ class Identity:
     @classmethod
     def of(cls, offset: Offset, embedding: Embedding, dtype: torch.dtype | None = None) -> Identity:
         """The identity of a d and U, for a w of the dtype."""
-        about, movable = _describe(offset, embedding)
-        packed = [torch.empty(0, dtype=torch.uint8)]
-        for U in movable:
-            index = cast(Tensor, U.support())
-            ordered = is_sorted(index) and not U.moves
-            kept = not U.is_drawn() or U.moves
-            about["supports"].append({"in order": ordered} if kept else {"key": str(U.key)})
-            packed += [pack(index, U.shape.numel(), ordered=ordered)] if kept else []
+        about, packed = packed_supports(*describe(offset, embedding))
         has_values = type(offset.like) is Tensor and not offset.like.is_meta
         probes = fingerprint(offset, embedding, dtype) if has_values else {"d": UNKNOWN, "U": UNKNOWN}
-        return cls(about, (probes["d"], probes["U"]), torch.cat(packed))
+        return cls(about, (probes["d"], probes["U"]), packed)
 
     def to_bytes(self) -> bytes:
         """What the tensor holds."""
@@ -83,7 +76,7 @@ class Identity:
 
         Raises ValueError if they differ in anything else.
         """
-        now, movable = _describe(offset, embedding)
+        now, movable = describe(offset, embedding)
         for part in ("shape", "d", "U"):
             if why := _difference(part, self.about[part], now[part]):
                 raise ValueError(why)
@@ -142,7 +135,20 @@ class _Description:
         return str(value) if isinstance(value, Key) else type(value).__name__
 
 
-def _describe(offset: Offset, embedding: Embedding) -> tuple[dict[str, Any], list[Embedding]]:
+def packed_supports(about: dict[str, Any], movable: list[Embedding]) -> tuple[dict[str, Any], Tensor]:
+    """The description with what is said of the supports, and those that no key stands for as uint8."""
+    said, packed = [], [torch.empty(0, dtype=torch.uint8)]
+    for U in movable:
+        index = cast(Tensor, U.support())
+        ordered = is_sorted(index) and not U.moves
+        kept = not U.is_drawn() or U.moves
+        said.append({"in order": ordered} if kept else {"key": str(U.key)})
+        packed += [pack(index, U.shape.numel(), ordered=ordered)] if kept else []
+    return about | {"supports": said}, torch.cat(packed)
+
+
+def describe(offset: Offset, embedding: Embedding) -> tuple[dict[str, Any], list[Embedding]]:
+    """The classes and arguments of d and U, and the embeddings in them that have a support."""
     description = _Description()
     about = {"shape": [*offset.shape], "d": description.of(offset), "U": description.of(embedding), "supports": []}
     return json.loads(json.dumps(about)), description.movable

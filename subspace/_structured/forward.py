@@ -115,6 +115,7 @@ def forward_by_products(module: Layer, input: Tensor) -> Tensor:
     if products.builds(_first(stack), input):
         return _plain_forward(type(module))(module, input)
     theta, bias = stack.original, module.bias
+    _first(stack).lineage.check(theta)
     if products.form is None:
         y = _first(stack).linear(theta, input)
         return y if bias is None else y + bias

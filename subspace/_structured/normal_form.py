@@ -19,6 +19,7 @@ class NormalForm:
     """
 
     def __init__(self, parametrization: SubspaceParametrization) -> None:
+        self.parametrization = parametrization
         d, parts = parametrization.offset, parametrization.embedding.parts()
         lines = [U.direction() for U in parts]
         along = [(d, 1.0), *(line for line in lines if line is not None)]
@@ -33,6 +34,7 @@ class NormalForm:
         self.holder = along[of][0] if held else None  # of tensors, which are others on another device
 
     def __call__(self, theta: Tensor) -> Weight:
+        self.parametrization.check_members()
         theta = theta.to(self.offset.like.dtype)
         parts = torch.split_with_sizes(theta, self.dims) if len(self.dims) > 1 else (theta,)
         scale = values = index = signs = matrix = None

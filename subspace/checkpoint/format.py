@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -135,6 +135,10 @@ def load(
         state = names.of_keys({n.removeprefix("state:"): t for n, t in held.items() if n.startswith("state:")})
         off_meta = materialized_from_meta(model, about["spaces"], about["frozen"], names.reach)
         with taken_off(present.values()), off_meta:
+            for name in present.keys() - about["spaces"].keys():
+                module, last = owner_of(model, name)
+                weight = cast(nn.Parameter, module._parameters[last])
+                weight.data = weight.data.clone()  # which is d, and may be another model's too
             _load(model, about, held, state, names, plugins)
     if were_structured:
         structured(model)

@@ -141,9 +141,11 @@ class Mover(abc.ABC):
                 if isinstance(kept, Tensor) and kept.shape == theta.shape:
                     entries = part.entries(kept)
                     entries.copy_(torch.where(stays, entries, 0))
-            for found in following:
-                found[name].follow(part, move)
+            followers = [found[name] for found in following]
+            for follower in followers:
+                follower.follow(part, move)
             part.write(move)
+            part.lineage.move([follower.part.lineage for follower in followers if follower.part is not None])
 
     @abc.abstractmethod
     def grow(self, kept: Supports, counts: dict[str, int], objective: Objective | None) -> Supports:

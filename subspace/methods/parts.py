@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.index import fault
+from subspace._base.lineage import Lineage
 from subspace.embeddings import Embedding
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
@@ -40,6 +41,11 @@ class Part:
     def index(self) -> Tensor:
         """The place of every slot, which `write` changes."""
         return cast(Tensor, self.sparse.support())
+
+    @property
+    def lineage(self) -> Lineage:
+        """Of the copies that have its places."""
+        return self.space.parametrization.lineage
 
     def entries(self, per_entry: Tensor) -> Tensor:
         """The sparse part of theta, or of anything of theta's shape: a view."""

@@ -71,8 +71,8 @@ class SparseRecipe:
             exclude: Which tensors not, as of `targets`.
             basis: weight -> a `Transform`, as `embeddings.DCT`: U is sparse in its coefficients, not in the weights.
             also_train: What trains as it is, beside theta: a new head, as ["classifier"], or ["bias"]; suffixes of
-                modules or tensors, or the other kinds of `include`. It is not chosen, and all else is frozen. By
-                default everything trains that did; and nothing, where the recipe is one for pretrained models.
+                modules or tensors, or the other kinds of `include`; () for nothing. It is not chosen, and all else is
+                frozen. By default everything trains that did; nothing, if the recipe is one for pretrained models.
 
         Returns:
             The model.
@@ -82,7 +82,7 @@ class SparseRecipe:
             ValueError: If one of them is out of range, or as `targets` and `methods.supports`; the model is then as it
                 was.
         """
-        free = set() if also_train is None else within(model, also_train)
+        free = within(model, also_train)
         chosen = targets_without(model, free, include, exclude)
         weights = {name: target.weight for name, target in chosen.items()}
         keys = {name: Key(seed).fold(name) for name in weights}
@@ -141,6 +141,10 @@ def device_for_values(weight: Tensor) -> torch.device:
 def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
     """Register every tensor, once all of them have passed the checks; return the model."""
     prepared = {name: prepare(*owner_of(model, name), d, U, model) for name, (d, U, _) in starts.items()}
+    modules = {registration.module for registration in prepared.values()}
+    for name, registration in prepared.items():
+        if mixed := [other for module, other in registration.tied if module in modules]:
+            raise ValueError(f"{name} must not be tied to a tensor of a module with another chosen, got {mixed[0]}")
     for _, module in named_modules(model):
         remember_values(module)
     for name, (_, _, theta) in starts.items():

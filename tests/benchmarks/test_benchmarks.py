@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import subspace
-from benchmarks import conv, embedding, linear, memory, network, networks, peers, quick, timing
+from benchmarks import conv, deltas, embedding, linear, memory, network, networks, peers, quick, timing
 from benchmarks.targets import Group, Target
 from benchmarks.variants import product, step, variant
 
@@ -235,6 +235,19 @@ def test_every_variant_gives_all_gradients_and_trains(name):
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("kind", deltas.EMBEDDINGS)
+def test_rows_at_once_and_separately_are_those_of_each_delta(kind):
+    held = deltas.holder(deltas.stack(16, 2), kind, 20, 3)
+    x, names = torch.randn(5, 2, 16), ["2", "0", "2", "1", "0"]
+    each = deltas.at_once(held, x, names)
+    torch.testing.assert_close(each, deltas.separate(held, x, names))
+    plain = held.base(x)
+    for row, name in enumerate(names):
+        with held.using(name):
+            torch.testing.assert_close(each[row], held.base(x)[row])
+        assert not torch.allclose(each[row], plain[row], atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command, options, pictures",
@@ -243,6 +256,7 @@ def test_every_variant_gives_all_gradients_and_trains(name):
         (conv, "--batch 2 --routes auto bottleneck --layers", {"speedup"}),
         (network, "--networks mobilenetv2 --batch 2 --routes auto", {"steps"}),
         (embedding, "--numel 2000 --dim 8 --width 16 --batches 2", set()),
+        (deltas, "--width 16 --depth 2 --dim 20 --batch 4 --tokens 2 --distinct 1 3 --held 5", set()),
     ],
 )
 def test_a_command_leaves_its_table_pictures_and_stamp(command, options, pictures, tmp_path, monkeypatch):

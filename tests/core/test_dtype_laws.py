@@ -206,6 +206,23 @@ def test_tensors_of_one_theta_may_differ_in_dtype(dtype):
         share(model, nn.Parameter(torch.zeros(5, dtype=torch.float64)))
 
 
+@each_half
+def test_a_weight_under_another_parametrization_is_assigned_through_both(dtype):
+    class Doubled(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return 2 * w
+
+        def right_inverse(self, w: Tensor) -> Tensor:
+            return w / 2
+
+    module, space = half_layer(dtype, OFFSETS[1], EMBEDDINGS[1])
+    target = module.weight.detach() + space.embedding(torch.ones_like(space.theta)).to(dtype)
+    expected = space.theta.detach() + 1
+    parametrize.register_parametrization(module, "weight", Doubled())
+    module.weight = 2 * target
+    close(space.theta.detach(), expected, rtol=2e-2, atol=2e-2)
+
+
 def test_autocast_sums_in_float32():
     module = layer(torch.float32)
     w = module.weight

@@ -63,6 +63,10 @@ def test_overrides_equal_their_references(case, shape, fraction, seed):
     if len(shape) == 2:
         theta, x = numbers(seed + 2, U.dim), numbers(seed + 3, 2, 3, shape[1])
         close(U.linear(theta, x), Embedding.linear(U, theta, x))
+        thetas = numbers(seed + 4, 2, U.dim)
+        for each in (x, x[:, 0]):
+            wanted = [Embedding.linear(U, t, mine) for t, mine in zip(thetas, each, strict=True)]
+            close(U.linear_each(thetas, each), torch.stack(wanted))
 
 
 @each_embedding

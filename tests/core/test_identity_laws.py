@@ -15,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subspace import Key, recipes, register, subspaces
+from subspace import Key, recipes, register, structured, subspaces
 from subspace._base.index import pack, packed_bytes, unpack
 from subspace.embeddings import SRHT, Direction, DirectSum, Sparse
 from subspace.methods import SET
@@ -156,10 +156,58 @@ def test_a_state_of_the_start_brings_a_moved_support_back():
 
 
 @each_pair
-def test_a_model_holds_no_buffers_but_its_own(offset_case, embedding_case):
+def test_a_model_holds_no_buffers_but_its_own_and_some_signs(offset_case, embedding_case):
     model = net(offset_case, embedding_case)
-    held = {name for name, buffer in model.named_buffers() if buffer.numel()}
-    assert {name.split(".")[0] for name in held} == {"1"}
+    held = {name: buffer for name, buffer in model.named_buffers() if not name.startswith("1.")}
+    assert {name: (buffer.numel(), buffer.dtype) for name, buffer in held.items()} == {
+        "0.parametrizations.weight.0.signs": (32, torch.float32)
+    }
+    assert not held.keys() & model.state_dict().keys()
+
+
+def in_one_call(models, base, x):
+    parameters, buffers = torch.func.stack_module_state(models)
+    return torch.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(parameters, buffers)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@each_pair
+def test_an_ensemble_has_the_d_and_u_of_its_members_or_is_refused(offset_case, embedding_case, fast):
+    x = numbers(99, 5, 8)
+
+    def member(seed, start=0):
+        model = net(offset_case, embedding_case, seed, start).eval()
+        model[0].parametrizations.weight.original.data.normal_()
+        return structured(model) if fast else model
+
+    alike, differing = [member(0), member(0)], [member(0), member(1, 50)]
+    if not (fast and embedding_case.name.startswith("fourier")):
+        close(in_one_call(alike, copy.deepcopy(alike[0]), x), torch.stack([model(x) for model in alike]))
+    if torch.equal(*(at_one(model) for model in differing)):
+        return
+    for base in differing:
+        with pytest.raises(ValueError, match="members of an ensemble under vmap must have one d and U, got others"):
+            in_one_call(differing, copy.deepcopy(base), x)
+
+
+def at_one(model):
+    built = model[0].parametrizations.weight[0]
+    return built(torch.ones(built.dim, dtype=torch.float64))
+
+
+def test_an_ensemble_whose_places_move_is_refused():
+    models = [net(OFFSETS[0], EMBEDDINGS[1]) for _ in range(2)]
+    for model in models:
+        SET(model, torch.optim.SGD(model.parameters(), 0.1), t_end=10, delta_t=1, key=Key(3))
+    with pytest.raises(ValueError, match="got some whose places move"):
+        in_one_call(models, models[0], numbers(99, 5, 8))
+
+
+def test_signs_outlive_the_values_of_a_model():
+    model = net(OFFSETS[1], EMBEDDINGS[1])
+    before = model.get_buffer(name := "0.parametrizations.weight.0.signs").clone()
+    for move in (lambda m: m.half().double(), lambda m: m.to("meta"), lambda m: m.to_empty(device="cpu")):
+        assert torch.equal(move(model).get_buffer(name), before)
 
 
 AVERAGES = {"mean": {}, "exponential": {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}}

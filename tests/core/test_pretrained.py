@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import subspace
-from subspace import Key, materialize, recipes, register, structured, subspaces, summary, unregister
-from subspace.embeddings import FourierFT, Sparse
+from subspace import Key, materialize, recipes, register, routes, structured, subspaces, summary, unregister
+from subspace.embeddings import Circulant, FourierFT, LowRank, RowScale, Sparse
 from subspace.offsets import Pretrained
 from tests.support.cases import EMBEDDINGS, MODULES
 from tests.support.memory import peak_bytes
@@ -92,6 +92,44 @@ def test_a_memory_mapped_file_stays_on_the_disk(tmp_path):
     assert peak_bytes(tune) < 4 * 1024 * 1024  # bytes, of the weight: most of it the sum of some at a time
     layer(torch.randn(2, 1024)).sum().backward()
     assert (tmp_path / "base.pt").read_bytes() == content
+
+
+def test_a_copy_that_gives_its_subspaces_up_leaves_d_to_the_others(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    first = recipes.sparse_finetuning(copy.deepcopy(base), density=0.3)
+    second, before = copy.deepcopy(first), [d().clone() for d in offsets(first)]
+    other = recipes.sparse_finetuning(base, density=0.3, include=["0"])
+    with torch.no_grad():
+        base[1].weight.add_(1)
+    subspace.save(other, tmp_path / "c")
+    subspace.load(second, tmp_path / "c", replace=True)
+    unregister(copy.deepcopy(first))[0].weight.data.zero_()
+    optimizer = torch.optim.SGD(second.parameters(), 0.1)
+    second(torch.randn(3, 6)).square().sum().backward()
+    optimizer.step()
+    assert all(map(torch.equal, [d() for d in offsets(first)], before))
+
+
+WIDE = {
+    "low-rank": (lambda w: LowRank(w, 8, 8, key=Key(0)), True),
+    "fourier-ft": (lambda w: FourierFT(w, 100, key=Key(0)), True),
+    "many frequencies": (lambda w: FourierFT(w, 20_000, key=Key(0)), False),
+    "row-scale": (lambda w: RowScale(Pretrained(w)), False),
+    "circulant": (lambda w: Circulant(w, 8), False),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_product_of_its_own_is_taken_where_it_pays(name):
+    make, pays = WIDE[name]
+    layer, x = nn.Linear(512, 512), torch.randn(256, 512, requires_grad=True)
+    space = register(layer, "weight", Pretrained(layer.weight), make(layer.weight))
+    plain = layer(x)
+    assert space.parametrization.is_linear_faster(256) == pays
+    for route, taken in {"auto": "product" if pays else "dense", "dense": "dense", "apart": "product"}.items():
+        assert routes(structured(layer, route), x).rows[0].route == taken
+        torch.testing.assert_close(layer(x), plain, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subspace import recipes, structured, subspaces, summary, targets
+from subspace.offsets import Pretrained
 
 
 class Net(nn.Module):
@@ -88,7 +89,14 @@ def test_a_recipe_for_pretrained_models_trains_nothing_else(recipe):
     assert summary(net).beside == {}
 
 
-@pytest.mark.parametrize("recipe", [*PRETRAINED.values(), recipes.dctps], ids=lambda recipe: recipe.__name__)
+def subspace_of_the_present(model, **options):
+    return recipes.random_subspace(model, offset=lambda w, key: Pretrained(w), dim=20, also_train=options["also_train"])
+
+
+ANY = [*PRETRAINED.values(), recipes.dctps, subspace_of_the_present]
+
+
+@pytest.mark.parametrize("recipe", ANY, ids=lambda recipe: recipe.__name__)
 @pytest.mark.parametrize(
     ("also", "free"),
     [
@@ -96,6 +104,7 @@ def test_a_recipe_for_pretrained_models_trains_nothing_else(recipe):
         (["classifier.bias", "norm"], {"classifier.bias", "norm.weight", "norm.bias"}),
         (r"body\..*bias", {"body.0.bias", "body.2.bias"}),
         (lambda name, p: name == "token", {"token"}),
+        ((), set()),
     ],
 )
 def test_what_is_also_trained_is_no_target_and_all_else_is_frozen(recipe, also, free):

@@ -96,6 +96,9 @@ def test_copies_pickles_and_dense_models_are_tied_as_well(recipe):
     moved(again)
     torch.testing.assert_close(again.table.weight, again.head.weight)
     torch.testing.assert_close(net(TOKENS), y)
+    pickled = pickle.loads(pickle.dumps(net))
+    torch.testing.assert_close(pickled(TOKENS), y)
+    torch.testing.assert_close(moved(pickled).table.weight, pickled.head.weight)
     dense = materialize(net)
     assert dense.table.weight is dense.head.weight
     assert type(dense.table) is nn.Embedding
@@ -133,6 +136,26 @@ def test_register_ties_what_is_tied_in_the_model():
     w = net.table.weight
     register(net.table, "weight", Pretrained(w), Sparse(w, 5, key=Key(0)), torch.ones(5), model=net)
     torch.testing.assert_close(net.table.weight, net.head.weight)
+
+
+class Pair(nn.Module):
+    """Two tensors in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.weight = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+
+
+def test_a_module_has_tied_tensors_or_subspaces_and_not_both():
+    net = nn.ModuleDict({"pair": Pair(), "layer": nn.Linear(4, 4)})
+    net["pair"].a = net["layer"].weight
+    with pytest.raises(ValueError, match=r"layer.weight must not be tied to a tensor of a module with another chosen"):
+        recipes.dctps(net, density=0.3)
+    assert not list(subspaces(net))
+    recipes.dctps(net, density=0.3, include=["layer.weight"])
+    with pytest.raises(ValueError, match="weight must not be of a module with a tied tensor, got one with a"):
+        recipes.dctps(net, density=0.3, include=["pair.weight"])
+    assert [name for name, _ in subspaces(net)] == ["layer.weight"]
 
 
 def test_a_recurrent_layer_cannot_be_tied():

@@ -7,6 +7,7 @@ or grown.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subspace import recipes, structured
+from subspace import recipes, structured, subspaces
 from subspace.methods import SET, constant
 from tests.methods.test_moving import MOVERS, STARTS, X, loss, net, parts, train
 
@@ -342,3 +343,85 @@ def test_what_grows_elsewhere_is_refused_and_nothing_moves(places):
     with pytest.raises(ValueError, match="distinct places must grow beside those kept, got"):
         Wrong(model, sgd(model), t_end=10, delta_t=1).step()
     assert {name: (t.tolist(), s.index.tolist()) for name, (t, s, _) in parts(model).items()} == before
+
+
+# Copies that do not follow
+
+
+def moved_on(mover, start=recipes.dctps_rigl, fast=False):
+    """A model that has moved, and a copy that has not."""
+    model = start(net(), density=0.3)
+    model = structured(model) if fast else model
+    late = AveragedModel(model)
+    train(model, sgd(model), mover(model, sgd(model), t_end=10, delta_t=1), 1)
+    return model, late
+
+
+REFUSED = (
+    r"a copy of a model must move with it to be an average of it, got one that was written to after a move: .*follow"
+)
+
+
+@each_mover
+@each_start
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_average_that_missed_a_move_is_refused_where_it_is_used(mover, start, fast):
+    model, late = moved_on(mover, start, fast)
+    with torch.no_grad():
+        late(X)  # as a snapshot it is right
+    later = copy.deepcopy(late)
+    late.update_parameters(model)
+    late.update_parameters(model)
+    with torch.no_grad():
+        for wrong in (late, copy.deepcopy(late)):
+            for use in (lambda wrong=wrong: wrong(X), lambda wrong=wrong: wrong.module[0].weight):
+                with pytest.raises(RuntimeError, match=REFUSED):
+                    use()
+        later(X)
+        later.module[0].parametrizations.weight.original.mul_(0.5)
+        with pytest.raises(RuntimeError, match=REFUSED):
+            later(X)
+
+
+def by_itself(model: nn.Module, late: AveragedModel) -> None:
+    optimizer = sgd(late)
+    for _ in range(2):
+        loss(late).backward()
+        optimizer.step()
+
+
+ENDED = {
+    "trained": by_itself,
+    "loaded": lambda model, late: late.module.load_state_dict(model.state_dict()),
+    "loaded with what it was": lambda model, late: late.load_state_dict(copy.deepcopy(late.state_dict())),
+    "assigned": lambda model, late: [setattr(s.module, s.name, torch.ones(s.shape)) for _, s in subspaces(late)],
+    "nothing": lambda model, late: None,
+}
+
+
+@each_mover
+@pytest.mark.parametrize("what", ENDED)
+def test_a_copy_that_goes_its_own_way_is_not(mover, what):
+    model, late = moved_on(mover)
+    ENDED[what](model, late)
+    with torch.no_grad():
+        assert late(X).isfinite().all()
+    train(model, sgd(model), mover(model, sgd(model), t_end=10, delta_t=1), 1)
+    with torch.no_grad():
+        assert late(X).isfinite().all()
+        assert pickle.loads(pickle.dumps(late))(X).isfinite().all()
+
+
+@each_mover
+def test_two_copies_train_side_by_side(mover):
+    models = [recipes.rigl(net(), density=0.3)]
+    models.append(copy.deepcopy(models[0]))
+    optimizers = [sgd(model) for model in models]
+    movers = [mover(m, o, t_end=100, delta_t=2) for m, o in zip(models, optimizers, strict=True)]
+    for _ in range(6):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss(model).backward()
+        for moving, optimizer in zip(movers, optimizers, strict=True):
+            optimizer.step()
+            moving.step(loss)

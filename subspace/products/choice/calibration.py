@@ -183,7 +183,8 @@ def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
     """Small problems of a family, of two densities each."""
     kind, *rest = family.split(", ")
     gpu, transform = device == "cuda", "given" if "given" in rest else "dct"
-    for n, density in enumerate((1e-3, 2e-2) * (len(LINEAR) // 2)):
+    densities = (2e-3, 2e-1) if transform == "given" else (1e-3, 2e-2)
+    for n, density in enumerate(densities * (len(LINEAR) // 2)):
         if kind == "linear":
             n_out, n_in, rows = (LINEAR_ON_GPU if gpu else LINEAR)[n]
             yield Problem((n_out, n_in), round(density * n_out * n_in), transform, (rows, n_in), dtype, device)

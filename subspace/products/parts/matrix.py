@@ -53,8 +53,8 @@ def outer(coarse: Tensor, fine: Tensor, shape: tuple[int, ...], transform: str, 
     if scale is not None:
         coarse = coarse * scale.to(coarse)
     product = coarse[0, :, :, None] * fine[0, :, None]
-    for a, b in zip(coarse[1:], fine[1:], strict=True):
-        product.addcmul_(a[:, :, None], b[:, None])
+    for j in range(1, len(coarse)):  # by number: an exported loop over no tensors at all cannot be loaded
+        product.addcmul_(coarse[j, :, :, None], fine[j, :, None])
     matrix = product.flatten(1)[:, : math.prod(shape[1:])]
     t = STANDARD.from_matrix(matrix, Size(shape)) if transform == "hadamard" else matrix.reshape(shape)
     return t.contiguous()

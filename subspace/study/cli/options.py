@@ -51,11 +51,6 @@ def plain_console(quiet: bool = False) -> Console:
     return Console(quiet=quiet, width=100, color_system=None)
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-
 @contextmanager
 def sentences(values: bool = True) -> Iterator[None]:
     """End where the disk fails and, with values, on a bad one with one sentence."""

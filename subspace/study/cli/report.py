@@ -11,6 +11,7 @@ from subspace.study.cli import options
 from subspace.study.cli.options import NOTHING, OUT, At, Out
 from subspace.study.entries.lookup import lookup
 from subspace.study.execution.plan import write_report
+from subspace.study.execution.progress import say
 from subspace.study.reports.terminal import print_report
 from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.store import Store
@@ -28,5 +29,5 @@ def report(asked: options.Asked = NOTHING, out: Out = OUT, at: At = "", to: To =
         study = options.read_study(asked)
         study.runs()  # which says what is wrong with them
     with options.sentences(values=False):
-        found = write_report(study, Store(out), to, hosts, lambda text: options.say(console, text))
+        found = write_report(study, Store(out), to, hosts, lambda text: say(console, text))
         print_report(found, console, at)

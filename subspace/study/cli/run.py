@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from subspace.study.cli import options
-from subspace.study.cli.live import LiveProgress
 from subspace.study.cli.options import NOTHING, OUT, At, Launch, Launcher, Out, Retry
-from subspace.study.cli.progress import Lines, describe_outcome
 from subspace.study.entries.lookup import lookup
 from subspace.study.entries.words import printable
 from subspace.study.execution import trackers
+from subspace.study.execution.live import LiveProgress
 from subspace.study.execution.plan import Plan, write_report
+from subspace.study.execution.progress import Lines, describe_outcome
 from subspace.study.reports.terminal import print_report
 from subspace.study.results.equal_cost import COSTS
 

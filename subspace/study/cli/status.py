@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from subspace.study.cli import options
 from subspace.study.cli.options import NOTHING, OUT, Out
+from subspace.study.execution.progress import say
 from subspace.study.results.disk import StorageError
 from subspace.study.results.store import Store
 from subspace.study.spec.study import Run
@@ -14,7 +15,7 @@ def status(asked: options.Asked = NOTHING, out: Out = OUT) -> None:
     with options.sentences():
         study, store, console = options.read_study(asked), Store(out), options.plain_console()
         for run in study.runs():
-            options.say(console, f"{run.hash}  {run}: {describe(run, store)}")
+            say(console, f"{run.hash}  {run}: {describe(run, store)}")
 
 
 def describe(run: Run, store: Store) -> str:

@@ -15,6 +15,7 @@ from subspace.study.entries.entry import Choice
 from subspace.study.entries.options import instantiate
 from subspace.study.execution.callbacks import Callback, Callbacks
 from subspace.study.execution.launchers import Launcher, make_launcher
+from subspace.study.execution.live import in_notebook
 from subspace.study.execution.runner import carry_out, unfinished
 from subspace.study.results.store import Record, Store
 from subspace.study.spec import files
@@ -91,7 +92,7 @@ def run(
     launcher: str | Launcher = "pool",
     *,
     options: Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     retry: bool = False,
 ) -> pd.DataFrame:
     """Train every run of a study that has no result yet, and write its tables, figures and report.html.
@@ -101,18 +102,23 @@ def run(
         out: the folder of results, which studies may share. The report goes to out/<name of the study>.
         launcher: "pool" (worker processes of this machine), "inline" (this process), "ray", "slurm", or your own.
         options: the launcher's, as {"workers": 2} for the pool.
-        callbacks: told of runs and epochs while the study runs.
+        callbacks: told of runs and epochs while the study runs; by default, in a notebook, what shows them there.
         retry: try those runs again that have failed twice.
 
     Returns:
-        The long table of the runs; `results.schema` describes its columns. A run that failed has its error there.
+        The long table of the runs; `results.schema` describes its columns. A run that failed has its error there, and
+        a warning tells the first.
 
     Raises:
         ValueError: the study cannot be as it says; nothing has run.
         StorageError: results cannot be written; what has finished is kept.
     """
     plan = Plan.of(study, out, launcher, options)
-    plan.carry_out(callbacks, retry)
+    plan.carry_out(in_notebook() if callbacks is None else callbacks, retry)
+    failed = [(each, record["error"]) for each, record in plan.results() if record["status"] == "failed"]
+    if failed:
+        first, error = failed[0]
+        warnings.warn(f"{len(failed)} of {len(plan.runs)} runs failed, the first, {first}: {error}", stacklevel=2)
     return write_report(plan.study, plan.store).runs
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from subspace.study.cli.live import LiveProgress
-from subspace.study.cli.progress import Lines
 from subspace.study.cli.status import describe
 from subspace.study.entries.entry import Choice
 from subspace.study.execution.callbacks import Callback
 from subspace.study.execution.execute import RunStateStore, execute, make_record
 from subspace.study.execution.launchers.inline import Inline
 from subspace.study.execution.launchers.pool import Pool
+from subspace.study.execution.live import LiveProgress
+from subspace.study.execution.progress import Lines
 from subspace.study.execution.runner import carry_out, unfinished
 from subspace.study.results.disk import StorageError
 from subspace.study.results.store import NewerSchemaError, Store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -10,12 +11,21 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from subspace.study.cli.progress import Lines
 from subspace.study.entries.words import printable
+from subspace.study.execution.progress import Lines
 from subspace.study.results.store import Record
 from subspace.study.spec.study import Run
 
 BAR, COUNT, TIME = 20, 14, 10  # columns
+
+
+def in_notebook() -> list[Lines]:
+    """What a study shows in a notebook: bars where it has widgets, else lines; nothing anywhere else."""
+    if not Console().is_jupyter:
+        return []
+    if find_spec("ipywidgets"):
+        return [LiveProgress(Console())]
+    return [Lines(Console(force_jupyter=False, width=100, color_system=None))]
 
 
 class LiveProgress(Lines):

@@ -1,4 +1,4 @@
-"""What a study shows while it runs: plain lines in a file, a pipe or a log; live bars on a terminal (`cli.live`)."""
+"""What a study shows while it runs: plain lines in a file, a pipe or a log; bars on a terminal (`live`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from subspace.study.cli.options import say
-from subspace.study.entries.words import duration
+from subspace.study.entries.words import duration, printable
 from subspace.study.execution.callbacks import Callback
 from subspace.study.results.store import Record
 from subspace.study.spec.study import Run
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class Lines(Callback):
