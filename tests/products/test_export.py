@@ -49,7 +49,7 @@ LAYERS = {  # a network of two registered layers, and a sample
 }
 
 
-EACH_ONCE = [
+NETWORKS = [
     *((recipe, layers) for recipe in RECIPES for layers in ("linear", "conv2d")),
     *(("dctps", layers) for layers in LAYERS),
 ]
@@ -81,7 +81,7 @@ each_fast = pytest.mark.parametrize("fast", [False, True], ids=["registered", "s
 
 
 @each_fast
-@pytest.mark.parametrize("recipe, layers", EACH_ONCE)
+@pytest.mark.parametrize("recipe, layers", NETWORKS)
 def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(recipe, layers, fast):
     net, x = network(recipe, layers, fast)
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
@@ -188,7 +188,7 @@ def without_subspace(code: str, *arguments: object) -> None:
 @pytest.mark.slow
 def test_saved_programs_run_without_this_package(tmp_path):
     paths = []
-    for (recipe, layers), fast in itertools.product(EACH_ONCE, (False, True)):
+    for (recipe, layers), fast in itertools.product(NETWORKS, (False, True)):
         net, x = network(recipe, layers, fast)
         path = tmp_path / f"{len(paths)}"
         torch.export.save(export(net, (x,), dynamic_shapes=({0: BATCH},)), f"{path}.pt2")
