@@ -378,7 +378,14 @@ BUGS = [
         "correctness",
         "mover_drops",
     ),
-    Bug("asked only once", "_structured/forward.py", "len(stack._modules) != 1 or ", "", "correctness", "parametrized_again"),
+    Bug(
+        "asked only once",
+        "_structured/forward.py",
+        "len(stack._modules) != 1 or ",
+        "",
+        "correctness",
+        "parametrized_again",
+    ),
     Bug(
         "emptied with the rest",
         "offsets/pretrained.py",
@@ -496,7 +503,7 @@ BUGS = [
         "replaced_before",
     ),
     Bug("others on top lost", "parametrization.py", "del stack[0]", "del stack[1:]", "foreign_laws", "maps_weights"),
-    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "whole"),
+    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "is_its_own"),
     Bug("operators in programs", "products/product.py", " and not is_exporting()", "", "export", "any_batch"),
     Bug("drawn by the program", "offsets/gaussian.py", "if is_exporting():", "if False:", "export", "any_batch"),
     Bug(
