@@ -24,6 +24,7 @@ from itertools import pairwise
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
@@ -163,11 +164,13 @@ class SubspaceParametrization(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
-        content = torch.frombuffer(bytearray(self._known()[1]), dtype=torch.uint8)
+        content = torch.from_numpy(np.frombuffer(self._known()[1], np.uint8).copy())
         return content if self.offset.like.is_meta else content.to(self.offset.like.device)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
+        if self.like.is_meta and isinstance(state, Tensor) and not state.is_meta:  # theta has been assigned there
+            self._apply(lambda t: torch.empty_like(t, device=state.device) if t.is_meta else t)
         exchange(self.checked(state))
         self._sign()
         self.lineage.end()
