@@ -158,6 +158,34 @@ BUGS = [
         "patch",
     ),
     Bug("axes exchanged", "_base/layout.py", "order.index(axis) for", "order[axis] for", "layout", "and_back"),
+    # kinds of modules
+    Bug("gates as one", "_base/kinds.py", "GATES.get(kind, 1)", "1", "kinds", "computes_with"),
+    Bug(
+        "experts the other way", "_base/kinds.py", "bias.shape[1] == weight.shape[2]", "True", "kinds", "computes_with"
+    ),
+    Bug(
+        "as many as tensors", "methods/budgets.py", "in range(layout.matrices(shape))", "in range(1)", "kinds", "apart"
+    ),
+    Bug("groups of axes", "methods/groups.py", "if layout == STANDARD:", "if True:", "kinds", "rows_and_inputs"),
+    Bug("one draw for all", "offsets/per_matrix.py", "offset.key.fold(str(number))", "offset.key", "kinds", "itself"),
+    Bug(
+        "thawed",
+        "_base/selection.py",
+        'if weight.requires_grad else "frozen"',
+        "if True else None",
+        "targets",
+        "frozen",
+    ),
+    Bug(
+        "head left free",
+        "methods/recipe.py",
+        "if self.freezes or also_train",
+        "if also_train",
+        "targets",
+        "nothing_else",
+    ),
+    Bug("untied", "parametrization.py", "tie(*other, module, name)", "pass", "ties", "read_one_weight"),
+    Bug("ties forgotten", "parametrization.py", "    restore_ties(model)", "    pass", "ties", "dense_models"),
     Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
     Bug("signs of another stream", "offsets/signed_dct.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
     Bug(
@@ -168,8 +196,8 @@ BUGS = [
     Bug(
         "global generator",
         "offsets/gaussian.py",
-        "n, dtype = math.prod(shape)",
-        "torch.rand(1); n, dtype = math.prod(shape)",
+        "n, wide = math.prod(shape)",
+        "torch.rand(1); n, wide = math.prod(shape)",
         "offset",
         "global",
     ),
@@ -204,7 +232,14 @@ BUGS = [
     Bug(
         "U held whole", "embeddings/gaussian.py", "return max(1, BLOCK // dim)", "return 1 << 30", "embedding", "block"
     ),
-    Bug("no square", "embeddings/direction.py", "/ (d * d).sum()", "/ d.norm()", "embedding", "pseudo"),
+    Bug(
+        "no square",
+        "embeddings/direction.py",
+        "(self.scale * (d * d).sum())",
+        "(self.scale * d.norm())",
+        "embedding",
+        "pseudo",
+    ),
     Bug(
         "summands swapped",
         "embeddings/direct_sum.py",
@@ -238,8 +273,52 @@ BUGS = [
         "parametrization",
         "nearest",
     ),
+    Bug(
+        "theta of half precision",
+        "parametrization.py",
+        "dtype or self.dtype",
+        "dtype or weight.dtype",
+        "dtype",
+        "steps",
+    ),
+    Bug(
+        "rounded twice",
+        "_base/plug_in.py",
+        "dtype=at_least_float32(like.dtype)",
+        "dtype=like.dtype",
+        "dtype",
+        "rounded",
+    ),
+    Bug(
+        "empty Parameter", "parametrization.py", "if not parametrization.dim:", "if False:", "empty_theta", "optimizer"
+    ),
+    Bug(
+        "d twice",
+        "parametrization.py",
+        "return at, d.gain /",
+        "return at, 2 * d.gain /",
+        "alpha",
+        "multiple_of_a_column",
+    ),
+    Bug(
+        "theta in every layer",
+        "parametrization.py",
+        "stack.keeper = (stacks[0],)",
+        "pass",
+        "shared_theta",
+        "has_it_once",
+    ),
+    Bug("unnoticed", "_base/written.py", "counter._version != writes", "False", "written", "said_to_be_lost"),
+    Bug(
+        "decayed norms",
+        "_parameter_groups.py",
+        '{"rest": {"weight_decay": 0.0}}',
+        '{"rest": {}}',
+        "parameter_group",
+        "rest_stays",
+    ),
     Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
-    Bug("shared class", "parametrization.py", "injected.__deepcopy__, ", "injected.copies, ", "traps", "deepcopy"),
+    Bug("shared class", "parametrization.py", "own.__deepcopy__, ", "own.copies, ", "traps", "deepcopy"),
     Bug("frozen theta", "parametrization.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
     Bug(
         "copy left parametrized",
@@ -466,7 +545,7 @@ BUGS = [
         "correctness",
         "mover_drops",
     ),
-    Bug("asked only once", "_structured/forward.py", "len(stack) == 1 and ", "", "correctness", "parametrized_again"),
+    Bug("asked only once", "_structured/forward.py", "len(stack._modules) != 1 or ", "", "correctness", "parametrized_again"),
     Bug(
         "emptied with the rest",
         "offsets/pretrained.py",
@@ -562,7 +641,7 @@ BUGS = [
     Bug(
         "gain forgotten",
         "_structured/normal_form.py",
-        "part if transform.gain == 1 else transform.gain * part",
+        "part if gain == 1 else gain * part",
         "part",
         "structured",
         "time_and_memory",
@@ -576,12 +655,24 @@ BUGS = [
         "time_and_memory",
     ),
     Bug(
-        "forward left bound",
-        "parametrization.py",
-        'vars(space.module).pop("forward", None)',
-        "pass",
-        "structured",
-        "and_back",
+        "foreign forward passed by",
+        "_structured/forward.py",
+        'and "forward" in vars(module)',
+        "and False",
+        "foreign_forwards",
+        "replaced_before",
+    ),
+    Bug("others on top lost", "parametrization.py", "del stack[0]", "del stack[1:]", "foreign_laws", "maps_weights"),
+    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "whole"),
+    Bug("operators in programs", "products/product.py", " and not is_exporting()", "", "export", "any_batch"),
+    Bug("drawn by the program", "offsets/gaussian.py", "if is_exporting():", "if False:", "export", "any_batch"),
+    Bug(
+        "kept of a transform",
+        "_base/exporting.py",
+        ", temporarily_clear_interpreter_stack():",
+        ":",
+        "functional",
+        "of_no_transform",
     ),
     Bug("padding ignored", "products/geometry.py", "* dilation - padding", "* dilation", "products", "dense_product"),
     Bug(
