@@ -20,6 +20,13 @@ def in_autocast(x: Tensor) -> bool:
 _has_autocast = functools.cache(torch.amp.is_autocast_available)  # asked at every product
 
 
+def as_autocast(x: Tensor) -> Tensor:
+    """x as autocast, where it is on, would have a product take it."""
+    if in_autocast(x) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A block without autocast where x is."""
     return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext()

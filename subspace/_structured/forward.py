@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import ParametrizationList
 
+from subspace._base.autocast import as_autocast
 from subspace._base.exporting import is_exporting
 from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, SubspaceParametrization, subspaces
@@ -117,8 +118,8 @@ def forward_by_products(module: Layer, input: Tensor) -> Tensor:
     theta, bias = stack.original, module.bias
     _first(stack).lineage.check(theta)
     if products.form is None:
-        y = _first(stack).linear(theta, input)
-        return y if bias is None else y + bias
+        y = _first(stack).linear(theta, as_autocast(input))
+        return y if bias is None else y + bias.to(y.dtype)
     w = products.form(theta)
     if isinstance(module, nn.Linear):
         y = linear(input, w, products.route)

@@ -35,8 +35,9 @@ _ALL: weakref.WeakSet[Deltas] = weakref.WeakSet()
 class Deltas:
     """Deltas of one base by name, and which of them it computes with: at first none.
 
-    The base stays the model that it is: its class, names and state_dict are the same, and nothing is ever written into
-    its tensors. It must stay on its device and not train while a delta is in use.
+    The base stays the model that it is: its class and names are the same, and with no delta in use its state_dict, for
+    nothing is ever written into its tensors. It must stay on its device and not train while a delta is in use. Threads
+    of a process share what is in use: let them serve different deltas by `each`.
 
     Args:
         base: With the weights that the deltas were trained on; not registered.

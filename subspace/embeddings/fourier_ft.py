@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from subspace._base.autocast import without_autocast
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD
 from subspace._base.linear_map import LinearMap
@@ -68,7 +69,7 @@ class FourierFT(Embedding):
         unit = (2 - alone.double()).div(numel).sqrt()
         gain = unit if self.scale is None else torch.full_like(unit, self.scale / numel)
         back = 2 * a > n_out  # where cos(2 pi a j / n_out) is the cosine of n_out - a, and the sine is minus its sine
-        pair = torch.arange(2)
+        pair = torch.arange(2, device="cpu")
         device = self.like.device
         self.frequencies = torch.stack([a, b], 1).to(device)
         rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten()
@@ -107,8 +108,9 @@ class FourierFT(Embedding):
         entries = self._spectrum(theta)
         values = entries.new_zeros(len(self._places)).index_add(0, self._place, entries)
         S = Weight(None, values, self._places, (_entries(n_out), len(self._seen)), "zero")
-        spectrum = _SPECTRUM(x.to(dtype), n_in).index_select(-1, self._seen)
-        return _WAVES(multiply(spectrum, S).to(dtype), n_out).to(x.dtype)
+        with without_autocast(x):
+            spectrum = _SPECTRUM(x.to(dtype), n_in).index_select(-1, self._seen)
+            return _WAVES(multiply(spectrum, S), n_out).to(x.dtype)
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         (n_out, n_in), between = self.shape, (1,) * (x.ndim - 2)

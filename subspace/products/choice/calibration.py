@@ -53,6 +53,8 @@ LINEAR_ON_GPU = [
     (4096, 4096, 8192),
     (2048, 8192, 4096),
 ]
+BESIDE_TRANSFORM = [(n, (1e-3, 2e-2)[n % 2]) for n in range(len(LINEAR))]  # problems, and densities of S
+BESIDE_GIVEN = [(n, density) for n in range(len(LINEAR)) for density in (2e-3, 2e-1)]  # of which w may be the faster
 BATCHES_ON_GPU = 8  # times as many images, or a GPU would have nothing to do
 CONV = {  # N, C, C_out, height and width; the largest do not fit into a cache
     "pointwise": [
@@ -180,11 +182,10 @@ def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
 
 
 def samples(family: str, dtype: torch.dtype, device: str) -> Iterator[Problem]:
-    """Small problems of a family, of two densities each."""
+    """Small problems of a family, of two densities."""
     kind, *rest = family.split(", ")
     gpu, transform = device == "cuda", "given" if "given" in rest else "dct"
-    densities = (2e-3, 2e-1) if transform == "given" else (1e-3, 2e-2)
-    for n, density in enumerate(densities * (len(LINEAR) // 2)):
+    for n, density in BESIDE_GIVEN if transform == "given" else BESIDE_TRANSFORM:
         if kind == "linear":
             n_out, n_in, rows = (LINEAR_ON_GPU if gpu else LINEAR)[n]
             yield Problem((n_out, n_in), round(density * n_out * n_in), transform, (rows, n_in), dtype, device)
