@@ -158,7 +158,7 @@ def test_the_cost_of_a_dense_run_is_a_forward_and_a_backward_pass_of_every_image
 
 
 def chosen_bytes(metrics, ordered=True):
-    """Of theta and of supports that no key rebuilds: 2 + log2(n / k) bits a place (Elias), log2(n) where U has moved."""
+    """Of theta and supports that no key rebuilds: 2 + log2(n / k) bits a place (Elias), log2(n) where U has moved."""
     places = [(each["dim"], each["numel"]) for each in metrics["tensors"]]
     bits = sum(k * (2 + math.log2(n / k) if ordered else math.ceil(math.log2(n))) for k, n in places)
     return pytest.approx(4 * sum(k for k, _ in places) + bits / 8, rel=0.02)
