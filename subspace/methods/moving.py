@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subspace._base.sharded import reshard
 from subspace.methods.budgets import exact
 from subspace.methods.followers import Follower, copies
 from subspace.methods.parts import Move, parts
@@ -89,6 +90,7 @@ class Mover(abc.ABC):
         self.model, self.optimizer = model, optimizer
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
         self.steps, self.group = 0, group
+        reshard(model)
         self.parts = dict(parts(model))
         for part in self.parts.values():
             part.sparse.moves = True
@@ -118,6 +120,7 @@ class Mover(abc.ABC):
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
+        reshard(self.model)
         fraction = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         dropped, kept = {}, {}
         for name, part in self.parts.items():
@@ -136,11 +139,9 @@ class Mover(abc.ABC):
         require_same(planned, f"the moves of step {self.steps}", together(self.model, self.group), device)
         for name, move in moves.items():
             part, theta = self.parts[name], self.parts[name].space.theta
-            stays = torch.ones_like(part.index, dtype=torch.bool).index_fill(0, move.slots, False)
             for kept in (theta, theta.grad, *self.optimizer.state.get(theta, {}).values()):
                 if isinstance(kept, Tensor) and kept.shape == theta.shape:
-                    entries = part.entries(kept)
-                    entries.copy_(torch.where(stays, entries, 0))
+                    part.begin_anew(kept, move.slots)
             followers = [found[name] for found in following]
             for follower in followers:
                 follower.follow(part, move)
