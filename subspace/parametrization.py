@@ -615,7 +615,7 @@ def unregister(model: nn.Module) -> nn.Module:
 
 def require_whole(model: nn.Module, what: str = "to become dense") -> None:
     """Raise ValueError for a model that `fully_shard` has sharded."""
-    if any(sharded_modules(model)):
+    if next(sharded_modules(model), None) is not None:
         raise ValueError(f"model must be whole {what}, got one sharded by fully_shard")
 
 
@@ -783,8 +783,8 @@ def _register_parameter(module: nn.Module, name: str, parameter: nn.Parameter | 
     """As torch's, but what is registered here is not replaced: quantisers, fusions and torch's prune try to."""
     if parameter is not None and is_sharded(parameter) and not is_sharded(module._parameters.get(name)):
         raise ValueError(
-            f"a module with a tensor d + U theta must stay whole, got a DTensor for its {name}: fully_shard shards theta, "
-            "and tensor parallelism is for materialize(model)"
+            f"a module with a tensor d + U theta must stay whole, got a DTensor for its {name}: "
+            "fully_shard shards theta, and tensor parallelism is for materialize(model)"
         )
     if name in (names := [name for name, _ in _own(module)]):
         raise ValueError(f"{name} must stay d + U theta, got a Parameter in its place: call materialize(model) first")
