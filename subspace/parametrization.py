@@ -439,8 +439,8 @@ def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
     A state_dict has it once, with the first of them. Make the optimizer afterwards. FSDP2 refuses a Parameter of
-    several groups: give `fully_shard` the option ignored_params={theta} and all-reduce theta.grad, dim numbers, after
-    the backward pass.
+    several groups: shard the whole model as one, or give `fully_shard` the option ignored_params={theta} and, after the
+    backward pass, make theta.grad, dim numbers, its mean over the processes by an all-reduce.
 
     Args:
         model: With subspaces of one dim, dtype and device.

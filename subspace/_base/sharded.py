@@ -43,6 +43,11 @@ def sharded_modules(model: nn.Module) -> Iterator[Any]:
             yield module
 
 
+def is_in_parts(model: nn.Module) -> bool:
+    """Whether several processes hold the model together."""
+    return next(sharded_modules(model), None) is not None or any(map(is_sharded, model.parameters()))
+
+
 def reshard(model: nn.Module) -> None:
     """Let the Parameters be those that the optimizer has: `fully_shard` puts others in their place to run the model."""
     for module in sharded_modules(model):

@@ -22,7 +22,7 @@ from subspace._base.first_values import has_first_value, remember_values
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import named_buffers, named_modules, named_parameters, owner_of
-from subspace._base.sharded import is_sharded, reshard, whole
+from subspace._base.sharded import is_in_parts, is_sharded, reshard, whole
 from subspace._identity.fingerprint import Probe, probe
 from subspace._structured.forward import is_structured, structured
 from subspace.checkpoint import schema
@@ -82,7 +82,7 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
             held[f"state:{name}"] = tensor
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    sharded = any(is_sharded(parameter) for parameter in model.parameters())
+    sharded = is_in_parts(model)
     tensors = {name: whole(tensor) for name, tensor in held.items()}
     if not sharded or dist.get_rank() == 0:
         write(path, about, tensors)

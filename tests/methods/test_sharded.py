@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -245,6 +247,19 @@ def test_one_theta_of_a_sharded_model_trains_as_that_of_a_whole_one(run, shard):
     agree(run, with_one_theta, shard)
 
 
+def written(rank: int, shard) -> int:
+    model = shard(recipes.random_subspace(mlp(), dim=7))
+    file = io.BytesIO()
+    save(model, file)
+    return len(file.getvalue())
+
+
+@pytest.mark.parametrize("shard", [leave_out, at_once])
+def test_the_first_process_alone_writes(run, shard):
+    first, second = run(written, shard)
+    assert first > 0 == second
+
+
 STYLES = {
     "colwise": (ColwiseParallel, "a module with a tensor d . U theta must stay whole, got a DTensor for its"),
     "rowwise": (RowwiseParallel, "distribute_tensor` should be used to distribute leaf tensors"),  # torch's own words
@@ -277,6 +292,21 @@ def materialized(model: nn.Module, mesh, kind) -> nn.Module:
 @pytest.mark.parametrize("style", STYLES)
 def test_tensor_parallelism_of_a_registered_layer_is_refused(run, style, bias):
     run(split, style, bias)
+
+
+def beside(rank: int) -> None:
+    model = recipes.dctps(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), density=0.3, include=["0"])
+    x = torch.ones(2, 8)
+    y, mesh = model(x), init_device_mesh("cpu", (2,))
+    parallelize_module(model, mesh, {"2": ColwiseParallel(output_layouts=Replicate())})
+    assert is_sharded(model[2].weight)
+    close(model(x), y)
+    model(x).sum().backward()
+    assert model[0].parametrizations.weight.original.grad.norm() > 0
+
+
+def test_layers_beside_a_registered_one_may_be_tensor_parallel(run):
+    run(beside)
 
 
 REGISTERING = {
