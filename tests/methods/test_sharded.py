@@ -267,6 +267,7 @@ STYLES = {
 
 
 def split(rank: int, style: str, bias: bool) -> None:
+    torch.manual_seed(0)
     mesh = init_device_mesh("cpu", (2,))
     model = recipes.dctps(nn.Sequential(nn.Linear(8, 8, bias=bias), nn.ReLU(), nn.Linear(8, 4)), density=0.3)
     x = torch.ones(2, 8)
@@ -295,6 +296,7 @@ def test_tensor_parallelism_of_a_registered_layer_is_refused(run, style, bias):
 
 
 def beside(rank: int) -> None:
+    torch.manual_seed(0)
     model = recipes.dctps(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), density=0.3, include=["0"])
     x = torch.ones(2, 8)
     y, mesh = model(x), init_device_mesh("cpu", (2,))
