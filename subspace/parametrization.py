@@ -24,6 +24,7 @@ from itertools import pairwise
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
@@ -33,7 +34,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from subspace._base.autocast import without_autocast
 from subspace._base.dtypes import at_least_float32
-from subspace._base.first_values import remember_values
+from subspace._base.first_values import forget_values, remember_values
 from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
 from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie, ties
@@ -163,11 +164,13 @@ class SubspaceParametrization(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """What identifies d and U, and a support that no key stands for: (n,) uint8, a copy."""
-        content = torch.frombuffer(bytearray(self._known()[1]), dtype=torch.uint8)
+        content = torch.from_numpy(np.frombuffer(self._known()[1], np.uint8).copy())
         return content if self.offset.like.is_meta else content.to(self.offset.like.device)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the support; raises ValueError, with all as it was, if d and U differ in anything else."""
+        if self.like.is_meta and isinstance(state, Tensor) and not state.is_meta:  # theta has been assigned there
+            self._apply(lambda t: torch.empty_like(t, device=state.device) if t.is_meta else t)
         exchange(self.checked(state))
         self._sign()
         self.lineage.end()
@@ -560,12 +563,11 @@ def materialize(model: nn.Module) -> nn.Module:
         top of a subspace stay.
 
     Raises:
-        ValueError: For a model that `fully_shard` has sharded, which cannot be copied.
+        ValueError: As `unregister`.
     """
     while isinstance(model, WRAPPERS):
         model = cast(nn.Module, model._orig_mod if isinstance(model, OptimizedModule) else model.module)
-    if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
-        raise ValueError("model must be whole to be copied, got one sharded by fully_shard")
+    _require_whole(model)
     return unregister(copy.deepcopy(model))
 
 
@@ -580,7 +582,11 @@ def unregister(model: nn.Module) -> nn.Module:
     Returns:
         The model. A Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's.
         Other parametrizations on top of a subspace stay. Make a new optimizer.
+
+    Raises:
+        ValueError: For a model that `fully_shard` has sharded: it holds no whole theta.
     """
+    _require_whole(model)
     spaces = [space for _, space in subspaces(model)]
     any_trains = any(space.theta.requires_grad for space in spaces)
     for space in spaces:
@@ -596,7 +602,13 @@ def unregister(model: nn.Module) -> nn.Module:
         else:
             del stack[0]
     restore_ties(model)
+    forget_values(model)
     return model
+
+
+def _require_whole(model: nn.Module) -> None:
+    if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
+        raise ValueError("model must be whole to become dense, got one sharded by fully_shard")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 P = ParamSpec("P")
@@ -24,8 +25,8 @@ def is_exporting() -> bool:
 def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let what a function computes from its arguments, no tensors, be a constant of graphs and exported programs.
 
-    It is a tensor with numbers, whatever is recorded or pretended around the call; and no tensor of inference mode,
-    which could never again be saved for a backward pass.
+    It is a tensor with numbers, whatever is recorded, transformed or pretended around the call; and no tensor of
+    inference mode, which could never again be saved for a backward pass.
     """
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -35,7 +36,7 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
         if tracer is not None:  # below torch's dispatch modes it cannot even be set to None
             _C._set_tracing_state(None)
         try:
-            with torch.inference_mode(False), _disable_current_modes():
+            with torch.inference_mode(False), _disable_current_modes(), temporarily_clear_interpreter_stack():
                 return make(*args, **kwargs)
         finally:
             if tracer is not None:

@@ -25,16 +25,22 @@ def remember_values(module: nn.Module) -> None:
             known[name] = checksum(tensor)
 
 
-def has_first_value(module: nn.Module, name: str) -> bool:
-    """Whether a module's tensor certainly holds what was remembered of it."""
+def forget_values(model: nn.Module) -> None:
+    """Forget all that the modules of a model remember."""
+    for module in model.modules():
+        vars(module).pop(REMEMBERED, None)
+
+
+def has_first_value(module: nn.Module, name: str, tensor: Tensor) -> bool:
+    """Whether a module's tensor of this name certainly holds what was remembered of it."""
     known = vars(module).get(REMEMBERED, {}).get(name)
-    return known is not None and known == checksum(module._parameters.get(name, module._buffers.get(name)))
+    return known is not None and known == checksum(tensor)
 
 
-def checksum(tensor: Tensor | None) -> str | None:
+def checksum(tensor: Tensor) -> str | None:
     """Of the shape, the dtype and every bit; None for a tensor without plain values. Takes one pass, where it lies."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided  # type: ignore[union-attr]
-    if tensor is None or not plain or tensor.is_meta or tensor.is_quantized:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    if not plain or tensor.is_meta or tensor.is_quantized:
         return None
     numbers = tensor.detach().resolve_conj().resolve_neg().contiguous()
     numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers

@@ -137,7 +137,7 @@ class _Description:
 
 def packed_supports(about: dict[str, Any], movable: list[Embedding]) -> tuple[dict[str, Any], Tensor]:
     """The description with what is said of the supports, and those that no key stands for as uint8."""
-    said, packed = [], [torch.empty(0, dtype=torch.uint8)]
+    said, packed = [], [torch.empty(0, dtype=torch.uint8, device="cpu")]
     for U in movable:
         index = cast(Tensor, U.support())
         ordered = is_sorted(index) and not U.moves

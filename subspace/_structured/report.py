@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.preserve import preserved
-from subspace._base.text import table
+from subspace._base.text import html, table
 from subspace._structured.forward import is_structured, products_of
 from subspace._structured.normal_form import NormalForm
 from subspace.parametrization import Subspace, subspaces
@@ -39,11 +39,20 @@ class Route:
 
 @dataclass(frozen=True)
 class Routes:
-    """The rows, in the order of the forward pass; `str()` is a table in milliseconds."""
+    """The rows, in the order of the forward pass; `str()`, and what a notebook shows, is a table in milliseconds."""
 
     rows: tuple[Route, ...]
 
     def __str__(self) -> str:
+        lines, head = self._lines()
+        return "\n".join([*table(lines, "<<<<" + ">" * (len(lines[0]) - 4)), head])
+
+    def _repr_html_(self) -> str:
+        lines, head = self._lines()
+        return html(lines, [head])
+
+    def _lines(self) -> tuple[list[list[str]], str]:
+        """The table, and what its numbers are."""
         routes = list(dict.fromkeys(route for row in self.rows for route in row.predicted))
         lines = [["tensor", "shape", "input", "route", *routes]]
         for row in self.rows:
@@ -51,9 +60,7 @@ class Routes:
             lines.append(
                 [row.name, " x ".join(map(str, row.shape)), " x ".join(map(str, row.x_shape)), row.route, *times]
             )
-        text = table(lines, "<<<<" + ">" * len(routes))
-        head = f"milliseconds forward and backward, predicted / measured; compiled kernels: {status()}"
-        return "\n".join([*text, head])
+        return lines, f"milliseconds forward and backward, predicted / measured; compiled kernels: {status()}"
 
 
 def routes(model: nn.Module, *inputs: Any, measure: bool = True) -> Routes:

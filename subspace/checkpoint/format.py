@@ -69,9 +69,11 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
     frozen: dict[str, Probe] = {}
-    for name, tensor in _state(model, {id(space.theta) for space in spaces.values()}):
+    for name, part in _state(model, {id(space.theta) for space in spaces.values()}):
+        tensor = _whole(part)
         check_readable(name, tensor)
-        known = probe(tensor) if _is_of_the_base(model, name, tensor, base or {}) else None
+        trains = part.requires_grad or not isinstance(part, nn.Parameter)
+        known = None if trains or not _is_of_the_base(model, name, tensor, base or {}) else probe(tensor)
         if known and math.isfinite(known.value):
             frozen[name] = known
         else:
@@ -79,8 +81,8 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
             held[f"state:{name}"] = tensor
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    sharded = any(hasattr(tensor, "full_tensor") for tensor in held.values())
-    whole = {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in held.items()}
+    sharded = any(_is_sharded(parameter) for parameter in model.parameters())
+    whole = {name: _whole(tensor) for name, tensor in held.items()}
     if not sharded or dist.get_rank() == 0:
         write(path, about, whole)
     if sharded:
@@ -125,7 +127,7 @@ def load(
         raise ValueError(
             "model must be plain, as before register, got one with registered subspaces: replace=True exchanges them"
         )
-    if sharded := [name for name, tensor in named_parameters(model) if hasattr(tensor, "full_tensor")]:
+    if sharded := [name for name, tensor in named_parameters(model) if _is_sharded(tensor)]:
         raise ValueError(f"model must be loaded before it is sharded, got {sharded[0]} in parts")
     with _in_one_sentence():
         about, held = read(path)
@@ -216,13 +218,22 @@ def _has_extra_state(module: nn.Module) -> bool:
 
 
 def _is_of_the_base(model: nn.Module, name: str, tensor: Tensor, base: Mapping[str, Tensor]) -> bool:
-    """Whether a frozen tensor holds what it held at first, or what that of the base holds."""
-    if tensor.requires_grad or not isinstance(tensor, nn.Parameter):
-        return False
+    """Whether a tensor holds what it held at first, or what that of the base holds."""
     same = base.get(name)
     if same is not None and (same.shape, same.dtype) == (tensor.shape, tensor.dtype):
         return torch.equal(same.to(tensor.device), tensor)
-    return has_first_value(*owner_of(model, name))
+    return has_first_value(*owner_of(model, name), tensor)
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, of which each process may have a part; then they all have to ask."""
+    shared: Any = tensor
+    whole: Tensor = shared.full_tensor() if _is_sharded(tensor) else tensor
+    return whole
 
 
 def _probes(parametrization: SubspaceParametrization) -> Mapping[str, Probe]:

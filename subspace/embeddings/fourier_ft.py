@@ -69,7 +69,7 @@ class FourierFT(Embedding):
         unit = (2 - alone.double()).div(numel).sqrt()
         gain = unit if self.scale is None else torch.full_like(unit, self.scale / numel)
         back = 2 * a > n_out  # where cos(2 pi a j / n_out) is the cosine of n_out - a, and the sine is minus its sine
-        pair = torch.arange(2)
+        pair = torch.arange(2, device="cpu")
         device = self.like.device
         self.frequencies = torch.stack([a, b], 1).to(device)
         rows = (2 * torch.where(back, n_out - a, a)[:, None] + pair).flatten()

@@ -7,6 +7,7 @@ costs O(numel), and every delta_t steps a selection among all entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subspace.methods.budgets import Budget, entries, uniform
+from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.parametrization import Subspace, register, subspaces
 
@@ -38,11 +40,14 @@ class GradualPruning:
         delta_t: Steps from one pruning to the next.
         budget: How the total is divided among the tensors; by default the same density in each, as in the paper. None
             lets all compete.
+        follow: Copies of the model that are pruned and cut with it, as averages; `follow` adds others later. (An
+            average that does not follow is that of the dense weights, and not sparse.)
+        group: The processes that train this model together, as of a `Mover`.
 
     Raises:
         TypeError: If not exactly one of density and dim is given.
-        ValueError: If the model has no subspace, or one with fewer numbers than weights or a shared theta, or an
-            argument is out of range.
+        ValueError: If the model has no subspace, or one with fewer numbers than weights or a shared theta, or a
+            follower has others, or an argument is out of range.
     """
 
     def __init__(  # noqa: PLR0913
@@ -56,6 +61,8 @@ class GradualPruning:
         t_end: int,
         delta_t: int = 100,
         budget: Budget | None = uniform,
+        follow: nn.Module | Iterable[nn.Module] = (),
+        group: Group = "auto",
     ) -> None:
         if delta_t < 1:
             raise ValueError(f"delta_t must be at least 1, got {delta_t}")
@@ -76,6 +83,23 @@ class GradualPruning:
         self.numel = sum(space.shape.numel() for space in self.spaces.values())
         self.dim, self.steps = entries(self.numel, density, dim), 0
         self.kept: Supports = {n: torch.arange(s.embedding.dim, device=s.theta.device) for n, s in self.spaces.items()}
+        self.followers: list[nn.Module] = []
+        self.group = group
+        for follower in [follow] if isinstance(follow, nn.Module) else follow:
+            self.follow(follower)
+
+    def follow(self, follower: nn.Module) -> None:
+        """Let a copy of the model be pruned and cut with it. Raises ValueError if it has other tensors."""
+        self._spaces_of(follower)
+        self.followers.append(follower)
+
+    def _spaces_of(self, follower: nn.Module) -> dict[str, Subspace]:
+        """By the order of the tensors: a wrapper, as AveragedModel, has other names."""
+        spaces = [space for _, space in subspaces(follower)]
+        wanted, got = ([tuple(s.shape) for s in some] for some in (self.spaces.values(), spaces))
+        if wanted != got or any(space.embedding.dim != space.shape.numel() for space in spaces):
+            raise ValueError(f"a follower must have the thetas of the model that it follows, got others, of {got}")
+        return dict(zip(self.spaces, spaces, strict=True))
 
     def step(self, objective: object = None) -> None:
         """Count one step, prune if it is due, and keep what is pruned at 0. The objective is not used."""
@@ -94,31 +118,37 @@ class GradualPruning:
             return
         scores = {name: space.theta.detach().abs().reshape(space.shape) for name, space in self.spaces.items()}
         require_finite(scores, f" in step {self.steps}")
-        self.kept = choose(scores, total, self.budget, None, self.kept)
+        kept = choose(scores, total, self.budget, None, self.kept)
+        group, device = together(self.model, self.group), next(iter(kept.values())).device
+        require_same(kept, f"what step {self.steps} prunes", group, device)
+        self.kept = kept
         warn_empty({name: len(index) for name, index in self.kept.items()}, stacklevel=4)
 
     @torch.no_grad()
     def _mask(self) -> None:
-        """Set what is pruned to 0, with the optimizer's state of it."""
+        """Set what is pruned to 0, with the optimizer's state of it, and followers'."""
+        following = [self._spaces_of(follower) for follower in self.followers]
         for name, space in self.spaces.items():
             index, theta = self.kept[name], space.theta
             if len(index) == len(theta):
                 continue
-            for per_entry in (theta, *self.optimizer.state.get(theta, {}).values()):
+            others = [spaces[name].theta for spaces in following]
+            for per_entry in (theta, *self.optimizer.state.get(theta, {}).values(), *others):
                 if isinstance(per_entry, Tensor) and per_entry.shape == theta.shape:
-                    kept = per_entry[index]
-                    per_entry.zero_()[index] = kept
+                    places = index.to(per_entry.device)
+                    kept = per_entry[places]
+                    per_entry.zero_()[places] = kept
 
     @torch.no_grad()
     def cut(self) -> nn.Module:
-        """Take what is pruned out of theta, once training is over: U is sparse then. Returns the model.
+        """Take what is pruned out of theta, once training is over: U is sparse then, followers' too. Returns the model.
 
         Every theta is shorter then, so that another optimizer is needed to go on, and `structured` to be called again.
         """
-        for name, space in self.spaces.items():
-            index = self.kept[name]
-            if len(index) < space.embedding.dim:
-                _cut(space, index)
+        for spaces in (self.spaces, *map(self._spaces_of, self.followers)):
+            for name, space in spaces.items():
+                if len(self.kept[name]) < space.embedding.dim:
+                    _cut(space, self.kept[name].to(space.theta.device))
         return self.model
 
     def state_dict(self) -> dict[str, Any]:

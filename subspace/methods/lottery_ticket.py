@@ -14,6 +14,7 @@ from subspace._base.selection import Selection, targets
 from subspace.embeddings import Sparse
 from subspace.methods.budgets import entries, exact
 from subspace.methods.coefficients import BasisRule, analyse, bases_of, embedding
+from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.methods.saliencies.base import Scores, require_values
 from subspace.offsets import Zero
@@ -35,6 +36,7 @@ class LotteryTicket:
         exclude: Which tensors not, as of `targets`.
         basis: weight -> a `Transform`, as `embeddings.DCT`: its coefficients are pruned and rewound in place of the
             weights, those of the weight at the rewinding point.
+        group: The processes that train this model together, as of a `Mover`: each round must leave them the same.
 
     Raises:
         ValueError: If fraction is not in (0, 1), and as `targets`.
@@ -49,6 +51,7 @@ class LotteryTicket:
         include: Selection | None = None,
         exclude: Selection | None = None,
         basis: BasisRule | None = None,
+        group: Group = "auto",
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
@@ -58,7 +61,7 @@ class LotteryTicket:
         self.bases = bases_of(weights, basis)
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
-        self.rounds = 0
+        self.rounds, self.group = 0, group
 
     @property
     def dim(self) -> int:
@@ -79,7 +82,7 @@ class LotteryTicket:
         """One round: train the ticket, and keep its `dim` largest weights, by default all but the fraction.
 
         Raises ValueError if dim is more than remains, FloatingPointError naming tensor and round where a trained
-        weight is not finite; the rounds so far are then as they were.
+        weight is not finite, RuntimeError where processes would keep others; the rounds so far are then as they were.
         """
         dim = self._left() if dim is None else dim
         if not 1 <= dim <= self.dim:
@@ -90,7 +93,10 @@ class LotteryTicket:
             trained = {name: getattr(*owner_of(model, name)) for name in self.supports}
             scores: Scores = {name: analyse(w, self.bases.get(name)).abs() for name, w in trained.items()}
         require_finite(scores, f" in round {self.rounds + 1}")
-        self.supports = choose(scores, dim, None, None, self.supports)
+        kept = choose(scores, dim, None, None, self.supports)
+        device = next(iter(kept.values())).device
+        require_same(kept, f"what round {self.rounds + 1} keeps", together(self.start, self.group), device)
+        self.supports = kept
         self.rounds += 1
 
     def run(self, density: float | None = None, *, dim: int | None = None) -> nn.Module:

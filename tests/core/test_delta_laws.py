@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
+import warnings
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from subspace import Key, load, recipes, register, routes, save, structured, sub
 from subspace.checkpoint.names import Renamed
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Pretrained
+from tests.support.processes import processes
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -252,51 +251,38 @@ def test_a_layer_with_several_subspaces_is_put_back_in_order(tmp_path):
     close(other.weight_hh_l0, layer(2.0).weight_hh_l0)
 
 
-SHARDED = """
-import sys, torch, torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import fully_shard
-from subspace import load, recipes, save
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-model = getattr(recipes, sys.argv[3])(net(), density=0.2)
-for part in (model[0], model[2], model):
-    fully_shard(part, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))
-x, optimizer = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)), torch.optim.SGD(model.parameters(), 0.1)
-for _ in range(3):
-    optimizer.zero_grad()
-    model(x).square().sum().backward()
-    optimizer.step()
-y = model(x)
-save(model, f"{folder}/c")
-torch.testing.assert_close(load(net(), f"{folder}/c")(x), y)
-try:
-    load(model, f"{folder}/c", replace=True)
-except ValueError as error:
-    assert "must be loaded before it is sharded" in str(error)
-else:
-    raise AssertionError("a sharded model was loaded")
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-dcp.save(get_model_state_dict(model), checkpoint_id=f"{folder}/dcp")
-with torch.no_grad():
-    for p in model.parameters():
-        p.zero_()
-state = get_model_state_dict(model)
-dcp.load(state, checkpoint_id=f"{folder}/dcp")
-set_model_state_dict(model, state)
-torch.testing.assert_close(model(x), y)
-dist.destroy_process_group()
-"""
+def in_parts(rank: int, recipe: str, folder: str) -> None:
+    """Train a model in two shards; save it, load the whole, and bring it through a distributed checkpoint."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    warnings.simplefilter("ignore")
+    plain, mesh = net(), torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    plain[4].requires_grad_(False)
+    model = RECIPES[recipe](plain)
+    frozen = [name for name in ("4.weight", "4.bias") if not dict(plain.named_parameters()).get(name, X).requires_grad]
+    for part in (model[0], model[3], model[4], model):
+        fully_shard(part, mesh=mesh)
+    train(model)
+    y = model(X)
+    assert set(frozen) <= set(save(model, f"{folder}/c"))
+    close(load(net().eval(), f"{folder}/c")(X), y)
+    with pytest.raises(ValueError, match="model must be loaded before it is sharded, got .* in parts"):
+        load(model, f"{folder}/c", replace=True)
+    dcp.save(get_model_state_dict(model), checkpoint_id=f"{folder}/dcp")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    state = get_model_state_dict(model)
+    dcp.load(state, checkpoint_id=f"{folder}/dcp")
+    set_model_state_dict(model, state)
+    close(model(X), y)
 
 
 @pytest.mark.torchrun
-@pytest.mark.parametrize("recipe", ["dctps", "sparse_finetuning", "freezenet", "random_pruning"])
-def test_a_sharded_model_is_saved_whole_by_its_processes(recipe, tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", SHARDED]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen([*command, str(rank), str(tmp_path), recipe], env=environment) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+def test_a_sharded_model_is_saved_whole_by_its_processes(tmp_path):
+    with processes() as run:
+        for recipe in ("sparse_finetuning", "freezenet", "dctps", "magnitude"):
+            (tmp_path / recipe).mkdir()
+            run(in_parts, recipe, str(tmp_path / recipe))

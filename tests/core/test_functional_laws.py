@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jvp, stack_module_state, vjp, vmap
 
-from subspace import materialize, recipes, structured
+from subspace import Key, materialize, recipes, register, structured
+from subspace.embeddings import Sparse
 from subspace.offsets import Hadamard, RankOne, SignedDCT
+from tests.support.cases import OFFSETS
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -28,7 +30,7 @@ NETS = {
 }
 CASES = [(recipe, net, fast) for recipe in RECIPES for net in NETS for fast in (False, True)]
 each_case = pytest.mark.parametrize("recipe, net, fast", CASES)
-Y = torch.tensor([0, 2, 1, 1])
+Y, THETA = torch.tensor([0, 2, 1, 1]), "parametrizations.weight.original"
 
 
 def case(recipe: str, net: str, fast: bool) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
@@ -56,7 +58,8 @@ def test_per_sample_gradients_are_those_of_each_sample(recipe, net, fast):
         model.zero_grad()
         nn.functional.cross_entropy(model(x[sample : sample + 1]), Y[sample : sample + 1]).backward()
         for name, parameter in model.named_parameters():
-            close(found[name][sample], parameter.grad)
+            if parameter.requires_grad:
+                close(found[name][sample], parameter.grad)
 
 
 @each_case
@@ -101,3 +104,19 @@ def test_an_ensemble_over_seeds_is_one_of_materialized_models():
     base = materialize(members[0]).to("meta")
     found = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
     close(found, torch.stack([member(x) for member in members]))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("offset", OFFSETS, ids=lambda case: case.name)
+def test_what_is_kept_between_calls_is_of_no_transform(offset, fast):
+    layer = nn.Linear(37, 41).double()  # of sizes that nobody has used before
+    register(layer, "weight", offset.make(layer.weight, Key(0)), Sparse(layer.weight, 9, key=Key(1)))
+    if fast:
+        structured(layer)
+    x, parameters = numbers(0, 2, 37), {name: p.detach() for name, p in layer.named_parameters()}
+    value = lambda p: functional_call(layer, p, (x,)).square().sum()  # noqa: E731
+    hessian(lambda theta: value(parameters | {THETA: theta}))(parameters[THETA])  # two levels, then one, then none
+    first = grad(value)(parameters)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        close(first[name], parameter.grad)

@@ -146,6 +146,33 @@ def test_a_theta_that_comes_alone_is_taken_with_a_warning():
         model.load_state_dict(theta, strict=False)
 
 
+@each_pair
+def test_a_model_on_meta_takes_a_state_dict_by_assignment(offset_case, embedding_case):
+    model = net(offset_case, embedding_case)
+    state = model.state_dict()
+    again = net(offset_case, embedding_case).to("meta")
+    again.load_state_dict(state, assign=True)
+    close(outputs(again), outputs(model))
+    if not offset_case.held:
+        with torch.device("meta"):
+            again = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)).double()
+            w = again[0].weight
+            if embedding_case.name not in ("scaled", "given"):  # of tensors that are there
+                register(again[0], "weight", offset_case.make(w, Key(0)), embedding_case.make(w, DIM, Key(0)))
+                again.load_state_dict(state, assign=True)
+                close(outputs(again), outputs(model))
+
+
+def test_a_default_device_changes_no_state_dict():
+    model = net(OFFSETS[1], EMBEDDINGS[2])
+    before = model.state_dict()
+    with torch.device("meta"):
+        model[0].parametrizations.weight[0]._identity = None
+        inside = model.state_dict()
+        model.load_state_dict(before)
+    assert all(map(torch.equal, inside.values(), before.values()))
+
+
 def test_a_state_of_the_start_brings_a_moved_support_back():
     model = net(OFFSETS[0], EMBEDDINGS[1])
     start, weight = copy.deepcopy(model.state_dict()), model[0].weight.detach().clone()

@@ -114,6 +114,6 @@ def test_a_spawned_process_is_given_a_structured_model():
     results = context.Queue()
     process = context.Process(target=_serve, args=(model, x, results))
     process.start()
-    close(torch.from_numpy(results.get(timeout=120)), model(x).detach())
+    close(torch.from_numpy(results.get(timeout=300)), model(x).detach())
     process.join(30)
     assert process.exitcode == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from subspace import Key, budgets, load, materialize, recipes, register, save, subspaces, summary
 from subspace.embeddings import Basis, Haar, Sparse
@@ -165,3 +166,56 @@ def test_a_theta_that_is_not_finite_prunes_nothing():
     with pytest.raises(FloatingPointError, match="got 1 of 16 in weight that are not in step 1"):
         mover.step()
     assert len(mover.kept["weight"]) == 16
+
+
+AVERAGES = {
+    "mean": (lambda model: AveragedModel(model), lambda n: 1 / (n + 1)),
+    "EMA": (
+        lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True),
+        lambda n: 0.2 if n else 1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(("make", "weight"), AVERAGES.values(), ids=AVERAGES)
+@each_optimizer
+@each_start
+def test_an_average_that_follows_is_that_of_all_thetas_but_for_what_is_pruned(start, optimizer, make, weight, before):
+    """before: it is updated before the pruning step, else after it."""
+    model = start().eval()
+    optimizer, average = optimizer(model.parameters()), make(model)
+    mover = GradualPruning(model, optimizer, 0.1, t_start=3, t_end=10, delta_t=4, follow=average)
+    means = [space.theta.detach().clone() for _, space in subspaces(model)]
+    for n in range(12):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+        values = [space.theta.detach().clone() for _, space in subspaces(model)]
+        if before:
+            average.update_parameters(model)
+        mover.step()
+        if not before:
+            average.update_parameters(model)
+            values = [space.theta.detach().clone() for _, space in subspaces(model)]
+        for mean, value, kept in zip(means, values, mover.kept.values(), strict=True):
+            mean.lerp_(value, weight(n))
+            pruned = torch.ones_like(mean, dtype=torch.bool)
+            pruned[kept] = False
+            mean[pruned] = 0
+        for mean, (_, space) in zip(means, subspaces(average), strict=True):
+            torch.testing.assert_close(space.theta.detach(), mean, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        y = average.eval()(X)
+        mover.cut()
+        assert [s.embedding.dim for _, s in subspaces(average)] == [s.embedding.dim for _, s in subspaces(model)]
+        torch.testing.assert_close(average(X), y, rtol=1e-5, atol=1e-5)
+
+
+def test_a_follower_of_another_model_is_refused():
+    model = STARTS["weights"]()
+    for other in (recipes.random_pruning(net(), dim=60), recipes.ordinary(nn.Linear(3, 3))):
+        with pytest.raises(
+            ValueError, match="a follower must have the thetas of the model that it follows, got others"
+        ):
+            GradualPruning(model, torch.optim.SGD(model.parameters(), 0.1), 0.1, t_end=4, follow=[other])

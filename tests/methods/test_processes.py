@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from subspace import methods, recipes, structured, subspaces
-from subspace.methods import RigL, constant, growth
+from subspace.methods import GradualPruning, LotteryTicket, RigL, constant, growth
 from tests.methods.test_moving import MOVERS, STARTS, mlp, parts
 from tests.support.processes import processes
 
@@ -137,6 +137,33 @@ def test_moves_that_differ_are_refused_by_all_and_nothing_moves(run):
 
 def test_a_process_by_itself_moves_by_itself(run):
     assert run(refused, None, "weights") == [(None, True)] * 2
+
+
+def gradually(model: nn.Module, group) -> None:
+    recipes.ordinary(model)
+    GradualPruning(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.1, t_end=1, group=group).step()
+
+
+PRUNING = {
+    "step 1 prunes": gradually,
+    "round 1 keeps": lambda model, group: LotteryTicket(model, lambda ticket: None, group=group).prune(),
+}
+
+
+def pruned(rank, what, group):
+    """The error of pruning other weights in each process."""
+    try:
+        PRUNING[what](fresh(rank), group)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("what", PRUNING)
+def test_other_weights_are_pruned_by_each_alone_or_refused(run, what):
+    for error in run(pruned, what, "auto"):
+        assert error.startswith(f"what {what} must be the same in all processes, got others")
+    assert run(pruned, what, None) == [None, None]
 
 
 SALIENCIES = {

@@ -12,7 +12,17 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import subspace
-from subspace import is_structured, materialize, recipes, routes, structured, subspaces, summary, unstructured
+from subspace import (
+    is_structured,
+    materialize,
+    recipes,
+    routes,
+    structured,
+    subspaces,
+    summary,
+    unregister,
+    unstructured,
+)
 from subspace.methods import RigL
 
 close = torch.testing.assert_close
@@ -131,7 +141,7 @@ def test_attention_that_reads_a_weight_without_calling_its_layer():
     attention = recipes.dctps(nn.MultiheadAttention(8, 2), density=0.2)
     structured(attention)
     reasons = {row.name: row.plain_because for row in summary(attention).rows}
-    assert reasons["out_proj.weight"] == "read by its attention"
+    assert reasons["out_proj.weight"] == "nn.MultiheadAttention reads the weight and never calls the layer"
     assert not is_structured(attention.out_proj)
 
 
@@ -197,8 +207,10 @@ def test_a_structured_model_is_sharded_and_cannot_be_copied(first, gloo):
     assert all(is_structured(space.module) for _, space in subspaces(net))
     close(net(X), expected)
     net(X).sum().backward()
-    with pytest.raises(ValueError, match="model must be whole to be copied, got one sharded by fully_shard"):
+    with pytest.raises(ValueError, match="model must be whole to become dense, got one sharded by fully_shard"):
         materialize(net)
+    with pytest.raises(ValueError, match="model must be whole"):
+        unregister(net)
     unstructured(net)
     close(net(X), expected)
 

@@ -299,7 +299,7 @@ def test_the_operators_keep_torchs_contract(case, last):
     for route in sorted(case.routes("dct", torch.float32, last)):
         what = (
             *inputs(case, "dct", torch.float32, last),
-            None,
+            *(None, None),
             case.shape,
             "dct",
             *(case.geometry or ((), (), (), 1)),

@@ -268,6 +268,7 @@ def test_the_report_names_every_layer_and_times_its_routes():
         assert row.predicted.keys() == row.measured.keys() >= {"dense", "remat"}
         assert all(seconds > 0 for seconds in [*row.predicted.values(), *row.measured.values()])
     assert "3.weight" in str(report)
+    assert "<td>3.weight</td>" in report._repr_html_()
     assert "structured: 2 of 2; compiled kernels:" in str(summary(net))
 
 
