@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 
 from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.looks import assign_looks
-from subspace.study.reports.figures.pareto import AXES
+from subspace.study.reports.figures.pareto import AXES, YELLOW, front
 from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import DENSE, setting
 
@@ -24,7 +24,7 @@ def lines(axes: object, table: pd.DataFrame, x: str, order: list[str]) -> None:
         means = own.agg(
             x=(x, "mean"), y=("test_accuracy", "mean"), low=("test_accuracy", "min"), high=("test_accuracy", "max")
         )
-        means = means.sort_values("x")
+        means = means.sort_index()  # by size, whatever it costs
         look = looks[label] | {"markersize": 5}
         axes.plot(means["x"], 100 * means["y"], label=label, linewidth=1.6, **look)
         axes.fill_between(means["x"], 100 * means["low"], 100 * means["high"], color=look["color"], alpha=0.15, lw=0)
@@ -77,26 +77,53 @@ def rates(runs: pd.DataFrame) -> Figure:
 
 
 def widths(runs: pd.DataFrame, cost: str) -> Figure:
-    """Accuracy of perceptrons of several widths against one of `equal.COSTS`: a row per kind, a column per method."""
+    """Accuracy of one kind of network in several widths against a cost: a row per kind, a column per method.
+
+    cost: one of `COSTS`, or "time". Yellow: the Pareto front of all methods and widths of a kind.
+    """
+    column, words = AGAINST[cost]
     options = [json.loads(text) for text in runs["model_options"]]
     runs = runs.assign(
         size=runs["dim"],
-        kind=["with batch-norms" if given.get("norm") else "without batch-norms" for given in options],
-        label=["-".join(map(str, given.get("hidden", [200, 200]))) for given in options],
+        kind=[kind(model, given) for model, given in zip(runs["model"], options, strict=True)],
+        label=[width(model, given) for model, given in zip(runs["model"], options, strict=True)],
         method_label=runs["label"],
     )
     kinds, columns = list(dict.fromkeys(runs["kind"])), list(dict.fromkeys(runs["method_label"]))
     order = list(dict.fromkeys(runs["label"]))
-    title = f"Perceptrons of several widths, with equal numbers of trained weights, against {AXES[cost]}"
-    figure, axes = panels(kinds, columns, title, f"{AXES[cost]} (log scale)", thousands=True)
-    for row, kind in zip(axes, kinds, strict=True):
+    title = f"{runs['model'].iloc[0]} of several widths, with equal numbers of trained weights, against {words}"
+    figure, axes = panels(kinds, columns, title, f"{words} (log scale)", thousands=cost != "time")
+    for row, name in zip(axes, kinds, strict=True):
+        own = runs[runs["kind"] == name]
+        means = own.groupby(["method_label", "label", "size"], dropna=False)[[column, "test_accuracy"]].mean()
+        best = front(means.rename(columns={"test_accuracy": "mean"}), column)
         for here, method in zip(row, columns, strict=True):
-            lines(here, runs[(runs["kind"] == kind) & (runs["method_label"] == method)], COSTS[cost], order)
+            here.plot(best[column], 100 * best["mean"], color=YELLOW, linewidth=4, drawstyle="steps-post", zorder=1)
+            lines(here, own[own["method_label"] == method], column, order)
     return named(figure, axes)
 
 
+def kind(model: str, options: dict[str, object]) -> str:
+    """What networks that differ in width alone have in common, for a title."""
+    if model == "mlp":
+        return "with batch-norms" if options.get("norm") else "without batch-norms"
+    others = {name: value for name, value in options.items() if name not in ("width", "heads")}
+    return ", ".join([model, *(f"{name}={value}" for name, value in others.items())])
+
+
+def width(model: str, options: dict[str, object]) -> str:
+    """The width of a network: the units of a perceptron's layers, the first channels or features of others."""
+    if model == "mlp":
+        return "-".join(map(str, options.get("hidden", [200, 200])))
+    return f"width {options.get('width', WIDTHS.get(model, 'as published'))}"
+
+
+AGAINST = {cost: (COSTS[cost], AXES[cost]) for cost in ("bytes", "flops")}
+AGAINST["time"] = ("seconds", "seconds of training")
+WIDTHS = {"resnet20": 16, "vit_tiny": 192}  # where none is given
 SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "rates": rates,
     "widths-bytes": lambda runs: widths(runs, "bytes"),
     "widths-flops": lambda runs: widths(runs, "flops"),
+    "widths-time": lambda runs: widths(runs, "time"),
 }

@@ -100,7 +100,7 @@ def test_accuracy_is_drawn_against_the_rate_for_every_network_and_density():
         }
 
 
-@pytest.mark.parametrize(("cost", "column"), [("bytes", "file_bytes"), ("flops", "flops_total")])
+@pytest.mark.parametrize(("cost", "column"), [("bytes", "file_bytes"), ("flops", "flops_total"), ("time", "seconds")])
 def test_accuracy_is_drawn_against_cost_for_every_method_kind_and_width(cost, column):
     def entry(hidden, norm, dim, seed):
         model = Choice("mlp", {"hidden": hidden, "norm": norm})

@@ -545,7 +545,14 @@ BUGS = [
         "correctness",
         "mover_drops",
     ),
-    Bug("asked only once", "_structured/forward.py", "len(stack._modules) != 1 or ", "", "correctness", "parametrized_again"),
+    Bug(
+        "asked only once",
+        "_structured/forward.py",
+        "len(stack._modules) != 1 or ",
+        "",
+        "correctness",
+        "parametrized_again",
+    ),
     Bug(
         "emptied with the rest",
         "offsets/pretrained.py",
