@@ -128,7 +128,7 @@ def test_tied_and_channels_last_tensors_have_files_too():
 
 def test_tensors_are_listed_with_what_moves_them():
     rows = accounting.tensors(recipes.dctps(tiny(), dim=14, budget=budgets.epl))
-    first = {"name": "0.weight", "shape": [2, 1, 3, 3], "offset": "Zero", "embedding": "Direction(DCT) + Sparse"}
+    first = {"name": "0.weight", "shape": [2, 1, 3, 3], "offset": "DCT", "embedding": "Direction(DCT) + Sparse"}
     assert rows[0] == {**first, "numel": 18, "dim": 7, "density": 7 / 18}
     assert [row["dim"] for row in rows] == [7, 7]
     assert json.loads(json.dumps(rows)) == rows
