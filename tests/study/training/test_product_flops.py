@@ -38,6 +38,9 @@ from subspace.study.training.costs import Flops
 from subspace.study.training.costs.product_flops import layer
 
 
+WAVES = 2.5 * (24 * math.log2(24) + 10 * math.log2(10))  # the transforms of a row of inputs and of one of outputs
+
+
 def product(offset, *parts, shape=(24, 10), positions=1, groups=1):
     """The count of one weight with d and U = the sum of the parts, whose input needs a gradient."""
     like = torch.zeros(shape)
@@ -111,7 +114,7 @@ H32 = 32 * 5  # additions of a Walsh-Hadamard transform of 32, the next power of
         (Zero, [lambda like: Gaussian(like, 7, key=Key(0))], 480, 480, 480, 2 * 480 * 7),
         (Zero, [lambda like: Scaled(Gaussian(like, 7, key=Key(0)), torch.ones(7))], 480, 480, 480, 2 * 480 * 7),
         (Zero, [lambda like: SRHT(like, 7, key=Key(0))], 480, 480, 480, 2 * 240 * (3 + 1)),
-        (Zero, [lambda like: FourierFT(like, 7, key=Key(0))], 480, 480, 480, 2 * 2.5 * 240 * math.log2(240)),
+        (Zero, [lambda like: FourierFT(like, 7, key=Key(0))], WAVES + 28, WAVES + 28, 28, 0),
     ],
 )
 def test_every_kind_of_d_and_u_counts_by_the_table(offset, parts, forward, to_input, to_theta, step):
