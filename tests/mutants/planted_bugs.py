@@ -417,6 +417,14 @@ BUGS = [
         "as_one_does",
     ),
     Bug(
+        "an average that missed a move",
+        "_base/lineage.py",
+        "and theta._version != self._missed:",
+        "and False:",
+        "followers",
+        "missed_a_move",
+    ),
+    Bug(
         "GraSP of one batch",
         "methods/saliencies/grasp.py",
         "(g * mean(g.detach()))",
