@@ -27,8 +27,9 @@ products cost, at each position:
 | any other d or U      | 2 m n, once  | 2 m n, once  | below    |
 
 Q(q) is the blocks' T, or their H and scale. F(n) is a real FFT of length b, 2.5 b log2 b, for each n / b, and C the
-complex products between, 8 (b // 2 + 1) m n / b^2. E(n) is 2.5 n log2 n, of a linear layer. B(n) is the basis's transform of n numbers: T(n), H and scale of
-powers of two, 4 (n - 1) for Haar's, 2 n^2 for singular vectors. A low rank counts so where that is less than 2 m n.
+complex products between, 8 (b // 2 + 1) m n / b^2. E(n) is 2.5 n log2 n, of a linear layer. B(n) is the basis's
+transform of n numbers: T(n), H and scale of powers of two, 4 (n - 1) for Haar's, 2 n^2 for singular vectors. A low rank
+counts so where that is less than 2 m n.
 
 The m and n are additions to the other part's result, and products with alpha or with Hadamard's scale. Any other d or U
 has W built, and so has a DCT or Hadamard part of a grouped convolution, where every group would need transforms of its
