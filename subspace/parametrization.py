@@ -4,14 +4,14 @@ The tensor's own Parameter becomes theta, re-shaped in place: optimizers, state_
 torch.compile and DistributedDataParallel need to know nothing of it. This is the only file that knows parametrize's
 internals.
 
-theta has a dtype of its own, float32 for a weight of half precision: in bfloat16 a step of 1e-3 from 1 is no step at
-all. d + U theta is summed in float32 at least, and rounded once. A theta without numbers (dim 0) is no Parameter but a
-buffer: some optimizers divide by their Parameters' lengths.
-
 Two rules follow from that. Register before the optimizer's first step: its state would keep the weight's old shape. And
 every read of a parametrized tensor computes it: where a forward pass reads one twice, wrap it in
 `torch.nn.utils.parametrize.cached()`. With `torch.func.functional_call`, override theta
 (`parametrizations.weight.original`), not the weight: an override of the weight would be projected onto the subspace.
+
+theta has a dtype of its own, float32 for a weight of half precision: in bfloat16 a step of 1e-3 from 1 is no step at
+all. d + U theta is summed in float32 at least, and rounded once. A theta without numbers (dim 0) is no Parameter but a
+buffer: some optimizers divide by their Parameters' lengths.
 """
 
 from __future__ import annotations

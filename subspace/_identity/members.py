@@ -22,9 +22,10 @@ Signs = tuple[int, ...]
 
 def signs_of(offset: Offset, embedding: Embedding) -> Signs:
     """32 numbers of +-1, others for another d or U: they survive rounding to any dtype, and averaging among equals."""
-    about, packed = packed_supports(*describe(offset, embedding))
     tensors = (t for part in (offset, embedding) for child in part.modules() for t in vars(child).values())
-    sums = [checksum(t) for t in tensors if isinstance(t, Tensor)]
+    with torch.device("cpu"):  # under meta as the default device there would be no numbers
+        about, packed = packed_supports(*describe(offset, embedding))
+        sums = [checksum(t) for t in tensors if isinstance(t, Tensor)]
     content = json.dumps([about, sums]).encode() + packed.numpy().tobytes()
     bits = int.from_bytes(blake2b(content, digest_size=4).digest(), "big")
     return tuple(1 - 2 * (bits >> i & 1) for i in range(32))

@@ -19,13 +19,12 @@ from subspace.offsets import DCT, Pretrained
 from subspace.products import LINEAR
 from subspace.products.problem import Problem
 from subspace.products.product import possible
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS
 from tests.support.strategies import each_embedding, numbers
 
 close = torch.testing.assert_close
 HALF = [torch.bfloat16, torch.float16]
 each_half = pytest.mark.parametrize("dtype", HALF, ids=str)
-EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
 
 
 def layer(dtype: torch.dtype, n_in: int = 8, n_out: int = 6) -> nn.Linear:

@@ -21,11 +21,10 @@ from subspace.embeddings import SRHT, Direction, DirectSum, Sparse
 from subspace.methods import SET
 from subspace.offsets import DCT, Pretrained, Zero
 from subspace.products.sparse_index import renew
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
-EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
 each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
 DIM = 9
 

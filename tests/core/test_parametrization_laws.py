@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from subspace import Key, SubspaceParametrization, materialize, register, share, subspaces
 from subspace.embeddings import Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Zero
-from tests.support.cases import EMBEDDINGS, MODULES, OFFSETS, ModuleCase
+from tests.support.cases import EACH_ONCE, EACH_WITH_SEVERAL, EMBEDDINGS, MODULES, OFFSETS, ModuleCase
 from tests.support.strategies import (
     each_embedding,
     each_offset,
@@ -29,11 +28,7 @@ from tests.support.strategies import (
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)
-EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
-COMBINATIONS = [
-    pytest.param(*pair, marks=() if pair in EACH_ONCE else pytest.mark.slow)
-    for pair in itertools.product(OFFSETS, EMBEDDINGS)
-]
+PAIRS = [pytest.param(*pair, marks=() if pair in EACH_ONCE else pytest.mark.slow) for pair in EACH_WITH_SEVERAL]
 
 
 def built(case: ModuleCase) -> nn.Module:
@@ -56,7 +51,7 @@ def fits(case: ModuleCase, offset_case) -> bool:
     return not offset_case.fans or getattr(case.make(), case.tensor).ndim > 1
 
 
-@pytest.mark.parametrize("offset_case, embedding_case", COMBINATIONS, ids=lambda case: case.name)
+@pytest.mark.parametrize("offset_case, embedding_case", PAIRS, ids=lambda case: case.name)
 @given(module_case=st.sampled_from(MODULES), seed=st.integers(0, 99), fraction=fractions)
 def test_the_weight_is_d_plus_u_theta_and_theta_gets_its_gradient(
     offset_case, embedding_case, module_case, seed, fraction

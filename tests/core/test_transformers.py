@@ -101,7 +101,7 @@ def test_it_comes_off_the_meta_device_by_its_own_rule(name, recipe):
     net = initialize(recipe(net, density=0.2), init=net._init_weights).eval()
     buffers = dict(net.named_buffers())
     for buffer, values in real.named_buffers():
-        assert torch.equal(buffers[buffer], values), buffer
+        assert "parametrizations" in buffer or torch.equal(buffers[buffer], values), buffer
     for one, other in zip(real.parameters(), net.parameters(), strict=True):
         if len(one) > 500:
             torch.testing.assert_close(one.std(), other.std(), rtol=0.2, atol=1e-6)

@@ -670,7 +670,7 @@ BUGS = [
         "replaced_before",
     ),
     Bug("others on top lost", "parametrization.py", "del stack[0]", "del stack[1:]", "foreign_laws", "maps_weights"),
-    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "whole"),
+    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "is_its_own"),
     Bug("operators in programs", "products/product.py", " and not is_exporting()", "", "export", "any_batch"),
     Bug("drawn by the program", "offsets/gaussian.py", "if is_exporting():", "if False:", "export", "any_batch"),
     Bug(

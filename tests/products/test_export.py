@@ -16,7 +16,7 @@ from subspace import Key, dct, fwht, idct, recipes, register, structured
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Hadamard, RankOne, SignedDCT
 from subspace.products import Weight, linear
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_ONCE
 
 close = torch.testing.assert_close
 BATCH = Dim("batch", min=1, max=1024)
@@ -49,7 +49,7 @@ LAYERS = {  # a network of two registered layers, and a sample
 }
 
 
-EACH_ONCE = [
+NETWORKS = [
     *((recipe, layers) for recipe in RECIPES for layers in ("linear", "conv2d")),
     *(("dctps", layers) for layers in LAYERS),
 ]
@@ -81,7 +81,7 @@ each_fast = pytest.mark.parametrize("fast", [False, True], ids=["registered", "s
 
 
 @each_fast
-@pytest.mark.parametrize("recipe, layers", EACH_ONCE)
+@pytest.mark.parametrize("recipe, layers", NETWORKS)
 def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(recipe, layers, fast):
     net, x = network(recipe, layers, fast)
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
@@ -92,11 +92,7 @@ def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(recipe, l
 
 
 @each_fast
-@pytest.mark.parametrize(
-    "offset, embedding",
-    [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)],
-    ids=lambda case: case.name,
-)
+@pytest.mark.parametrize("offset, embedding", EACH_ONCE, ids=lambda case: case.name)
 def test_every_offset_and_embedding_is_exported_or_refused(offset, embedding, fast):
     net, x = nn.Linear(12, 7), torch.randn(4, 12)
     U = embedding.make(net.weight, 10, Key(1))
@@ -192,7 +188,7 @@ def without_subspace(code: str, *arguments: object) -> None:
 @pytest.mark.slow
 def test_saved_programs_run_without_this_package(tmp_path):
     paths = []
-    for (recipe, layers), fast in itertools.product(EACH_ONCE, (False, True)):
+    for (recipe, layers), fast in itertools.product(NETWORKS, (False, True)):
         net, x = network(recipe, layers, fast)
         path = tmp_path / f"{len(paths)}"
         torch.export.save(export(net, (x,), dynamic_shapes=({0: BATCH},)), f"{path}.pt2")

@@ -24,7 +24,7 @@ from subspace import (
 )
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_WITH_SEVERAL, EMBEDDINGS
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),
@@ -111,8 +111,7 @@ def test_structured_changes_nothing_but_time_and_memory(name, form):
                 check(reference, results(structured(copy.deepcopy(module), route), x), tolerance)
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=lambda case: case.name)
-@pytest.mark.parametrize("offset", OFFSETS, ids=lambda case: case.name)
+@pytest.mark.parametrize("offset, embedding", EACH_WITH_SEVERAL, ids=lambda case: case.name)
 @pytest.mark.parametrize("name", ["linear", "conv2d"])
 def test_every_offset_and_embedding_is_served_or_left_plain(name, offset, embedding):
     make, shape = LAYERS[name]

@@ -253,6 +253,15 @@ def _recur(module: nn.Module) -> Tensor:
     return output
 
 
+# d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs
+EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
+EACH_WITH_SEVERAL = EACH_ONCE + [
+    (offset, embedding)
+    for i, offset in enumerate(OFFSETS)
+    for j, embedding in enumerate(EMBEDDINGS)
+    if (i + j) % 6 == 0 and (offset, embedding) not in EACH_ONCE
+]
+
 MODULES = [
     ModuleCase("linear", lambda: nn.Linear(8, 5), "weight", _on(3, 8)),
     ModuleCase("linear-bias", lambda: nn.Linear(8, 5), "bias", _on(3, 8)),
