@@ -480,7 +480,7 @@ BUGS = [
         "if why := _difference(",
         "if why := None and (",
         "identity",
-        "another_d_or_u",
+        "part_by_part",
     ),
     Bug("any pretrained d", "_identity/state.py", "not saved.agrees_with(here)", "False", "identity", "another_d_or_u"),
     Bug("support stays", "_identity/state.py", "support.copy_(index)", "pass", "identity", "restores_the_model"),
