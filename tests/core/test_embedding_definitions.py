@@ -16,6 +16,7 @@ from torch import nn
 
 from subspace import (
     Key,
+    SubspaceParametrization,
     is_structured,
     load,
     materialize,
