@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subspace._base.kinds import likely_layout, parameter_names, plain_parameter, weight_matrices
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.qualified import named_modules, named_parameters
+from subspace._base.quantised import is_quantised
 from subspace._base.sharded import is_sharded
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, Tensor], bool]
@@ -108,7 +109,9 @@ def why_not_trained(weight: Tensor | None) -> str | None:
     """Why a weight matrix is not taken by default, in a word; None if it is."""
     if weight is None or nn.parameter.is_lazy(weight):
         return None  # which is refused
-    return "not floating-point" if not weight.is_floating_point() else None if weight.requires_grad else "frozen"
+    if not weight.is_floating_point():
+        return "not floating-point"
+    return None if weight.requires_grad or is_quantised(weight) else "frozen"  # quantisers let no gradient through
 
 
 def is_default_target(module: nn.Module, name: str) -> bool:

@@ -42,7 +42,7 @@ class PerMatrix(Offset):
     [True, True, True]
     """
 
-    def __init__(self, offset: Offset, *, layout: Layout) -> None:
+    def __init__(self, offset: Offset, *, layout: Layout = STANDARD) -> None:
         super().__init__(offset.like.new_empty(()).expand(offset.shape), key=offset.key, layout=layout)
         self.offset = offset
         one = offset.like.new_empty(()).expand(self.layout.convolution(offset.shape))

@@ -65,8 +65,8 @@ class Pretrained(Offset):
         return None if is_quantised(self.weight) else Structure("given", 1.0, matrix=self.weight)
 
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops:
-        each = 2.0 * self.shape.numel()
-        return Flops(each, each, 2.0 * self.fans[0] * alpha)
+        each, of_alpha = 2.0 * self.shape.numel(), self.fans[0] * alpha
+        return Flops(each + of_alpha, each + of_alpha, 2.0 * of_alpha)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pretrained:
         memo[id(self.weight)] = self.weight

@@ -186,6 +186,14 @@ def test_a_quantised_base_is_tuned_as_it_is(config, make, fast, quantised):
     assert all(g.isfinite().all() for g in found)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_recipe_takes_quantised_weights_though_they_ask_for_no_gradient(config, quantised):
+    base, x = quantised(config), torch.randn(5, 64)
+    model = recipes.sparse_finetuning(copy.deepcopy(base), density=0.01)
+    assert [name for name, _ in subspaces(model)] == ["0.weight", "2.weight"]
+    torch.testing.assert_close(model(x), base(x), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("config", CONFIGS[:1])
 def test_a_structured_quantised_base_is_never_dequantised_whole(config, quantised, monkeypatch):
     model = quantised(config)

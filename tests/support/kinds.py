@@ -57,12 +57,14 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """Three experts of (out, in), as Mixtral's."""
 
-    def __init__(self) -> None:
+    def __init__(self, biases: bool = False) -> None:
         super().__init__()
         self.up = nn.Parameter(torch.randn(3, M, N))
+        self.up_bias = nn.Parameter(torch.randn(3, M)) if biases else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bi,eoi->beo", x, self.up)
+        y = torch.einsum("bi,eoi->beo", x, self.up)
+        return y if self.up_bias is None else y + self.up_bias
 
 
 class ExpertsFromTheRight(nn.Module):
@@ -260,6 +262,7 @@ KINDS = [
         lambda module: module(X)[0],
     ),
     Kind("experts", Experts, "up", list, _experts),
+    Kind("experts-with-biases", lambda: Experts(biases=True), "up", list, _experts),
     Kind("experts-from-the-right", ExpertsFromTheRight, "up", lambda w: [m.T for m in w], _experts),
     Kind("experts-that-say-so", lambda: ExpertsFromTheRight(False), "up", lambda w: [m.T for m in w], _experts),
     Kind("declared", Declared, "table", lambda w: [w[:, e].T for e in (0, 1)], _experts),

@@ -222,3 +222,12 @@ def test_a_stem_and_biases_can_be_torchs_default():
             build(Choice("mlp", options))
     with pytest.raises(ValueError, match="stem must be kaiming or torch, got 'x'"):
         models.fixup_resnet110(Key(0), stem="x")
+
+
+def test_a_narrow_vgg_has_the_same_tensors_of_a_fraction_of_the_width():
+    wide, narrow = (models.vgg19(Key(0), **options) for options in ({}, {"width": 8}))
+    shapes = [(a.shape, b.shape) for a, b in zip(wide.parameters(), narrow.parameters(), strict=True) if a.ndim == 4]
+    assert all(a[0] == 8 * b[0] and (a[1] == 8 * b[1] or a[1] == b[1] == 3) for a, b in shapes)
+    for width in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"width must be an integer of at least 1 for vgg19, got {width}"):
+            models.vgg19(Key(0), width=width)

@@ -37,7 +37,6 @@ from subspace.offsets import (
 from subspace.study.training.costs import Flops
 from subspace.study.training.costs.product_flops import layer
 
-
 WAVES = 2.5 * (24 * math.log2(24) + 10 * math.log2(10))  # the transforms of a row of inputs and of one of outputs
 
 

@@ -22,12 +22,14 @@ products cost, at each position:
 | a number for each row | as alpha d   | as alpha d   | 2 m      |
 | low rank, r x s       | 2 (n s + r s + m r) | 2 (n s + r s) | 2 (m r + r s) |
 | circulant, blocks b   | F(n) + C + F(m) | F(n) + C  | F(m) + C |
+| FourierFT, s numbers  | E(m) + E(n) + 4 s | E(m) + E(n) + 4 s | 4 s |
 | s coefficients        | B(n) + 2 s + B(m) | B(n) + 2 s | B(m) + 2 s |
 | any other d or U      | 2 m n, once  | 2 m n, once  | below    |
 
 Q(q) is the blocks' T, or their H and scale. F(n) is a real FFT of length b, 2.5 b log2 b, for each n / b, and C the
-complex products between, 8 (b // 2 + 1) m n / b^2. B(n) is the basis's transform of n numbers: T(n), H and scale of
-powers of two, 4 (n - 1) for Haar's, 2 n^2 for singular vectors. A low rank counts so where that is less than 2 m n.
+complex products between, 8 (b // 2 + 1) m n / b^2. E(n) is 2.5 n log2 n, of a linear layer. B(n) is the basis's
+transform of n numbers: T(n), H and scale of powers of two, 4 (n - 1) for Haar's, 2 n^2 for singular vectors. A low rank
+counts so where that is less than 2 m n.
 
 The m and n are additions to the other part's result, and products with alpha or with Hadamard's scale. Any other d or U
 has W built, and so has a DCT or Hadamard part of a grouped convolution, where every group would need transforms of its
@@ -39,7 +41,7 @@ at each position, for the gradient of all of W, and twice a step what U theta co
 | identity                 | m n                                      |
 | alpha                    | 2 m n                                    |
 | SRHT                     | m n (log2 P + 1), P as H's Q, from dim   |
-| FourierFT                | 2.5 m n log2 (m n)                       |
+| FourierFT, convolutions  | 2.5 m n log2 (m n)                       |
 | Hashed                   | m n + dim                                |
 | all coefficients         | m B(n) + n B(m)                          |
 | any other, as Gaussian   | 2 m n dim                                |
