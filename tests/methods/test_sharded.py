@@ -85,6 +85,8 @@ def moved(rank, mover, start, optimizer, shard, fast, block) -> dict[str, Tensor
     model = model if rank is None else shard(model)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        model(X)
     moving = MOVERS[mover](model, optimizer, t_end=100, delta_t=3, decay=constant, follow=average)
     train(model, optimizer, moving, both if rank is None else lambda net: loss(net, rank), average)
     return kept_of(model, optimizer, average)
@@ -121,6 +123,8 @@ def pruned(rank, optimizer, shard) -> dict[str, Tensor]:
         optimizer.zero_grad()
         (both(model) if rank is None else loss(model, rank)).backward()
         optimizer.step()
+        with torch.no_grad():
+            model(X)
         pruning.step()
     if rank is not None:
         with pytest.raises(ValueError, match="model must be whole to be cut, got one sharded by fully_shard"):
