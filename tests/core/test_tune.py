@@ -235,3 +235,18 @@ def test_each_matrix_of_several_has_its_own_and_outputs_are_outputs_in_any_order
     values = torch.stack([torch.diag(s) for s in torch.linalg.svdvals(w)])
     torch.testing.assert_close(space.embedding.adjoint(w).reshape(3, 4, 4), values, atol=1e-5, rtol=1e-5)
     assert isinstance(space.embedding, LowRank)
+
+
+@each_tuner
+def test_one_rate_trains_every_tuner(tuner):
+    torch.manual_seed(1)
+    net = tuner(plain())
+    x, y = torch.randn(16, 3, 16, 16), torch.arange(16) % 4
+    adam = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(25):
+        losses.append(nn.functional.cross_entropy(net(x), y))
+        adam.zero_grad()
+        losses[-1].backward()
+        adam.step()
+    assert losses[-1] < 0.8 * losses[0]
