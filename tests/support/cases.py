@@ -154,7 +154,7 @@ def _lora_xs(like: Tensor, dim: int, key: Key) -> Embedding:
 
 
 def _several(like: Tensor) -> Layout:
-    return Layout(blocks=1 if like.shape[0] % 2 else 2)
+    return Layout(blocks=2 if like.ndim and like.shape[0] % 2 == 0 else 1)
 
 
 def _several_low_rank(like: Tensor, dim: int, key: Key) -> Embedding:
