@@ -118,6 +118,28 @@ def is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter)
 
 
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "MixtralForCausalLM", "ViTForImageClassification", "plain"])
+@each_tuner
+def test_a_structured_model_computes_the_same(tuner, name):
+    net = tuner(MODELS[name]())
+    for _, space in subspaces(net):
+        space.theta.data += 0.1 * torch.randn_like(space.theta)
+    expected = output(net, name)
+    torch.testing.assert_close(output(subspace.structured(net), name), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fused_layer_has_its_parts_apart_structured_or_not():
+    x = torch.randn(5, 12)
+    for tuner in (partial(tune.lora_xs, rank=2), partial(tune.lora_fa, rank=2), tune.circulant, tune.ia3):
+        layer = nn.Linear(12, 36)
+        set_layouts(layer, {"weight": Layout(blocks=3)})
+        ((_, space),) = subspaces(tuner(layer))
+        assert space.embedding.matrices == 3
+        space.theta.data.normal_()
+        expected = layer(x)
+        torch.testing.assert_close(subspace.structured(layer)(x), expected, rtol=1e-4, atol=1e-4)
+
+
 @each_tuner
 def test_what_the_user_froze_and_what_is_left_out_stay_as_they_are(tuner):
     net = plain()
