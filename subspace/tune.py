@@ -1,10 +1,11 @@
 """Fine-tuning of pretrained models, one function for each tuner: w = d + U theta, d the present weights, theta = 0.
 
 Each function re-parametrizes the chosen tensors of a model in place and returns the model, whose output is at first
-that of the base, to the bit. Nothing but theta trains, unless `also_train` names it. Chosen are by default the weight
-matrices that are not frozen, as of `targets`, without those that are tied to an embedding table. theta is of float32,
-also beside weights of half precision. The columns of U have length 1, where not said otherwise: a step of theta moves w
-as far as one of w's own would, and one learning rate does for all tuners and sizes. On an error the model is as it was.
+that of the base, to the bit (of a quantised base to rounding, which d is dequantised for unless the model is made
+`structured`). Nothing but theta trains, unless `also_train` names it. Chosen are by default the weight matrices that
+are not frozen, as of `targets`, without those that are tied to an embedding table. theta is of float32 at least, also
+beside weights of half precision. The columns of U have length 1, where not said otherwise: a step of theta moves w as
+far as one of w's own would, and one learning rate does for all tuners and sizes. On an error the model is as it was.
 Make the optimizer afterwards; `save` writes theta and what else trains, and no weight of the base.
 """
 
@@ -136,7 +137,7 @@ def sparse(
 
     Raises:
         TypeError: If not exactly one of density and dim is given, or the saliency needs an objective.
-        ValueError: If one of them is out of range, or as `targets`.
+        ValueError: If one of them is out of range, if a quantised weight is to be scored, or as `targets`.
 
     >>> net = sparse(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2)), dim=100, also_train=["1"])
     >>> [(name, p.numel()) for name, p in net.named_parameters() if p.requires_grad]

@@ -272,3 +272,22 @@ def test_one_rate_trains_every_tuner(tuner):
         losses[-1].backward()
         adam.step()
     assert losses[-1] < 0.8 * losses[0]
+
+
+@each_tuner
+def test_a_quantised_base_is_tuned_or_refused(tuner):
+    quantization = pytest.importorskip("torchao.quantization")
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).requires_grad_(False)
+    quantization.quantize_(net, quantization.Int8WeightOnlyConfig())
+    x = torch.randn(4, 64)
+    expected = net(x)
+    if tuner in (TUNERS["sparse-gradient"], TUNERS["sparse-magnitude"]):
+        with pytest.raises(
+            ValueError, match=r"^0.weight must be of plain values for what is asked, got a quantised .*"
+        ):
+            tuner(net)
+        assert not list(subspaces(net))
+        assert torch.equal(net(x), expected)
+    else:
+        assert {each for each, _ in subspaces(tuner(net))} == {"0.weight", "2.weight"}
+        torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
