@@ -219,3 +219,18 @@ def test_a_follower_of_another_model_is_refused():
             ValueError, match="a follower must have the thetas of the model that it follows, got others"
         ):
             GradualPruning(model, torch.optim.SGD(model.parameters(), 0.1), 0.1, t_end=4, follow=[other])
+
+
+def test_pruned_numbers_do_not_return_however_large_they_become():
+    model = recipes.ordinary(nn.Linear(10, 20, bias=False))
+    (theta,) = (space.theta for _, space in subspaces(model))
+    mover = GradualPruning(model, torch.optim.SGD(model.parameters(), 0.1), 0.1, t_end=8, delta_t=2)
+    kept = set(range(200))
+    for _ in range(10):
+        with torch.no_grad():
+            theta[theta == 0] = 100.0
+        mover.step()
+        now = set(theta.detach().nonzero().flatten().tolist())
+        assert now <= kept
+        kept = now
+    assert len(kept) == 20
