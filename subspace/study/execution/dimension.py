@@ -24,7 +24,7 @@ from subspace.study.execution.runner import ELSEWHERE, Runner
 from subspace.study.methods import method
 from subspace.study.results.dimension import Dimension
 from subspace.study.results.store import Record
-from subspace.study.results.threshold_search import is_hopeless, log_grid, search_thresholds
+from subspace.study.results.threshold_search import is_hopeless, log_grid, outcome, search_thresholds
 from subspace.study.spec.study import Run
 
 if TYPE_CHECKING:
@@ -162,13 +162,15 @@ class Trainer:
         return [self.accuracy(run, watch) for run in runs]
 
     def accuracy(self, run: Run, watch: Watch) -> float:
-        """The accuracy of a run after its last epoch, or that at which it was stopped."""
+        """The accuracy of a run after its last epoch, or the best where it could be stopped."""
         records = read_intact([run], self.plan.store, self.told.say)
-        if not records:
-            return max(watch.seen[run])
-        if records[0]["status"] == "failed":
+        if records and records[0]["status"] == "failed":
             raise LookupError(f"every run must end well, got {records[0]['error']} in {run}")
-        return float(tested(records[0]["metrics"]["epochs"])[-1])
+        values = tested(records[0]["metrics"]["epochs"]) if records else watch.seen[run]
+        return outcome(values, run.train.epochs, watch.lines[run]) if watch.may_stop(run) else values[-1]
+
+
+PATIENCE = 20.0  # seconds of training that are worth new worker processes
 
 
 class Lost(Exception):  # noqa: N818
@@ -183,11 +185,21 @@ class Watch(Callback):
     lines: Mapping[Run, float]
     seen: dict[Run, list[float]] = field(default_factory=dict)
     open: set[Run] = field(default_factory=set)
+    left: dict[Run, float] = field(default_factory=dict)
+
+    def may_stop(self, run: Run) -> bool:
+        """Whether a run has a line, and no schedule, which may lift it at the end."""
+        return run in self.lines and not run.train.schedule
 
     def is_lost(self, run: Run) -> bool:
         """Whether a run will not come to its line."""
-        watched = run in self.lines and not run.train.schedule  # which may lift it at the end
-        return watched and is_hopeless(self.seen[run], run.train.epochs, self.lines[run])
+        return self.may_stop(run) and is_hopeless(self.seen[run], run.train.epochs, self.lines[run])
+
+    def require_hope(self) -> None:
+        """Raise Lost where none of the open runs will come to its line, and stopping them saves time."""
+        slow = max((self.left.get(run, 0.0) for run in self.open), default=0.0) > PATIENCE
+        if slow and all(map(self.is_lost, self.open)):
+            raise Lost
 
     def expect(self, runs: Sequence[Run]) -> None:
         self.open = set(runs)
@@ -199,15 +211,14 @@ class Watch(Callback):
 
     def epoch(self, run: Run, figures: dict[str, Any]) -> None:
         self.seen[run] += tested([figures])
+        self.left[run] = figures["seconds"] * (run.train.epochs - len(self.seen[run]))
         self.told.epoch(run, figures)
-        if all(map(self.is_lost, self.open)):
-            raise Lost
+        self.require_hope()
 
     def end(self, run: Run, record: Record) -> None:
         self.open.discard(run)
         self.told.end(run, record)
-        if self.open and all(map(self.is_lost, self.open)):
-            raise Lost
+        self.require_hope()
 
     def say(self, text: str) -> None:
         self.told.say(text)

@@ -82,6 +82,15 @@ def search_thresholds(
     return searches
 
 
+def outcome(values: Sequence[float], epochs: int, target: float) -> float:
+    """What a training counts for that had these values after its epochs: the last, or, where it could have been stopped
+    as hopeless, the best up to there. So it does not matter whether it was.
+    """
+    verdicts = (done for done in range(1, min(len(values) + 1, epochs)) if is_hopeless(values[:done], epochs, target))
+    stopped = next(verdicts, None)
+    return values[-1] if stopped is None else max(values[:stopped])
+
+
 def is_hopeless(values: Sequence[float], epochs: int, target: float) -> bool:
     """Whether a training that had these values after its epochs so far will not have the target after all of them.
 

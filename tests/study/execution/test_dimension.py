@@ -135,11 +135,13 @@ def test_runs_are_stopped_once_none_of_those_being_trained_will_come_to_its_line
     for run in (bad, good):
         watch.begin(run)
     for value in (0.1, 0.1):
-        watch.epoch(bad, {"test_accuracy": value})
-    watch.epoch(good, {"test_accuracy": 0.5})
+        watch.epoch(bad, {"test_accuracy": value, "seconds": 60.0})
+    watch.epoch(good, {"test_accuracy": 0.5, "seconds": 60.0})
     with pytest.raises(Lost):
         watch.end(good, {})
     assert watch.seen[bad] == [0.1, 0.1]
+    watch.left[bad] = 1.0  # too little to be worth new processes
+    watch.require_hope()
     scheduled = Run(
         Choice("random_subspace"), dim=9, train=Training(epochs=4, schedule={"name": "StepLR", "step_size": 1})
     )

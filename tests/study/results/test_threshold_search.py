@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace.study.results.threshold_search import is_hopeless, log_grid, search_thresholds
+from subspace.study.results.threshold_search import is_hopeless, log_grid, outcome, search_thresholds
 
 
 def straight(thresholds, asked_for=None):
@@ -74,6 +74,19 @@ def test_a_curve_that_flattens_is_never_stopped_if_it_comes_to_the_target(pace, 
     else:
         assert stopped[-1:] == [epochs]
     assert not any(done < epochs / 2 for done in stopped)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(0, 1))
+def test_a_training_counts_for_the_same_whether_it_is_stopped_or_not(values, target):
+    epochs = len(values)
+    stops = [done for done in range(1, epochs) if is_hopeless(values[:done], epochs, target)]
+    if stops:
+        assert {outcome(values[:done], epochs, target) for done in range(stops[0], epochs + 1)} == {
+            max(values[: stops[0]])
+        }
+        assert outcome(values, epochs, target) < target
+    else:
+        assert outcome(values, epochs, target) == values[-1]
 
 
 def test_a_flat_curve_is_stopped_after_half_of_its_epochs():

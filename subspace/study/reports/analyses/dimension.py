@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from subspace._base.files import write_atomically
 from subspace.study.reports.figures import images
@@ -56,6 +56,7 @@ def dimension_figure(found: Sequence[Dimension]) -> Figure:
 def _draw(here: Axes, found: Dimension) -> None:
     points = list(found.trainings())
     here.set_xscale("log")
+    here.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     here.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     here.xaxis.set_minor_formatter(NullFormatter())
     here.plot([p["dim"] for p in points], [p["performance"] for p in points], "o", color=BLUE, alpha=0.6, ms=4)
