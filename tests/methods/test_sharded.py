@@ -18,7 +18,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from subspace import Key, load, materialize, methods, recipes, register, save, structured, subspaces
-from subspace._base.sharded import is_sharded, set_zero, whole
+from subspace._base.sharded import is_sharded, reshard, set_zero, whole
 from subspace.checkpoint.sealed import read
 from subspace.embeddings import Sparse
 from subspace.methods import GradualPruning, constant, growth
@@ -129,6 +129,7 @@ def pruned(rank, optimizer, shard) -> dict[str, Tensor]:
     if rank is not None:
         with pytest.raises(ValueError, match="model must be whole to be cut, got one sharded by fully_shard"):
             pruning.cut()
+    reshard(model)
     return {name: whole(space.theta.detach()) for name, space in subspaces(model)} | pruning.kept
 
 
