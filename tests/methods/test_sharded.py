@@ -130,7 +130,8 @@ def pruned(rank, optimizer, shard) -> dict[str, Tensor]:
         with pytest.raises(ValueError, match="model must be whole to be cut, got one sharded by fully_shard"):
             pruning.cut()
     reshard(model)
-    return {name: whole(space.theta.detach()) for name, space in subspaces(model)} | pruning.kept
+    thetas = {f"{name} theta": whole(space.theta.detach()) for name, space in subspaces(model)}
+    return thetas | pruning.kept
 
 
 @pytest.mark.parametrize("shard", [by_layers, at_once])
