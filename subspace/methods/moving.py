@@ -50,8 +50,8 @@ class Mover(abc.ABC):
 
     What else keeps numbers of theta by slot has to follow: an average of weights that does not would mix those of
     different places. Processes that train one model move it alike: by gradients averaged over them, and not at all
-    unless all have chosen the same places. Of a model that `fully_shard` has sharded, each process moves its part of theta
-    and of what goes with it, and all of the places; make the mover afterwards, as the optimizer.
+    unless all have chosen the same places. Of a model that `fully_shard` has sharded, each process moves its part of
+    theta and of what goes with it, and all of the places; make the mover afterwards, as the optimizer.
 
     Args:
         model: With a Sparse embedding of every registered tensor, alone or in a DirectSum.
