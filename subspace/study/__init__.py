@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subspace.study.entries.entry import Choice
     from subspace.study.execution.callbacks import Callback
+    from subspace.study.execution.dimension import dimension
     from subspace.study.execution.plan import report, run
     from subspace.study.methods import Method
     from subspace.study.results.store import Store
@@ -37,10 +38,11 @@ HOMES = {
     "Store": "results.store",
     "Study": "spec.study",
     "Training": "spec.study",
+    "dimension": "execution.dimension",
     "report": "execution.plan",
     "run": "execution.plan",
 }
-__all__ = ["Callback", "Choice", "Method", "Run", "Store", "Study", "Training", "report", "run"]
+__all__ = ["Callback", "Choice", "Method", "Run", "Store", "Study", "Training", "dimension", "report", "run"]
 
 
 def __getattr__(name: str) -> Any:

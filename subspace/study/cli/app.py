@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from subspace.study.cli.dimension import dimension
 from subspace.study.cli.jacobian import jacobian
 from subspace.study.cli.plan import plan
 from subspace.study.cli.presets import presets
@@ -14,7 +15,7 @@ from subspace.study.cli.status import status
 from subspace.study.cli.trainability import trainability
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-for command in (run, plan, status, report, show, presets, jacobian, trainability):
+for command in (run, plan, status, report, show, presets, jacobian, trainability, dimension):
     app.command()(command)
 
 

@@ -34,6 +34,7 @@ from subspace.study.methods.variants import (
     loss_of,
     plus_sparse,
     random,
+    random_subspace,
     require_value,
 )
 
@@ -127,6 +128,7 @@ def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
 
 SHUFFLE, REINIT, INVERT = {"shuffle": False}, {"reinit": False}, {"invert": False}
 BASIS = {"basis": "identity"}
+SUBSPACE = {"embedding": "gaussian", "offset": "gaussian"}
 
 
 def _gradual(model: nn.Module, optimizer: Optimizer, s: Setting) -> GradualPruning:
@@ -187,7 +189,8 @@ METHODS = {
     "random_subspace": Method(
         "random subspace",
         GAUSSIAN,
-        lambda model, s: recipes.random_subspace(model, **s.size, seed=s.seed),
+        random_subspace,
+        SUBSPACE,
         cost=lambda density: 1 + 100 * density,
     ),
 }
@@ -223,4 +226,5 @@ def earlier(chosen: Choice) -> dict[str, Any]:
     known = METHODS[chosen.name].options if chosen.name in METHODS else {}
     before = {"basis": "identity", "reinit": False, "invert": False}
     before["batches"] = "fresh" if chosen.options.get("rule") == "authors" else "one"
+    before |= SUBSPACE if "embedding" in known else {}
     return {name: value for name, value in before.items() if name in known}

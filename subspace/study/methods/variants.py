@@ -34,7 +34,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from subspace import Key, budgets, embeddings, methods, owner_of, recipes, register, subspaces, targets
-from subspace.embeddings import Singular, Sparse
+from subspace.embeddings import Embedding, Singular, Sparse
 from subspace.methods import Objective, Saliency, Supports
 from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
 from subspace.offsets import (
@@ -112,16 +112,22 @@ BASES: dict[str, BasisRule | None] = {
     "hadamard_filters": lambda w: embeddings.Hadamard(w, over="filters"),
     "singular": lambda w: Singular(Pretrained(w)),
 }
+EMBEDDINGS: dict[str, Callable[..., Embedding] | None] = {
+    "gaussian": None,
+    "srht": embeddings.SRHT,
+    "hashed": embeddings.Hashed,
+}
 VALUES = {
     "budget": tuple(BUDGETS),
     "rule": ("exact", "authors"),
-    "offset": (*OFFSETS, "zero"),
+    "offset": (*OFFSETS, "zero", "initial"),
     "alpha": ("trained", "fixed"),
     "alphas": ("", "authors", "norms"),
     "init": ("dense", "sparse"),
     "loss": tuple(LOSSES),
     "batches": ("fresh", "one"),
     "basis": tuple(BASES),
+    "embedding": tuple(EMBEDDINGS),
 }
 COUNTS = ("steps", "rounds", "samples", "per_class", "delta_t")
 
@@ -207,6 +213,21 @@ def by_fan_in(model: nn.Module) -> nn.Module:
     return model
 
 
+def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
+    """One theta of all tensors, by the options `embedding` and `offset`; "initial": the weights as they are."""
+    name = s.options["offset"]
+    if name == "zero":
+        raise ValueError("offset must not be zero in a random subspace, where no weight would be trained, got zero")
+    offset = (
+        None
+        if name == "gaussian"
+        else (lambda w, key: Pretrained(w) if name == "initial" else OFFSETS[name](w, key, 1.0))
+    )
+    return recipes.random_subspace(
+        model, **s.size, seed=s.seed, offset=offset, embedding=EMBEDDINGS[s.options["embedding"]]
+    )
+
+
 def plus_sparse(moving: bool = False) -> Apply:
     """alpha d + S, by the options of DCTpS."""
 
@@ -217,6 +238,8 @@ def plus_sparse(moving: bool = False) -> Apply:
             if rule or frozen:
                 raise ValueError("offset must not be zero with alphas or a frozen S, got zero")
             return random(recipes.random_pruning, moving)(model, s)
+        if name == "initial":
+            raise ValueError("offset must be one with a gain beside a sparse U, got initial")
         plain = copy.deepcopy(model)
         recipe = recipes.offset_plus_sparse(
             lambda w, key: OFFSETS[name](w, key, gain), alpha=bool(rule) or not fixed, anchored=False
