@@ -105,7 +105,7 @@ class _Choice:
 def _tied_to_tables(model: nn.Module) -> set[str]:
     """The matrices whose tensor is also one that is no weight matrix, as a head's that is the embedding table."""
     owners = tensor_owners(model)
-    tables = {id(owner.weight) for owner in owners.values() if owner.layout is None}
+    tables = {id(owner.weight) for owner in owners.values() if owner.layout is None and owner.weight is not None}
     return {name for name, owner in owners.items() if owner.layout is not None and id(owner.weight) in tables}
 
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import subspace
-from subspace import Layout, methods, set_layouts, subspaces, summary, tune
-from subspace.embeddings import DCT, LowRank
+from subspace import Layout, methods, register, set_layouts, subspaces, summary, tune
+from subspace.embeddings import DCT, Identity, LowRank
 from subspace.offsets import Pretrained
 from tests.core import test_transformers as zoo
 
@@ -291,3 +291,14 @@ def test_a_quantised_base_is_tuned_or_refused(tuner):
     else:
         assert {each for each, _ in subspaces(tuner(net))} == {"0.weight", "2.weight"}
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@each_tuner
+def test_what_is_registered_already_is_refused(tuner):
+    net = tuner(plain(), include=["5"])
+    for parameter in net.parameters():
+        parameter.requires_grad_(True)
+    register(net[7], "bias", Pretrained(net[7].bias), Identity(net[7].bias))
+    with pytest.raises(ValueError, match=r"^5.weight must not be parametrized yet, got one that is$"):
+        tuner(net)
+    assert {each for each, _ in subspaces(net)} == {"5.weight", "7.bias"}
