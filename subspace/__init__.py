@@ -1,6 +1,6 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
-from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes
+from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes, tune
 from subspace._base.key import Key
 from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
@@ -67,6 +67,7 @@ __all__ = [
     "subspaces",
     "summary",
     "targets",
+    "tune",
     "unregister",
     "unstructured",
 ]

@@ -37,6 +37,7 @@ from subspace._base.dtypes import at_least_float32
 from subspace._base.first_values import forget_values, remember_values
 from subspace._base.lineage import Lineage
 from subspace._base.qualified import named_modules
+from subspace._base.sharded import is_sharded, sharded_modules
 from subspace._base.ties import Tie, other_owners, owned_by, require_tieable, restore_ties, tie, ties
 from subspace._base.written import warn_if_written
 from subspace._identity.members import check_members, signs_of
@@ -323,14 +324,7 @@ def prepare(
         computed = isinstance(getattr(module, name, None), Tensor)
         got = f"{name!r}, a buffer or what a hook computes (weight_norm, prune)" if computed else repr(name)
         raise ValueError(f"name must be one of {known}, got {got}")
-    if weight._backward_hooks:
-        raise ValueError(
-            f"{name} must have no gradient hook, which would be given theta's gradient, got one: remove it"
-        )
-    if nn.parameter.is_lazy(weight):
-        raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
-    if not weight.is_floating_point():
-        raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
+    _require_usable(name, weight)
     tied = _tied(module, name, weight, model)
     if weight.shape != offset.shape:
         raise ValueError(
@@ -344,6 +338,19 @@ def prepare(
             )
     parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
     return Registration(module, name, parametrization, weight, tied)
+
+
+def _require_usable(name: str, weight: nn.Parameter) -> None:
+    if weight._backward_hooks:
+        raise ValueError(
+            f"{name} must have no gradient hook, which would be given theta's gradient, got one: remove it"
+        )
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"{name} must have a shape, got one that is not initialized: run a forward pass first")
+    if not weight.is_floating_point():
+        raise TypeError(f"{name} must be a real floating-point tensor, got {weight.dtype}")
+    if is_sharded(weight):
+        raise ValueError(f"{name} must be whole to be registered, got a DTensor: register before the model is sharded")
 
 
 def _tied(module: nn.Module, name: str, weight: nn.Parameter, model: nn.Module | None) -> list[Tie]:
@@ -432,8 +439,8 @@ def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 
     A state_dict has it once, with the first of them. Make the optimizer afterwards. FSDP2 refuses a Parameter of
-    several groups: give `fully_shard` the option ignored_params={theta} and all-reduce theta.grad, dim numbers, after
-    the backward pass.
+    several groups: shard the whole model as one, or give `fully_shard` the option ignored_params={theta} and, after the
+    backward pass, make theta.grad, dim numbers, its mean over the processes by an all-reduce.
 
     Args:
         model: With subspaces of one dim, dtype and device.
@@ -567,7 +574,7 @@ def materialize(model: nn.Module) -> nn.Module:
     """
     while isinstance(model, WRAPPERS):
         model = cast(nn.Module, model._orig_mod if isinstance(model, OptimizedModule) else model.module)
-    _require_whole(model)
+    require_whole(model)
     return unregister(copy.deepcopy(model))
 
 
@@ -586,7 +593,7 @@ def unregister(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: For a model that `fully_shard` has sharded: it holds no whole theta.
     """
-    _require_whole(model)
+    require_whole(model)
     spaces = [space for _, space in subspaces(model)]
     any_trains = any(space.theta.requires_grad for space in spaces)
     for space in spaces:
@@ -606,9 +613,10 @@ def unregister(model: nn.Module) -> nn.Module:
     return model
 
 
-def _require_whole(model: nn.Module) -> None:
-    if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
-        raise ValueError("model must be whole to become dense, got one sharded by fully_shard")
+def require_whole(model: nn.Module, what: str = "to become dense") -> None:
+    """Raise ValueError for a model that `fully_shard` has sharded."""
+    if next(sharded_modules(model), None) is not None:
+        raise ValueError(f"model must be whole {what}, got one sharded by fully_shard")
 
 
 @contextmanager
@@ -773,6 +781,11 @@ def _computed(module: nn.Module) -> list[Tensor]:
 
 def _register_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     """As torch's, but what is registered here is not replaced: quantisers, fusions and torch's prune try to."""
+    if parameter is not None and is_sharded(parameter) and not is_sharded(module._parameters.get(name)):
+        raise ValueError(
+            f"a module with a tensor d + U theta must stay whole, got a DTensor for its {name}: "
+            "fully_shard shards theta, and tensor parallelism is for materialize(model)"
+        )
     if name in (names := [name for name, _ in _own(module)]):
         raise ValueError(f"{name} must stay d + U theta, got a Parameter in its place: call materialize(model) first")
     if isinstance(parameter, Tensor) and parameter.grad_fn is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 
 
@@ -24,7 +25,7 @@ def singular_frames(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     matrix = matrix.detach().cpu()
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    rank = int((s > s[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps).sum())
+    rank = int((s > s[0] * max(matrix.shape) * torch.finfo(at_least_float32(matrix.dtype)).eps).sum())
     u, v = u[:, :rank], vh[:rank].T
     signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
     return u * signs, v * signs

@@ -13,6 +13,7 @@ from subspace._base.kinds import likely_layout, parameter_names, plain_parameter
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.qualified import named_modules, named_parameters
 from subspace._base.quantised import is_quantised
+from subspace._base.sharded import is_sharded
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, Tensor], bool]
 
@@ -79,6 +80,10 @@ def targets_without(
         if name in chosen:
             if owners[name].weight is None:
                 raise ValueError(f"{name} must not be parametrized yet, got one that is")
+            if is_sharded(owners[name].weight):
+                raise ValueError(
+                    f"{name} must be whole to be chosen, got a DTensor: register before sharding the model"
+                )
             groups[id(owners[name].weight)].append(name)
     first = {min(group, key=lambda name: name not in matrices) for group in groups.values()}
     return {

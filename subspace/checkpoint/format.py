@@ -22,6 +22,7 @@ from subspace._base.first_values import has_first_value, remember_values
 from subspace._base.meta import materialized_from_meta
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import named_buffers, named_modules, named_parameters, owner_of
+from subspace._base.sharded import is_in_parts, is_sharded, reshard, whole
 from subspace._identity.fingerprint import Probe, probe
 from subspace._structured.forward import is_structured, structured
 from subspace.checkpoint import schema
@@ -65,12 +66,12 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
         raise ValueError("model must have at least one registered subspace, got none")
     if own := [name for name, m in named_modules(model) if _has_extra_state(m)]:
         raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
-    model.state_dict()  # after which a sharded model has its parts in place
+    reshard(model)
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
     frozen: dict[str, Probe] = {}
     for name, part in _state(model, {id(space.theta) for space in spaces.values()}):
-        tensor = _whole(part)
+        tensor = whole(part)
         check_readable(name, tensor)
         trains = part.requires_grad or not isinstance(part, nn.Parameter)
         known = None if trains or not _is_of_the_base(model, name, tensor, base or {}) else probe(tensor)
@@ -81,10 +82,10 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
             held[f"state:{name}"] = tensor
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
-    sharded = any(_is_sharded(parameter) for parameter in model.parameters())
-    whole = {name: _whole(tensor) for name, tensor in held.items()}
+    sharded = is_in_parts(model)
+    tensors = {name: whole(tensor) for name, tensor in held.items()}
     if not sharded or dist.get_rank() == 0:
-        write(path, about, whole)
+        write(path, about, tensors)
     if sharded:
         dist.barrier()
     return list(frozen)
@@ -127,7 +128,7 @@ def load(
         raise ValueError(
             "model must be plain, as before register, got one with registered subspaces: replace=True exchanges them"
         )
-    if sharded := [name for name, tensor in named_parameters(model) if _is_sharded(tensor)]:
+    if sharded := [name for name, tensor in named_parameters(model) if is_sharded(tensor)]:
         raise ValueError(f"model must be loaded before it is sharded, got {sharded[0]} in parts")
     with _in_one_sentence():
         about, held = read(path)
@@ -223,17 +224,6 @@ def _is_of_the_base(model: nn.Module, name: str, tensor: Tensor, base: Mapping[s
     if same is not None and (same.shape, same.dtype) == (tensor.shape, tensor.dtype):
         return torch.equal(same.to(tensor.device), tensor)
     return has_first_value(*owner_of(model, name), tensor)
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The tensor, of which each process may have a part; then they all have to ask."""
-    shared: Any = tensor
-    whole: Tensor = shared.full_tensor() if _is_sharded(tensor) else tensor
-    return whole
 
 
 def _probes(parametrization: SubspaceParametrization) -> Mapping[str, Probe]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import PlugIn
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
@@ -39,6 +40,7 @@ class Embedding(PlugIn, abc.ABC):
         dim: The length of theta.
         key: Where what is random comes from.
         of: The rows of a U that several tensors share; numel of `like` by default.
+        layout: How the weight is a matrix, for a U that is made of one.
 
     Raises:
         ValueError: If dim is outside [least_dim, of].
@@ -48,8 +50,10 @@ class Embedding(PlugIn, abc.ABC):
     pace = 1.0  # how many times as long as one of a matrix product a FLOP of `linear` takes
     moves = False  # whether a method moves the support: a state_dict then keeps it, in the same number of bytes always
 
-    def __init__(self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None) -> None:
-        super().__init__(like, key=key)
+    def __init__(
+        self, like: Tensor, dim: int, *, key: Key | None = None, of: int | None = None, layout: Layout = STANDARD
+    ) -> None:
+        super().__init__(like, key=key, layout=layout)
         self.of = self.shape.numel() if of is None else of
         if not self.least_dim <= dim <= self.of:
             raise ValueError(f"dim must be in [{self.least_dim}, {self.of}], got {dim}")
@@ -89,7 +93,7 @@ class Embedding(PlugIn, abc.ABC):
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
-        return F.linear(x, self.layout.to_matrix(self(theta)).to(x.dtype))
+        return F.linear(x, self.layout.to_rows(self(theta)).to(x.dtype))
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         """x_i (U theta_i)^T for every i of the first axes: (n, dim), (n, ..., n_in) -> (n, ..., n_out)."""

@@ -9,12 +9,13 @@ the frames, n_out r + n_in s numbers, which the key or d rebuilds.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.frames import random_frame, singular_frames
 from subspace._base.key import Key
-from subspace._base.layout import STANDARD
+from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
 from subspace.embeddings.base import Embedding
 from subspace.offsets import Offset
@@ -34,6 +35,8 @@ class LowRank(Embedding):
         right: The columns of M; None for the identity.
         key: Where random frames come from.
         offset: d, of whose singular vectors the frames are to be; its values when U is made count.
+        layout: How the weight is a matrix. Each of several has its own R, row by row in theta, and its own singular
+            vectors; random frames are the same for all.
 
     Raises:
         TypeError: If a random frame has no key.
@@ -53,13 +56,16 @@ class LowRank(Embedding):
         *,
         key: Key | None = None,
         offset: Offset | None = None,
+        layout: Layout = STANDARD,
     ) -> None:
-        n_out, n_in = STANDARD.fans(like.shape)
+        matrices = Layout(*layout)
+        n_out, n_in = matrices.fans(like.shape)
         for name, columns, rows in (("left", left, n_out), ("right", right, n_in)):
             if columns is not None and not 1 <= columns <= rows:
                 raise ValueError(f"{name} must be in [1, {rows}], the rows of its frame, got {columns}")
         self.rows_of_theta, self.columns_of_theta = left or n_out, right or n_in
-        super().__init__(like, self.rows_of_theta * self.columns_of_theta, key=key)
+        dim = matrices.matrices(like.shape) * self.rows_of_theta * self.columns_of_theta
+        super().__init__(like, dim, key=key, layout=layout)
         if offset is not None and offset.shape != like.shape:
             raise ValueError(f"offset must have shape {tuple(like.shape)}, got {tuple(offset.shape)}")
         if offset is None and not left is right is None:
@@ -79,35 +85,49 @@ class LowRank(Embedding):
             key = self.key if self.key is not None else Key(0)  # of two identities
             first = None if left is None else random_frame(key.fold("left"), n_out, left)
             return first, None if right is None else random_frame(key.fold("right"), n_in, right)
-        u, v = singular_frames(self.layout.to_matrix(self.offset()))
-        if (most := u.shape[1]) < max(left or 0, right or 0):
+        pairs = [singular_frames(matrix) for matrix in self._matrices(self.offset()).reshape(-1, n_out, n_in)]
+        if (most := min(u.shape[1] for u, _ in pairs)) < max(left or 0, right or 0):
             raise ValueError(f"left and right must be at most {most}, the rank of d, got {left} and {right}")
-        return None if left is None else u[:, :left], None if right is None else v[:, :right]
+        L = None if left is None else torch.stack([u[:, :left] for u, _ in pairs])
+        M = None if right is None else torch.stack([v[:, :right] for _, v in pairs])
+        return (L, M) if self.matrices > 1 else (None if L is None else L[0], None if M is None else M[0])
+
+    def _matrices(self, weight: Tensor) -> Tensor:
+        """(n_out, n_in), or (matrices, n_out, n_in) of several."""
+        W = self.layout.to_matrix(weight)
+        return W.reshape(self._batch() + self.fans)
+
+    def _batch(self) -> tuple[int, ...]:
+        return (self.matrices,) if self.matrices > 1 else ()
 
     def forward(self, theta: Tensor) -> Tensor:
         W = self._core(theta)
         W = W if self.L is None else self.L @ W
-        W = W if self.M is None else W @ self.M.T
+        W = W if self.M is None else W @ self.M.mT
         return self.layout.from_matrix(W, self.shape).to(theta.dtype)
 
     def _core(self, theta: Tensor) -> Tensor:
-        return theta.to(at_least_float32(theta.dtype)).reshape(self.rows_of_theta, self.columns_of_theta)
+        return theta.to(at_least_float32(theta.dtype)).reshape(
+            *self._batch(), self.rows_of_theta, self.columns_of_theta
+        )
 
     def adjoint(self, weight: Tensor) -> Tensor:
-        W = self.layout.to_matrix(weight).to(at_least_float32(weight.dtype))
-        W = W if self.L is None else self.L.T @ W
+        W = self._matrices(weight).to(at_least_float32(weight.dtype))
+        W = W if self.L is None else self.L.mT @ W
         return (W if self.M is None else W @ self.M).reshape(-1).to(weight.dtype)
 
     coordinates = adjoint
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        if self.matrices > 1:
+            return super().linear(theta, x)
         R = self._core(theta)
         z = x.to(R.dtype)
         z = (z if self.M is None else z @ self.M) @ R.T
         return (z if self.L is None else z @ self.L.T).to(x.dtype)
 
     def has_fast_linear(self) -> bool:
-        return sum(self._products()) < self.shape.numel()
+        return self.matrices == 1 and sum(self._products()) < self.shape.numel()
 
     def _products(self) -> tuple[int, int, int]:
         """The multiplications of a row with M, with R and with L."""
@@ -123,4 +143,5 @@ class LowRank(Embedding):
     def build_flops(self) -> float:
         _, r_s, of_L = self._products()
         n_out, n_in = self.fans
-        return 2.0 * (of_L * self.columns_of_theta + (n_out * n_in * self.columns_of_theta if self.right else 0)) + r_s
+        of_M = n_out * n_in if self.right else 0
+        return self.matrices * (2.0 * (of_L + of_M) * self.columns_of_theta + r_s)

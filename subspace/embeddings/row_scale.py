@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from subspace._base.layout import Layout
 from subspace.embeddings.base import Embedding
 from subspace.offsets import Offset
 from subspace.products.flops import Flops
@@ -22,6 +23,7 @@ class RowScale(Embedding):
         offset: d, no row of which must be zero; which rows are outputs, its layout says.
         scale: By default c gives every column length 1, so that U^T U = I; a number is c itself: with 1, IA3's, theta
             of ones is d.
+        layout: Which rows are outputs, where d does not say it.
 
     Raises:
         ValueError: If a row of d is zero, or scale not positive and finite.
@@ -33,10 +35,12 @@ class RowScale(Embedding):
             [0.0000, 0.0000, -0.0000, -0.0000]])
     """
 
-    def __init__(self, offset: Offset, *, scale: float | None = None) -> None:
+    def __init__(self, offset: Offset, *, scale: float | None = None, layout: Layout | None = None) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        super().__init__(offset.like.new_empty(()).expand(offset.shape), offset.matrices * offset.fans[0])
+        layout = offset.layout if layout is None else Layout(*layout)
+        outputs = layout.matrices(offset.shape) * layout.fans(offset.shape)[0]
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), outputs, layout=layout)
         self.offset, self.scale = offset, scale
         self.rebuild()
 
@@ -48,7 +52,7 @@ class RowScale(Embedding):
         self.lengths = rows.sqrt()
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        return self.offset.layout.to_rows(weight)
+        return self.layout.to_rows(weight)
 
     def _factors(self, theta: Tensor) -> Tensor:
         wide = theta.to(self.lengths.dtype)
@@ -57,8 +61,8 @@ class RowScale(Embedding):
     def forward(self, theta: Tensor) -> Tensor:
         d = self._matrix(self.offset())
         rows = self._factors(theta).unsqueeze(-1) * d
-        matrices = rows.reshape(-1, *self.offset.fans)
-        return self.offset.layout.from_matrix(matrices, self.shape).to(theta.dtype)
+        matrices = rows.reshape(-1, *self.fans)
+        return self.layout.from_matrix(matrices, self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         products = self._matrix(self.offset() * weight.to(self.lengths.dtype))
@@ -71,13 +75,15 @@ class RowScale(Embedding):
         return (self.adjoint(wide) / (self.lengths * self.scale).square()).to(weight.dtype)
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        if self.layout != self.offset.layout:
+            return super().linear(theta, x)
         return (self.offset.linear(x) * self._factors(theta)).to(x.dtype)
 
     def has_fast_linear(self) -> bool:
-        return self.offset.has_fast_linear()
+        return self.layout == self.offset.layout and self.offset.has_fast_linear()
 
     def flops(self, groups: int = 1) -> Flops | None:
-        return self.offset.flops(groups, alpha=True)
+        return self.offset.flops(groups, alpha=True) if self.layout == self.offset.layout else None
 
     def build_flops(self) -> float:
         return 2.0 * self.shape.numel()

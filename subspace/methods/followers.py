@@ -1,6 +1,6 @@
 """Copies that move with a model: averages of its weights, snapshots, whatever is kept of theta by slot.
 
-A follower's entry in a slot that begins anew takes the model's value, which is 0: it forgets what was there. So an
+A follower's entry in a slot that begins anew is 0, as the model's: it forgets what was there. So an
 average of thetas is at every place what the average of the dense weights would be, had it been set to the model's
 weight there whenever the place was dropped or grown.
 """
@@ -26,8 +26,7 @@ class Copy(NamedTuple):
 
     def follow(self, model: Part, move: Move) -> None:
         """Move as the model has."""
-        entries, slots = model.entries(self.theta), move.slots.to(self.theta.device)
-        entries[slots] = model.entries(model.space.theta)[move.slots].to(entries)
+        model.begin_anew(self.theta, move.slots)
         if self.part is not None:
             self.part.write(Move(*(t.to(self.part.index.device) for t in move)))
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subspace._base.sharded import reshard, set_zero, whole
 from subspace.methods.budgets import Budget, entries, uniform
 from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
-from subspace.parametrization import Subspace, register, subspaces
+from subspace.parametrization import Subspace, register, require_whole, subspaces
 
 
 class GradualPruning:
@@ -104,6 +105,7 @@ class GradualPruning:
     def step(self, objective: object = None) -> None:
         """Count one step, prune if it is due, and keep what is pruned at 0. The objective is not used."""
         self.steps += 1
+        reshard(self.model)
         if self.t_start <= self.steps and (self.steps % self.delta_t == 0 or self.steps == self.t_end):
             self._prune(self._remaining())
         self._mask()
@@ -116,7 +118,7 @@ class GradualPruning:
     def _prune(self, total: int) -> None:
         if total >= sum(map(len, self.kept.values())):
             return
-        scores = {name: space.theta.detach().abs().reshape(space.shape) for name, space in self.spaces.items()}
+        scores = {name: whole(space.theta.detach()).abs().reshape(space.shape) for name, space in self.spaces.items()}
         require_finite(scores, f" in step {self.steps}")
         kept = choose(scores, total, self.budget, None, self.kept)
         group, device = together(self.model, self.group), next(iter(kept.values())).device
@@ -133,18 +135,20 @@ class GradualPruning:
             if len(index) == len(theta):
                 continue
             others = [spaces[name].theta for spaces in following]
+            pruned = torch.ones(len(theta), dtype=torch.bool, device=index.device).index_fill(0, index, False)
             for per_entry in (theta, *self.optimizer.state.get(theta, {}).values(), *others):
                 if isinstance(per_entry, Tensor) and per_entry.shape == theta.shape:
-                    places = index.to(per_entry.device)
-                    kept = per_entry[places]
-                    per_entry.zero_()[places] = kept
+                    set_zero(per_entry, pruned.to(per_entry.device))
 
     @torch.no_grad()
     def cut(self) -> nn.Module:
         """Take what is pruned out of theta, once training is over: U is sparse then, followers' too. Returns the model.
 
         Every theta is shorter then, so that another optimizer is needed to go on, and `structured` to be called again.
+
+        Raises ValueError for a model that `fully_shard` has sharded: save it, and cut the whole one that is loaded.
         """
+        require_whole(self.model, "to be cut")
         for spaces in (self.spaces, *map(self._spaces_of, self.followers)):
             for name, space in spaces.items():
                 if len(self.kept[name]) < space.embedding.dim:

@@ -62,7 +62,8 @@ def largest_gradients(
     with preserved(model), torch.enable_grad(), unsynced(model):
         with _watched(spaces, reader.read):
             value = evaluate(objective, model)
-        torch.autograd.grad(value, [space.theta for space in spaces.values()], allow_unused=True)
+        if reader.thetas:
+            torch.autograd.grad(value, reader.thetas, allow_unused=True)
         reader.finish()
     return reader.found
 
@@ -76,6 +77,7 @@ class GradientReader:
     def __init__(self, spaces: Mapping[str, Subspace], reduce: Callable[[str, Iterator[Block]], Tensor]) -> None:
         self.spaces, self.reduce = spaces, reduce
         self.found: Supports = {}
+        self.thetas: list[Tensor] = []  # of these reads: `fully_shard` takes others for each
         self._reads: Counter[str] = Counter()  # whose gradient has not arrived
         self._sums: dict[str, Tensor] = {}
         self._calls: dict[str, list[Read]] = defaultdict(list)
@@ -83,6 +85,7 @@ class GradientReader:
     def read(self, name: str, tensor: Tensor, x: Tensor | None = None) -> None:
         """Expect the gradient to `tensor`: a weight, or what its layer made of x without computing the weight."""
         self._reads[name] += 1
+        self.thetas.append(self.spaces[name].theta)
         tensor.register_hook(partial(self._arrived, name, x))  # type: ignore[no-untyped-call]
 
     def _arrived(self, name: str, x: Tensor | None, gradient: Tensor) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subspace._base.sharded import reshard
 from subspace.methods.budgets import exact
 from subspace.methods.followers import Follower, copies
 from subspace.methods.parts import Move, parts
@@ -49,7 +50,8 @@ class Mover(abc.ABC):
 
     What else keeps numbers of theta by slot has to follow: an average of weights that does not would mix those of
     different places. Processes that train one model move it alike: by gradients averaged over them, and not at all
-    unless all have chosen the same places.
+    unless all have chosen the same places. Of a model that `fully_shard` has sharded, each process moves its part of
+    theta and of what goes with it, and all of the places; make the mover afterwards, as the optimizer.
 
     Args:
         model: With a Sparse embedding of every registered tensor, alone or in a DirectSum.
@@ -89,6 +91,7 @@ class Mover(abc.ABC):
         self.model, self.optimizer = model, optimizer
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
         self.steps, self.group = 0, group
+        reshard(model)
         self.parts = dict(parts(model))
         for part in self.parts.values():
             part.sparse.moves = True
@@ -118,6 +121,7 @@ class Mover(abc.ABC):
         self.steps += 1
         if self.steps % self.delta_t or self.steps >= self.t_end:
             return
+        reshard(self.model)
         fraction = exact(self.fraction) * exact(self.decay(self.steps / self.t_end))
         dropped, kept = {}, {}
         for name, part in self.parts.items():
@@ -136,11 +140,9 @@ class Mover(abc.ABC):
         require_same(planned, f"the moves of step {self.steps}", together(self.model, self.group), device)
         for name, move in moves.items():
             part, theta = self.parts[name], self.parts[name].space.theta
-            stays = torch.ones_like(part.index, dtype=torch.bool).index_fill(0, move.slots, False)
             for kept in (theta, theta.grad, *self.optimizer.state.get(theta, {}).values()):
                 if isinstance(kept, Tensor) and kept.shape == theta.shape:
-                    entries = part.entries(kept)
-                    entries.copy_(torch.where(stays, entries, 0))
+                    part.begin_anew(kept, move.slots)
             followers = [found[name] for found in following]
             for follower in followers:
                 follower.follow(part, move)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from subspace._base.index import fault
 from subspace._base.lineage import Lineage
+from subspace._base.sharded import set_zero, whole
 from subspace.embeddings import Embedding
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
@@ -51,13 +52,18 @@ class Part:
         """The sparse part of theta, or of anything of theta's shape: a view."""
         return per_entry.detach()[self.start : self.start + self.sparse.dim]
 
+    def begin_anew(self, per_entry: Tensor, slots: Tensor) -> None:
+        """Set these slots of theta, or of anything of theta's shape, to 0."""
+        begins = torch.zeros(self.space.embedding.dim, dtype=torch.bool, device=slots.device)
+        set_zero(per_entry.detach(), begins.index_fill(0, self.start + slots, True).to(per_entry.device))
+
     def smallest(self, count: int) -> tuple[Tensor, Tensor]:
         """The slots of the `count` entries of smallest magnitude, by place, and the sorted places of all others.
 
         Of equal ones the last places are taken: slots, which tell of earlier moves, decide nothing.
         """
         order = self.index.argsort()
-        large = top(self.entries(self.space.theta)[order].abs(), self.sparse.dim - count)
+        large = top(self.entries(whole(self.space.theta))[order].abs(), self.sparse.dim - count)
         small = torch.ones_like(order, dtype=torch.bool).index_fill(0, large, False)
         return order[small], self.index[order[large]]
 

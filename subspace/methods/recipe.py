@@ -66,7 +66,7 @@ class SparseRecipe:
                 all tensors compete.
             groups: How the entries of a tensor are spread inside it, as `methods.rows` or `methods.blocks(4)`.
             objective: A function of the model that returns one number, as a loss; U is then chosen by a saliency.
-            saliency: In place of the recipe's own.
+            saliency: In place of the recipe's own; one that needs no objective, as `methods.magnitude`, by itself.
             include: Which tensors, as of `targets`.
             exclude: Which tensors not, as of `targets`.
             basis: weight -> a `Transform`, as `embeddings.DCT`: U is sparse in its coefficients, not in the weights.
@@ -88,7 +88,7 @@ class SparseRecipe:
         keys = {name: Key(seed).fold(name) for name in weights}
         bases = bases_of(weights, basis)
         total = entries(sum(w.numel() for w in weights.values()), density, dim)
-        if objective is None:
+        if objective is None and saliency is None:
             U = _random(chosen, keys, total, budget or epl, groups)
         else:
             told = (include, exclude, also_train) != (None, None, None)

@@ -48,6 +48,7 @@ def test_the_top_level_shows_the_ideas():
         "products",
         "checkpoint",
         "deltas",
+        "tune",
         "study",
     }
     assert shown - {"py"} == ideas

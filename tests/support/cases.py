@@ -153,6 +153,28 @@ def _lora_xs(like: Tensor, dim: int, key: Key) -> Embedding:
     return LowRank(like, rank, rank, offset=_dense(like, key))
 
 
+def _several(like: Tensor) -> Layout:
+    return Layout(blocks=2 if like.ndim and like.shape[0] % 2 == 0 else 1)
+
+
+def _several_low_rank(like: Tensor, dim: int, key: Key) -> Embedding:
+    n_out, n_in = _several(like).fans(like.shape)
+    return LowRank(like, _half(n_out), _half(n_in), key=key, layout=_several(like))
+
+
+def _several_lora_xs(like: Tensor, dim: int, key: Key) -> Embedding:
+    rank = _half(min(_several(like).fans(like.shape)))
+    return LowRank(like, rank, rank, offset=_dense(like, key), layout=_several(like))
+
+
+def _several_circulant(like: Tensor, dim: int, key: Key) -> Embedding:
+    return Circulant(like, math.gcd(*_several(like).fans(like.shape)), layout=_several(like))
+
+
+def _turned_row_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return RowScale(DCT(like), layout=STANDARD if like.ndim == 2 else Layout((1,), (0,)))
+
+
 def _dense(like: Tensor, key: Key) -> Offset:
     return offsets.Gaussian(like, key=key) if like.ndim > 1 else DCT(like)
 
@@ -175,7 +197,7 @@ def _basis(transform: Callable[[Tensor], Embedding]) -> Callable[[Tensor, int, K
 
 
 def _per_matrix(offset: Offset) -> Offset:
-    return PerMatrix(offset, layout=Layout(blocks=1 if offset.shape[0] % 2 else 2))
+    return PerMatrix(offset, layout=_several(offset.like.new_empty(()).expand(offset.shape)))
 
 
 EMBEDDINGS = [
@@ -189,6 +211,10 @@ EMBEDDINGS = [
     EmbeddingCase("low-rank", _low_rank, free=False, orthonormal=True, scaled=True),
     EmbeddingCase("lora-fa", _lora_fa, free=False, orthonormal=True, scaled=True),
     EmbeddingCase("lora-xs", _lora_xs, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("low-rank-several", _several_low_rank, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("lora-xs-several", _several_lora_xs, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("row-scale-turned", _turned_row_scale, False, True, True, random=False),
+    EmbeddingCase("circulant-several", _several_circulant, False, True, True, random=False),
     EmbeddingCase("tiny-lora", _tiny, free=False, scaled=True),
     EmbeddingCase("row-scale", lambda like, dim, key: RowScale(DCT(like)), False, True, True, random=False),
     EmbeddingCase("row-scale-ia3", lambda like, dim, key: RowScale(DCT(like), scale=1.0), free=False, random=False),

@@ -6,7 +6,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ Run = Callable[..., list[Any]]
 def processes(size: int = 2) -> Iterator[Run]:
     """Give run(function, *arguments): what function(rank, *arguments) returns in each, or raises in the first."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(size, context) as pool, tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        # a pool for each: torch remembers things of a mesh, which would be another rank's
+        pools = [stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(size)]
 
         def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             store = Path(tempfile.mkdtemp(dir=folder)) / "store"
-            parts = [pool.submit(_take_part, rank, size, store, function, arguments) for rank in range(size)]
+            parts = [pool.submit(_take_part, rank, size, store, function, arguments) for rank, pool in enumerate(pools)]
             return [part.result(timeout=120) for part in parts]
 
         yield run

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
+from subspace._base.quantised import is_quantised
 from subspace._base.selection import Selection, targets
 from subspace.methods.coefficients import Bases, BasisRule, bases_of, differentiable
 from subspace.methods.processes import Group, average, require_same, together, unsynced
@@ -85,9 +86,11 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
 
 
 def require_values(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError naming a weight on the meta device, where none has values."""
+    """Raise ValueError naming a weight on the meta device, where none has values, or one that is quantised."""
     if empty := [name for name, weight in weights.items() if weight.is_meta]:
         raise ValueError(f"{empty[0]} must have values for what is asked, got a weight on the meta device")
+    if quantised := [name for name, weight in weights.items() if is_quantised(weight)]:
+        raise ValueError(f"{quantised[0]} must be of plain values for what is asked, got a quantised weight")
 
 
 def evaluate(objective: Objective | None, model: nn.Module) -> Tensor:

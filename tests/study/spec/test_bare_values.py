@@ -60,7 +60,7 @@ def of_a_notebook():
 
 
 @pytest.mark.parametrize(
-    ("field", "make"), itertools.product(["models", "data"], [of_a_notebook, lambda: lambda: None])
+    ("field", "make"), list(itertools.product(["models", "data"], [of_a_notebook, lambda: lambda: None]))
 )
 def test_what_other_processes_cannot_import_is_refused_before_anything_runs(field, make):
     with pytest.raises(

@@ -1,0 +1,54 @@
+"""Tensors of which each process holds a part: DTensors, as `fully_shard` and tensor parallelism make of Parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_sharded(tensor: Tensor | None) -> bool:
+    """Whether it is a DTensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, of which each process may have a part; then they all have to ask."""
+    shared: Any = tensor
+    found: Tensor = shared.full_tensor() if is_sharded(tensor) else tensor
+    return found
+
+
+@torch.no_grad()
+def set_zero(tensor: Tensor, zero: Tensor) -> None:
+    """Set the numbers to 0 where the whole, plain `zero` is True; of a sharded tensor each process does so in its part.
+
+    Where `zero` is the same in all processes nothing travels.
+    """
+    shared: Any = tensor
+    if is_sharded(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
+        zero = distribute_tensor(zero, shared.device_mesh, shared.placements, src_data_rank=None).to_local()
+        shared = shared.to_local()
+    shared.masked_fill_(zero, 0)
+
+
+def sharded_modules(model: nn.Module) -> Iterator[Any]:
+    """Those that `fully_shard` was called with."""
+    for module in model.modules():
+        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+            yield module
+
+
+def is_in_parts(model: nn.Module) -> bool:
+    """Whether several processes hold the model together."""
+    return next(sharded_modules(model), None) is not None or any(map(is_sharded, model.parameters()))
+
+
+def reshard(model: nn.Module) -> None:
+    """Let the Parameters be those that the optimizer has: `fully_shard` puts others in their place to run the model."""
+    for module in sharded_modules(model):
+        module.reshard()
