@@ -30,7 +30,7 @@ from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, Target, targets, targets_without, within
-from subspace.embeddings import Direction, DirectSum, Embedding, Identity, Scaled
+from subspace.embeddings import Direction, DirectSum, Embedding, Given, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
@@ -48,6 +48,7 @@ from subspace.methods.recipe import (
     zeros,
 )
 from subspace.methods.saliencies.base import Objective, Saliency
+from subspace.methods.trajectory import Trajectory
 from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
 from subspace.offsets.per_matrix import in_layout
 from subspace.parametrization import share_theta, subspaces
@@ -352,6 +353,37 @@ def random_subspace(  # noqa: PLR0913
     spaces = [space for name, space in subspaces(model) if name in weights]
     share_theta(spaces, spaces[0].theta)
     return model if also_train is None else freeze_others(model, free)
+
+
+def lottery_subspace(model: nn.Module, trajectory: Trajectory, *, dim: int) -> nn.Module:
+    """The lottery subspace (Larsen et al. 2022): the first principal directions of a training that was recorded.
+
+    d is the trajectory's first point, U its directions, and one theta of all its tensors starts at 0. U is stored.
+
+    Args:
+        model: With tensors of the trajectory's names and shapes, which are registered in place.
+        trajectory: A `methods.Trajectory` of such a model.
+        dim: The length of theta, at most the number of the trajectory's independent directions.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If there are fewer directions, or the model has no such tensors. The model is then as it was.
+    """
+    rows, first = trajectory.directions(dim), trajectory.points[0]
+    chosen = targets(model, include=lambda name, _: name in first)
+    if other := [name for name in first if name not in chosen or chosen[name].weight.shape != first[name].shape]:
+        raise ValueError(f"the model must have the trajectory's tensors, got none like {other[0]}")
+    n = sum(point.numel() for point in first.values())
+    starts: dict[str, Start] = {
+        name: (Pretrained(first[name]), Given(target.weight, rows[name], of=n), zeros(target.weight, dim))
+        for name, target in chosen.items()
+    }
+    register_all(model, starts)
+    spaces = [space for name, space in subspaces(model) if name in first]
+    share_theta(spaces, spaces[0].theta)
+    return model
 
 
 def _gaussian(weights: Mapping[str, Tensor], keys: Mapping[str, Key], k: int) -> dict[str, Embedding]:

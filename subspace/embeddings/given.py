@@ -21,6 +21,8 @@ class Given(Embedding):
     Args:
         like: The weight, or any floating-point tensor of its shape, dtype and device; its values are not kept.
         matrix: (numel, dim), finite, of independent columns. Those that are orthonormal already stay as they are.
+        of: The rows of a U that several tensors share, of which `matrix` has those of one, as they stay; its columns
+            are then no longer than 1. By default numel of `like`.
 
     Raises:
         ValueError: If it is not that.
@@ -33,12 +35,15 @@ class Given(Embedding):
 
     given = ("matrix",)
 
-    def __init__(self, like: Tensor, matrix: Tensor) -> None:
+    def __init__(self, like: Tensor, matrix: Tensor, *, of: int | None = None) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != like.numel():
             raise ValueError(f"matrix must have shape ({like.numel()}, dim), got {tuple(matrix.shape)}")
-        super().__init__(like, matrix.shape[1])
+        super().__init__(like, matrix.shape[1], of=of)
         device = "cpu" if like.is_meta else like.device
-        fitting = _orthonormal(matrix.detach()).to(device, self.like.dtype, copy=True)
+        rows = matrix.detach()
+        fitting = (_orthonormal(rows) if self.of == like.numel() else _of_orthonormal(rows)).to(
+            device, self.like.dtype, copy=True
+        )
         self.matrix = fitting.contiguous()  # products are rounded as the memory lies
 
     def forward(self, theta: Tensor) -> Tensor:
@@ -47,7 +52,15 @@ class Given(Embedding):
     def adjoint(self, weight: Tensor) -> Tensor:
         return torch.mv(self.matrix.T.to(weight.dtype), weight.reshape(-1))
 
-    coordinates = adjoint
+    def coordinates(self, weight: Tensor) -> Tensor:
+        return self.adjoint(weight) if self.of == self.shape.numel() else super().coordinates(weight)
+
+
+def _of_orthonormal(rows: Tensor) -> Tensor:
+    lengths = rows.double().square().sum(0)
+    if not bool((lengths <= 1 + 64 * torch.finfo(rows.dtype).eps).all()):
+        raise ValueError(f"matrix must be rows of orthonormal columns, got one of length {lengths.max().sqrt():g}")
+    return rows
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from subspace.methods.saliencies.magnitude import magnitude, random
 from subspace.methods.saliencies.snip import snip
 from subspace.methods.saliencies.synflow import flow, synflow
 from subspace.methods.set import SET
+from subspace.methods.trajectory import Trajectory
 
 __all__ = [
     "SET",
@@ -31,6 +32,7 @@ __all__ = [
     "Saliency",
     "Scores",
     "Supports",
+    "Trajectory",
     "blocks",
     "budgets",
     "constant",
