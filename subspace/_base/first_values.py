@@ -38,10 +38,10 @@ def has_first_value(module: nn.Module, name: str, tensor: Tensor) -> bool:
 
 
 def checksum(tensor: Tensor) -> str | None:
-    """Of the shape, the dtype and every bit; None for a tensor without plain values. Takes one pass, where it lies."""
+    """Of the shape, the dtype and every bit; None for one without plain values. Takes one pass, where it lies."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-    if not plain or tensor.is_meta or tensor.is_quantized:
-        return None
+    if not plain or tensor.is_meta or tensor.is_quantized or tensor.untyped_storage().nbytes() < tensor.nbytes:
+        return None  # the last are expanded: a stand-in for a tensor
     numbers = tensor.detach().resolve_conj().resolve_neg().contiguous()
     numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
     words = numbers.view(WORDS[numbers.element_size()]).flatten() if numbers.ndim else numbers.reshape(1)

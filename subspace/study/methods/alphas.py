@@ -37,10 +37,10 @@ def _start(name: str, space: Subspace, rule: str) -> Tensor:
     is_zero = structure is not None and structure.is_zero
     if (along := U.parts()[0].direction()) is not None:
         alpha = _alpha(layer, along.offset(), rule)
-        if not is_zero:  # (1 + a) D
+        if not (is_zero or space.parametrization.column):
             return U.coordinates(alpha * along.offset() - offset())
         theta = torch.zeros_like(space.theta)
-        theta[0] = alpha / along.scale
+        theta[0] = (alpha if is_zero else alpha - 1) / along.scale  # of alpha D, and of (1 + a) D
         return theta
     if is_zero or U.dim < offset.shape.numel():
         raise ValueError(f"{name} must be alpha D + S, got {offset.label()} + {U.label()}")

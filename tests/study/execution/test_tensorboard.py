@@ -58,7 +58,7 @@ def test_tensorboard_has_the_configuration_as_hyperparameters(tmp_path, tensorbo
     callback.end(run, record(run))
     content = events(tmp_path, run).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     known = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert known["method"].string_value == str(run.method)
+    assert known["method"].string_value == str(Choice(**run.configuration()["method"]))
     assert known["dim"].number_value == 300
     assert known["optimizer"].string_value == "SGD, momentum=0.9"
     assert known["hash"].string_value == run.hash
