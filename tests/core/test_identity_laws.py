@@ -82,14 +82,22 @@ WAYS = {
     },
     "the mean of two": lambda state, folder: {name: torch.stack([t, t]).double().mean(0) for name, t in state.items()},
 }
-each_way = pytest.mark.parametrize("way", WAYS)
+each_pair_and_way = pytest.mark.parametrize(
+    "offset_case, embedding_case, way",
+    [
+        pytest.param(
+            *pair, way, id=f"{pair[0].name}-{pair[1].name}-{way}", marks=pytest.mark.slow if (i + j) % 4 else ()
+        )
+        for i, pair in enumerate(EACH_ONCE)
+        for j, way in enumerate(WAYS)
+    ],
+)
 assigned = pytest.mark.parametrize("assign", [False, True])
 strictly = pytest.mark.parametrize("strict", [False, True])
 
 
-@each_way
 @assigned
-@each_pair
+@each_pair_and_way
 def test_a_state_dict_restores_the_model(offset_case, embedding_case, way, assign, tmp_path):
     model, again = net(offset_case, embedding_case), net(offset_case, embedding_case)
     again[0].parametrizations.weight.original.data.zero_()
@@ -100,9 +108,8 @@ def test_a_state_dict_restores_the_model(offset_case, embedding_case, way, assig
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
 
 
-@each_way
 @strictly
-@each_pair
+@each_pair_and_way
 def test_theta_of_another_d_or_u_is_refused_and_not_taken(offset_case, embedding_case, way, strict, tmp_path):
     other, model = net(offset_case, embedding_case, seed=1, start=50), net(offset_case, embedding_case)
     state = WAYS[way](other.state_dict(), tmp_path)

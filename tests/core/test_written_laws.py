@@ -81,6 +81,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("use", USES)
 def test_other_uses_say_nothing(use, recwarn):
@@ -94,6 +95,7 @@ def test_other_uses_say_nothing(use, recwarn):
     assert not [w for w in recwarn if "written in place" in str(w.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MODULES, ids=lambda case: case.name)
 def test_no_module_writes_into_its_weight(case, recwarn):
     module = recipes.random_pruning(case.make().double(), dim=1, include=[case.tensor])

@@ -177,6 +177,7 @@ AVERAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize(("make", "weight"), AVERAGES.values(), ids=AVERAGES)
 @each_optimizer

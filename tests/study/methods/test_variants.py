@@ -222,6 +222,7 @@ def test_sparsity_aware_weights_have_kaimings_variance_for_the_fan_in_that_is_le
 CHOOSING = ["magnitude", "snip", "grasp", "iterative_snip", "force", "synflow", "imp", "freezenet_snip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING)
 def test_a_reshuffled_support_has_the_same_counts_at_other_places(name):
     few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
@@ -256,6 +257,7 @@ def test_an_inverted_score_keeps_as_many_of_the_lowest(name):
     assert all(not set(kept[q]) & set(inverted[q]) for q in kept if 2 * len(kept[q]) < dense().get_parameter(q).numel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["magnitude", "snip", "force", "imp"])
 def test_reinitialised_weights_are_others_of_the_same_distribution_at_the_same_places(name):
     few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
@@ -275,6 +277,7 @@ def test_reinitialised_weights_are_others_of_the_same_distribution_at_the_same_p
 BASED = [name for name, known in METHODS.items() if "basis" in known.options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["dct", "haar_filters", "singular"])
 @pytest.mark.parametrize("name", BASED)
 def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
