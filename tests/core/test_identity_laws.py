@@ -82,16 +82,13 @@ WAYS = {
     },
     "the mean of two": lambda state, folder: {name: torch.stack([t, t]).double().mean(0) for name, t in state.items()},
 }
-each_pair_and_way = pytest.mark.parametrize(
-    "offset_case, embedding_case, way",
-    [
-        pytest.param(
-            *pair, way, id=f"{pair[0].name}-{pair[1].name}-{way}", marks=pytest.mark.slow if (i + j) % 4 else ()
-        )
-        for i, pair in enumerate(EACH_ONCE)
-        for j, way in enumerate(WAYS)
-    ],
-)
+PAIRS_AND_WAYS = [
+    pytest.param(*pair, way, id="-".join([*(case.name for case in pair), way]), marks=pytest.mark.slow if rest else ())
+    for i, pair in enumerate(EACH_ONCE)
+    for j, way in enumerate(WAYS)
+    for rest in [(i + j) % 4]
+]
+each_pair_and_way = pytest.mark.parametrize("offset_case, embedding_case, way", PAIRS_AND_WAYS)
 assigned = pytest.mark.parametrize("assign", [False, True])
 strictly = pytest.mark.parametrize("strict", [False, True])
 
