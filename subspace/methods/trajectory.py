@@ -28,8 +28,8 @@ class Trajectory:
     >>> with torch.no_grad():
     ...     _ = layer.weight[0, 0].add_(2.0)
     >>> trajectory.record()
-    >>> trajectory.directions(1)["weight"].flatten()
-    tensor([1., 0., 0., 0., 0., 0.])
+    >>> trajectory.directions(1)["weight"].flatten().tolist()
+    [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     def __init__(self, model: nn.Module, include: Selection | None = None, exclude: Selection | None = None) -> None:

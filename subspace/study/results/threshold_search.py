@@ -20,7 +20,7 @@ def log_grid(least: int, most: int) -> list[int]:
     """Dims from least to most, both included, 16 to a factor of 10 where integers are that close.
 
     >>> log_grid(5, 12)
-    [5, 6, 7, 8, 9, 10, 12]
+    [5, 6, 7, 9, 10, 12]
     """
     places = range(math.ceil(PER_DECADE * math.log10(most)) + 1)
     dims = {round(10 ** (place / PER_DECADE)) for place in places}
