@@ -11,18 +11,16 @@ A product costs a DCT's and a sign for each input. Held are the signs, one numbe
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
 from subspace.offsets.dct import DCT
-from subspace.products.flops import Flops
-from subspace.products.weight import Structure
+from subspace.offsets.signed import Signed
 
 
-class SignedDCT(DCT):
+class SignedDCT(Signed, DCT):
     """d = gain * D diag(s), D the truncated orthonormal DCT-II and s of +-1, one for each input channel.
 
     A channel is a place on the weight's second axis, with one sign for all of its taps.
@@ -33,6 +31,7 @@ class SignedDCT(DCT):
         gain: Of d.
         layout: How the weight is a matrix.
 
+    >>> import torch
     >>> d = SignedDCT(torch.empty(2, 8), key=Key(0))()
     >>> torch.allclose(d @ d.T, torch.eye(2), atol=1e-6), torch.equal(d.abs(), DCT(d)().abs())
     (True, True)
@@ -41,20 +40,3 @@ class SignedDCT(DCT):
     def __init__(self, like: Tensor, *, key: Key | None = None, gain: float = 1.0, layout: Layout = STANDARD) -> None:
         super().__init__(like, key=require_key(key, self), gain=gain, layout=layout)
         self.rebuild()
-
-    def rebuild(self) -> None:
-        drawn = require_key(self.key, self).fold("signs").signs(self.layout.channels(self.shape))
-        self.signs = torch.from_numpy(drawn).to(self.like)
-
-    def matrix(self) -> Tensor:
-        return super().matrix().mul_(self.signs.repeat(self.layout.taps(self.shape)))
-
-    def linear(self, x: Tensor) -> Tensor:
-        return super().linear(x * self.signs.to(x.dtype))
-
-    def structure(self) -> Structure | None:
-        return Structure("dct", self.gain, self.signs) if self.layout == STANDARD else None
-
-    def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
-        dct, n = super().flops(groups, alpha=alpha), self.fans[1]
-        return None if dct is None else dct + Flops(n, n)
