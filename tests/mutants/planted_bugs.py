@@ -187,7 +187,7 @@ BUGS = [
     Bug("untied", "parametrization.py", "tie(*other, module, name)", "pass", "ties", "read_one_weight"),
     Bug("ties forgotten", "parametrization.py", "    restore_ties(model)", "    pass", "ties", "dense_models"),
     Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
-    Bug("signs of another stream", "offsets/signed_dct.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
+    Bug("signs of another stream", "offsets/signed.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
     Bug(
         "Hadamard scale", "offsets/hadamard.py", "math.sqrt(max(n_out, n_in))", "math.sqrt(n_in)", "offset", "hadamard"
     ),
