@@ -184,8 +184,8 @@ BUGS = [
         "targets",
         "nothing_else",
     ),
-    Bug("untied", "parametrization.py", "tie(*other, module, name)", "pass", "ties", "read_one_weight"),
-    Bug("ties forgotten", "parametrization.py", "    restore_ties(model)", "    pass", "ties", "dense_models"),
+    Bug("untied", "parametrization/registration.py", "tie(*other, module, name)", "pass", "ties", "read_one_weight"),
+    Bug("ties forgotten", "parametrization/removal.py", "    restore_ties(model)", "    pass", "ties", "dense_models"),
     Bug("gain lost in linear", "offsets/dct.py", "(self.gain * dct(padded)", "(dct(padded)", "offset", "linear"),
     Bug("signs of another stream", "offsets/signed.py", 'fold("signs")', 'fold("sign")', "offset", "signed"),
     Bug(
@@ -259,7 +259,7 @@ BUGS = [
     # the parametrization and its traps
     Bug(
         "d forgotten",
-        "parametrization.py",
+        "parametrization/parametrization.py",
         "w = self.offset() + self.embedding(wide)",
         "w = self.embedding(wide)",
         "parametrization",
@@ -267,7 +267,7 @@ BUGS = [
     ),
     Bug(
         "d not subtracted",
-        "parametrization.py",
+        "parametrization/parametrization.py",
         "coordinates(self._wide(weight) - self.offset())",
         "coordinates(self._wide(weight))",
         "parametrization",
@@ -275,7 +275,7 @@ BUGS = [
     ),
     Bug(
         "theta of half precision",
-        "parametrization.py",
+        "parametrization/registration.py",
         "dtype or self.dtype",
         "dtype or weight.dtype",
         "dtype",
@@ -290,11 +290,16 @@ BUGS = [
         "rounded",
     ),
     Bug(
-        "empty Parameter", "parametrization.py", "if not parametrization.dim:", "if False:", "empty_theta", "optimizer"
+        "empty Parameter",
+        "parametrization/registration.py",
+        "if not parametrization.dim:",
+        "if False:",
+        "empty_theta",
+        "optimizer",
     ),
     Bug(
         "d twice",
-        "parametrization.py",
+        "parametrization/parametrization.py",
         "return at, d.gain /",
         "return at, 2 * d.gain /",
         "alpha",
@@ -302,7 +307,7 @@ BUGS = [
     ),
     Bug(
         "theta in every layer",
-        "parametrization.py",
+        "parametrization/handle.py",
         "stack.keeper = (stacks[0],)",
         "pass",
         "shared_theta",
@@ -317,12 +322,12 @@ BUGS = [
         "parameter_group",
         "rest_stays",
     ),
-    Bug("stale gradient", "parametrization.py", "weight.grad = None", "pass", "traps", "gradient"),
-    Bug("shared class", "parametrization.py", "own.__deepcopy__, ", "own.copies, ", "traps", "deepcopy"),
-    Bug("frozen theta", "parametrization.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
+    Bug("stale gradient", "parametrization/registration.py", "weight.grad = None", "pass", "traps", "gradient"),
+    Bug("shared class", "parametrization/module_class.py", "own.__deepcopy__, ", "own.copies, ", "traps", "deepcopy"),
+    Bug("frozen theta", "parametrization/registration.py", "weight.requires_grad_(True)", "pass", "traps", "frozen"),
     Bug(
         "copy left parametrized",
-        "parametrization.py",
+        "parametrization/removal.py",
         "parametrize.remove_parametrizations(",
         "id(",
         "parametrization",
@@ -485,7 +490,12 @@ BUGS = [
     Bug("any pretrained d", "_identity/state.py", "not saved.agrees_with(here)", "False", "identity", "another_d_or_u"),
     Bug("support stays", "_identity/state.py", "support.copy_(index)", "pass", "identity", "restores_the_model"),
     Bug(
-        "dense values dropped", "parametrization.py", "others[-1].extend(_refused", "list(_refused", "identity", "dense"
+        "dense values dropped",
+        "parametrization/module_class.py",
+        "others[-1].extend(_refused",
+        "list(_refused",
+        "identity",
+        "dense",
     ),
     Bug(
         "signs of all alike",
@@ -571,7 +581,7 @@ BUGS = [
     ),
     Bug(
         "theta overwritten",
-        "parametrization.py",
+        "parametrization/handle.py",
         "if len(spaces) > 1:",
         "if False:",
         "correctness",
@@ -677,8 +687,22 @@ BUGS = [
         "foreign_forwards",
         "replaced_before",
     ),
-    Bug("others on top lost", "parametrization.py", "del stack[0]", "del stack[1:]", "foreign_laws", "maps_weights"),
-    Bug("class without a name", "parametrization.py", ", own.__reduce__ =", ", own.reduced =", "pickle", "is_its_own"),
+    Bug(
+        "others on top lost",
+        "parametrization/removal.py",
+        "del stack[0]",
+        "del stack[1:]",
+        "foreign_laws",
+        "maps_weights",
+    ),
+    Bug(
+        "class without a name",
+        "parametrization/module_class.py",
+        ", own.__reduce__ =",
+        ", own.reduced =",
+        "pickle",
+        "is_its_own",
+    ),
     Bug("operators in programs", "products/product.py", " and not is_exporting()", "", "export", "any_batch"),
     Bug("drawn by the program", "offsets/gaussian.py", "if is_exporting():", "if False:", "export", "any_batch"),
     Bug(
