@@ -140,8 +140,9 @@ def process_group(tmp_path_factory):
     torch.distributed.destroy_process_group()
 
 
-@each_recipe
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "recipe, wrapper", sorted({(recipe, "all at once") for recipe in RECIPES} | {("dctps", each) for each in WRAPPERS})
+)
 def test_names_keys_and_files_are_those_of_the_plain_model(recipe, wrapper, tmp_path):
     wrap = WRAPPERS[wrapper]
     plain, before, after = RECIPES[recipe](net()), RECIPES[recipe](wrap(net())), wrap(RECIPES[recipe](net()))
