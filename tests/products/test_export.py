@@ -92,7 +92,9 @@ def _graphs(module: nn.Module):
     return [child.graph for child in module.modules() if hasattr(child, "graph")]
 
 
-@each_layers
+@pytest.mark.parametrize(
+    "layers", [pytest.param(name, marks=pytest.mark.slow if name == "conv2d" else ()) for name in LAYERS]
+)
 def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(layers):
     net, x = several(layers)
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
@@ -102,6 +104,7 @@ def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(layers):
         close(program.module()(inputs), net(inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset, embedding", EACH_ONCE, ids=lambda case: case.name)
 def test_every_offset_and_embedding_is_exported_or_refused(offset, embedding):
     plain, x = nn.Linear(12, 7), torch.randn(4, 12)
