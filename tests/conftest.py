@@ -6,8 +6,11 @@ By itself, pytest checks a law with fewer of them than `python dev.py test`, who
 import os
 import signal
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.support.processes import processes
 
 os.environ.setdefault("SUBSPACE_COSTS", "typical")  # the same routes on every machine
 torch.set_num_threads(1)
@@ -21,3 +24,10 @@ settings.register_profile("quick", parent=settings.get_profile("laws"), max_exam
 settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)
 settings.register_profile("once", parent=settings.get_profile("laws"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def run():
+    """What runs a function in two processes of one group, which are started when the first test asks for them."""
+    with processes() as run:
+        yield run

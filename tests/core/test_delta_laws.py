@@ -16,7 +16,6 @@ from subspace import Key, load, recipes, register, routes, save, structured, sub
 from subspace.checkpoint.names import Renamed
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Pretrained
-from tests.support.processes import processes
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -282,8 +281,7 @@ def in_parts(rank: int, recipe: str, folder: str) -> None:
 
 
 @pytest.mark.torchrun
-def test_a_sharded_model_is_saved_whole_by_its_processes(tmp_path):
-    with processes() as run:
-        for recipe in ("sparse_finetuning", "freezenet", "dctps", "magnitude"):
-            (tmp_path / recipe).mkdir()
-            run(in_parts, recipe, str(tmp_path / recipe))
+def test_a_sharded_model_is_saved_whole_by_its_processes(run, tmp_path):
+    for recipe in ("sparse_finetuning", "freezenet", "dctps", "magnitude"):
+        (tmp_path / recipe).mkdir()
+        run(in_parts, recipe, str(tmp_path / recipe))

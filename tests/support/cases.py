@@ -285,8 +285,13 @@ def _recur(module: nn.Module) -> Tensor:
 
 def each_with_one(ones: Iterable[T], others: Iterable[S]) -> list[tuple[T, S]]:
     """Pairs of which each of both is in one at least: where all pairs would show nothing else."""
+
+    def place(i: int, n: int) -> int:
+        return (i + i // n) % n  # from one place further in every round, so that no two always meet
+
     ones, others = list(ones), list(others)
-    return [(ones[i % len(ones)], others[i % len(others)]) for i in range(max(len(ones), len(others)))]
+    count = range(max(len(ones), len(others)))
+    return [(ones[place(i, len(ones))], others[place(i, len(others))]) for i in count]
 
 
 # d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs
