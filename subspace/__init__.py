@@ -1,6 +1,7 @@
 """Every weight as w = d + U theta: a fixed offset d, a fixed embedding U, few trainable numbers theta."""
 
 from subspace import checkpoint, deltas, embeddings, methods, offsets, parametrization, products, recipes, tune
+from subspace._alpha_group import add_alpha_group
 from subspace._base.key import Key
 from subspace._base.kinds import set_layouts
 from subspace._base.layout import Layout
@@ -37,6 +38,7 @@ __all__ = [
     "Subspace",
     "SubspaceParametrization",
     "Summary",
+    "add_alpha_group",
     "budgets",
     "checkpoint",
     "dct",

@@ -36,6 +36,19 @@ def set_zero(tensor: Tensor, zero: Tensor) -> None:
     shared.masked_fill_(zero, 0)
 
 
+@torch.no_grad()
+def write(tensor: Tensor, index: Tensor, values: Tensor) -> None:
+    """tensor[index] = values; of a sharded tensor each process does so in its part, and all have to."""
+    if not is_sharded(tensor):
+        tensor[index] = values
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    shared: Any = tensor
+    now = whole(tensor.detach()).index_put((index,), values)
+    shared.copy_(distribute_tensor(now, shared.device_mesh, shared.placements, src_data_rank=None))
+
+
 def sharded_modules(model: nn.Module) -> Iterator[Any]:
     """Those that `fully_shard` was called with."""
     for module in model.modules():

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from subspace import Key, load, materialize, methods, recipes, register, save, structured, subspaces
+from subspace import Key, add_alpha_group, load, materialize, methods, recipes, register, save, structured, subspaces
 from subspace._base.sharded import is_sharded, reshard, set_zero, whole
 from subspace.checkpoint.sealed import read
 from subspace.embeddings import Sparse
@@ -112,6 +112,29 @@ def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, mover, s
 @pytest.mark.parametrize("shard", [by_layers, at_once])
 def test_layers_that_never_build_their_weight_move_in_parts_too(run, shard, block):
     agree(run, moved, "RigL", "dctps", "momentum", shard, True, block)
+
+
+def with_alphas(rank, optimizer, shard) -> dict[str, Tensor]:
+    model = recipes.dctps(mlp(), density=0.21)
+    model = model if rank is None else shard(model)
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    add_alpha_group(optimizer, model, lr=0.3, weight_decay=0.2)
+    with torch.no_grad():
+        model(X)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (both(model) if rank is None else loss(model, rank)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            model(X)
+    reshard(model)
+    return {name: whole(space.theta.detach()) for name, space in subspaces(model)}
+
+
+@pytest.mark.parametrize("shard", [by_layers, at_once])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_alphas_of_a_sharded_model_train_as_those_of_a_whole_one(run, optimizer, shard):
+    agree(run, with_alphas, optimizer, shard)
 
 
 def pruned(rank, optimizer, shard) -> dict[str, Tensor]:
