@@ -10,6 +10,7 @@ from subspace._base.qualified import owner_of
 from subspace._base.selection import is_default_target, targets
 from subspace._base.transforms import dct, fwht, idct
 from subspace._base.version import VERSION
+from subspace._bitsandbytes import from_bitsandbytes
 from subspace._initialize import initialize
 from subspace._parameter_groups import parameter_groups
 from subspace._structured.forward import is_structured, structured, unstructured
@@ -45,6 +46,7 @@ __all__ = [
     "deltas",
     "disabled",
     "embeddings",
+    "from_bitsandbytes",
     "fwht",
     "idct",
     "initialize",

@@ -1,4 +1,4 @@
-"""Tensors that are held in fewer bits than they are computed with: torchao's, which multiply by themselves."""
+"""Tensors held in fewer bits than they are computed with, torchao's and bitsandbytes', that multiply by themselves."""
 
 from __future__ import annotations
 

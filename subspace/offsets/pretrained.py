@@ -5,8 +5,8 @@ memory-mapped file stays on the disk, and any number of tuned models share one b
 has the same d, for nothing ever writes into it. (A plain model's deep copy holds copies of its weights before it comes
 here: tune one model and copy that, or see `subspace.Deltas`.)
 
-A quantised tensor of torchao is multiplied by with its own product, and stays quantised. Where d is asked for, as every
-read of `module.weight` does, it is dequantised.
+A quantised tensor of torchao, or of `subspace.from_bitsandbytes`, is multiplied by with its own product, and stays
+quantised. Where d is asked for, as every read of `module.weight` does, it is dequantised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pretrained(Offset):
     meta device, and through `to_empty`. Deep copies share them; moved to another dtype or device, each has its own.
 
     Args:
-        like: The weight; also a quantised one of torchao.
+        like: The weight; also a quantised one of torchao or of `subspace.from_bitsandbytes`.
         key: Not used.
 
     Raises:

@@ -1,0 +1,48 @@
+"""Models whose linear layers bitsandbytes has quantised, made ready to be tuned."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from subspace._base.packed import LIBRARY, Packed, is_of_bitsandbytes, pack
+
+
+def from_bitsandbytes(model: nn.Module) -> nn.Module:
+    """Turn the quantised linear layers of bitsandbytes into nn.Linear with the same bytes for weights, in place.
+
+    A Linear4bit or Linear8bitLt computes with attributes of its weight, which a registered weight cannot have. The
+    nn.Linear that it becomes holds the same memory as a tensor that knows its shape and dtype, and multiplies by the
+    library's own product; recipes, `register`, `Deltas` and `structured` take it as they take torchao's. Biases, hooks
+    and names stay.
+
+    Args:
+        model: With at least one such layer, on the device where it is to be tuned: that is where bitsandbytes
+            quantises.
+
+    Returns:
+        The model, or the layer if it is one.
+
+    Raises:
+        ValueError: If there is no such layer, or one whose forward somebody has replaced, or that is parametrized, or
+            not quantised yet. The model is then as it was.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if is_of_bitsandbytes(_weight(module))]
+    if not layers:
+        raise ValueError(f"model must have a linear layer that {LIBRARY} has quantised, got none")
+    for name, module in layers:
+        kind = type(module)
+        if not (isinstance(module, nn.Linear) and kind.__module__.split(".")[0] == LIBRARY):
+            raise ValueError(f"{name} must be a Linear4bit or Linear8bitLt, got {kind.__name__}")
+        if "forward" in vars(module):
+            raise ValueError(f"{name} must have the forward of its class, got one that was replaced")
+    packed: list[Packed] = [pack(module) for _, module in layers]
+    for (_, module), weight in zip(layers, packed, strict=True):
+        module.__class__ = nn.Linear
+        for name in ("quant_state", "state"):  # which the tensor holds now
+            vars(module).pop(name, None)
+        module.weight = nn.Parameter(weight, requires_grad=False)
+    return model
+
+
+def _weight(module: nn.Module) -> nn.Parameter | None:
+    return module._parameters.get("weight")
