@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
-COPIED = (torch.ops.aten.clone.default,)
 LIBRARY = "bitsandbytes"
 
 
@@ -68,7 +67,7 @@ class Packed(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear and isinstance(args[1], Packed) and not isinstance(args[0], Packed):
+        if func is F.linear and len(args) > 1 and isinstance(args[1], Packed) and not isinstance(args[0], Packed):
             x, weight, *rest = args
             bias = rest[0] if rest else (kwargs or {}).get("bias")
             y = weight.product(x)
@@ -77,18 +76,19 @@ class Packed(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         first = args[0] if args else None
         if isinstance(first, Packed):
             if func in SAME:
                 return type(first)(first.held, first.about)
-            if func in COPIED:
+            if func is torch.ops.aten.clone.default:
                 return type(first)({name: t.clone() for name, t in first.held.items()}, first.about)
             if func is torch.ops.aten._to_copy.default:
                 return first._moved(**(kwargs or {}))
             if func is torch.ops.aten.slice.Tensor and len(args) == 4 and args[1] == 0:
-                n = len(first)
-                start, stop, _ = slice(*args[2:]).indices(n)
+                start, stop, _ = slice(*args[2:]).indices(len(first))
                 return first.rows(start, max(start, stop))
         if func._schema.is_mutable:
             raise NotImplementedError(f"a quantised weight must not be written into, got {func}")
