@@ -13,6 +13,7 @@ from subspace._base.version import VERSION
 from subspace._bitsandbytes import from_bitsandbytes
 from subspace._initialize import initialize
 from subspace._parameter_groups import parameter_groups
+from subspace._shard_offsets import shard_offsets
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
@@ -66,6 +67,7 @@ __all__ = [
     "routes",
     "save",
     "set_layouts",
+    "shard_offsets",
     "share",
     "structured",
     "subspaces",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -47,6 +48,23 @@ def write(tensor: Tensor, index: Tensor, values: Tensor) -> None:
     shared: Any = tensor
     now = whole(tensor.detach()).index_put((index,), values)
     shared.copy_(distribute_tensor(now, shared.device_mesh, shared.placements, src_data_rank=None))
+
+
+def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T for a fixed sharded weight, gathered for it and again for the backward pass: no pass keeps it."""
+    y: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return F.linear(x, whole(weight).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        return (gradients[0] @ whole(ctx.weight).to(ctx.dtype)) if ctx.needs_input_grad[0] else None, None
 
 
 def sharded_modules(model: nn.Module) -> Iterator[Any]:
