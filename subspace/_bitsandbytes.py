@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from subspace._base.packed import LIBRARY, Packed, is_of_bitsandbytes, pack
+from subspace._base.bitsandbytes_weights import LIBRARY, BytesWeight, is_of_bitsandbytes, weight_of
 
 
 def from_bitsandbytes(model: nn.Module) -> nn.Module:
@@ -23,8 +23,8 @@ def from_bitsandbytes(model: nn.Module) -> nn.Module:
         The model, or the layer if it is one.
 
     Raises:
-        ValueError: If there is no such layer, or one whose forward somebody has replaced, or that is parametrized, or
-            not quantised yet. The model is then as it was.
+        ValueError: If there is no such layer, one whose forward somebody has replaced, or another kind of module of
+            that library's with a quantised weight. The model is then as it was.
     """
     layers = [(name, module) for name, module in model.named_modules() if is_of_bitsandbytes(_weight(module))]
     if not layers:
@@ -35,8 +35,8 @@ def from_bitsandbytes(model: nn.Module) -> nn.Module:
             raise ValueError(f"{name} must be a Linear4bit or Linear8bitLt, got {kind.__name__}")
         if "forward" in vars(module):
             raise ValueError(f"{name} must have the forward of its class, got one that was replaced")
-    packed: list[Packed] = [pack(module) for _, module in layers]
-    for (_, module), weight in zip(layers, packed, strict=True):
+    weights: list[BytesWeight] = [weight_of(module) for _, module in layers]
+    for (_, module), weight in zip(layers, weights, strict=True):
         module.__class__ = nn.Linear
         for name in ("quant_state", "state"):  # which the tensor holds now
             vars(module).pop(name, None)

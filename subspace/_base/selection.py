@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from subspace._base.bitsandbytes_weights import is_of_bitsandbytes
 from subspace._base.kinds import likely_layout, parameter_names, plain_parameter, weight_matrices
 from subspace._base.layout import STANDARD, Layout
-from subspace._base.packed import is_of_bitsandbytes
 from subspace._base.qualified import named_modules, named_parameters
 from subspace._base.quantised import is_quantised
 from subspace._base.sharded import is_sharded

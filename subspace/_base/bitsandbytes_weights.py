@@ -22,7 +22,7 @@ SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 LIBRARY = "bitsandbytes"
 
 
-class Packed(Tensor):
+class BytesWeight(Tensor):
     """A quantised matrix. held: the tensors that it is made of; about: what else is known of it."""
 
     held: dict[str, Tensor]
@@ -67,7 +67,12 @@ class Packed(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear and len(args) > 1 and isinstance(args[1], Packed) and not isinstance(args[0], Packed):
+        if (
+            func is F.linear
+            and len(args) > 1
+            and isinstance(args[1], BytesWeight)
+            and not isinstance(args[0], BytesWeight)
+        ):
             x, weight, *rest = args
             bias = rest[0] if rest else (kwargs or {}).get("bias")
             y = weight.product(x)
@@ -80,7 +85,7 @@ class Packed(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         first = args[0] if args else None
-        if isinstance(first, Packed):
+        if isinstance(first, BytesWeight):
             if func in SAME:
                 return type(first)(first.held, first.about)
             if func is torch.ops.aten.clone.default:
@@ -92,7 +97,7 @@ class Packed(Tensor):
                 return first.rows(start, max(start, stop))
         if func._schema.is_mutable:
             raise NotImplementedError(f"a quantised weight must not be written into, got {func}")
-        plain = tree_map_only(Packed, lambda t: t.dequantize(), (args, kwargs or {}))
+        plain = tree_map_only(BytesWeight, lambda t: t.dequantize(), (args, kwargs or {}))
         return func(*plain[0], **plain[1])
 
     def _moved(self, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> Self:
@@ -101,11 +106,11 @@ class Packed(Tensor):
         return type(self)(held, self.about | {"dtype": dtype or self.dtype})
 
 
-class Packed4bit(Packed):
+class Weight4bit(BytesWeight):
     """fp4 or nf4 in blocks, whose scales may be quantised too (Dettmers et al. 2023)."""
 
     @classmethod
-    def of(cls, weight: Any, dtype: torch.dtype | None) -> Packed4bit:
+    def of(cls, weight: Any, dtype: torch.dtype | None) -> Weight4bit:
         """Of a Params4bit."""
         state, data = weight.quant_state, weight.data
         if getattr(state, "packing_format_for_cpu", False):
@@ -164,11 +169,11 @@ class Packed4bit(Packed):
         return y.to(x.dtype)
 
 
-class Packed8bit(Packed):
+class Weight8bit(BytesWeight):
     """int8 with a scale for each row, as of LLM.int8() (Dettmers et al. 2022)."""
 
     @classmethod
-    def of(cls, module: Any, dtype: torch.dtype) -> Packed8bit:
+    def of(cls, module: Any, dtype: torch.dtype) -> Weight8bit:
         """Of a Linear8bitLt, which keeps the scales with the weight until it is first called."""
         weight, state = module.weight, module.state
         scales = weight.SCB if weight.SCB is not None else state.SCB
@@ -196,12 +201,12 @@ def is_of_bitsandbytes(tensor: Tensor | None) -> bool:
     return type(tensor).__module__.split(".")[0] == LIBRARY and not (tensor is None or tensor.is_floating_point())
 
 
-def pack(module: nn.Module) -> Packed:
+def weight_of(module: nn.Module) -> BytesWeight:
     """The weight of one of that library's linear layers; ValueError if it is none that is quantised."""
     weight: Any = module.weight
     if hasattr(weight, "quant_state") and weight.quant_state is not None:
-        return Packed4bit.of(weight, getattr(module, "compute_dtype", None))
+        return Weight4bit.of(weight, getattr(module, "compute_dtype", None))
     if hasattr(weight, "SCB") and (weight.SCB is not None or module.state.SCB is not None):  # type: ignore[union-attr]
         bias = module.bias
-        return Packed8bit.of(module, bias.dtype if isinstance(bias, Tensor) else torch.float32)
+        return Weight8bit.of(module, bias.dtype if isinstance(bias, Tensor) else torch.float32)
     raise ValueError(f"weight must be quantised by {LIBRARY}, got {type(weight).__name__} without its scales")
