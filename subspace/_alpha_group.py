@@ -33,6 +33,9 @@ def add_alpha_group(
         model: With at least one alpha, as of `recipes.dctps`, that trains.
         options: Of the group, as lr=0.001, weight_decay=0.1; what is not given is the optimizer's default.
 
+    A copy or pickle of the optimizer is refused: make another, and load its state_dict. That is also what to keep in
+    place of `torch.distributed.checkpoint`'s `get_optimizer_state_dict`, which takes Parameters of the model alone.
+
     Returns:
         The handles of the two hooks on the optimizer's steps.
 
@@ -100,7 +103,14 @@ def _alphas(model: nn.Module) -> Iterator[_Alphas]:
             places.setdefault(space.theta, set()).update(at)
     for theta, found in places.items():
         index = torch.tensor(sorted(found), device=theta.device)
-        yield _Alphas(theta, index, nn.Parameter(whole(theta.detach())[index]))
+        own = nn.Parameter(whole(theta.detach())[index])
+        for way in ("__deepcopy__", "__reduce_ex__"):
+            setattr(own, way, _refuse_copy)  # a copied optimizer has no hooks, and would train alpha as theta
+        yield _Alphas(theta, index, own)
+
+
+def _refuse_copy(_: Any) -> None:
+    raise TypeError("an optimizer with a group of alphas must not be copied: make another, and load its state_dict")
 
 
 def _places(space: Subspace) -> list[int]:

@@ -8,7 +8,7 @@ asked of them they do dequantised.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -95,10 +95,20 @@ class BytesWeight(Tensor):
             if func is torch.ops.aten.slice.Tensor and len(args) == 4 and args[1] == 0:
                 start, stop, _ = slice(*args[2:]).indices(len(first))
                 return first.rows(start, max(start, stop))
+            if func is torch.ops.aten.copy_.default:
+                return first._overwritten(args[1])
         if func._schema.is_mutable:
             raise NotImplementedError(f"a quantised weight must not be written into, got {func}")
         plain = tree_map_only(BytesWeight, lambda t: t.dequantize(), (args, kwargs or {}))
         return func(*plain[0], **plain[1])
+
+    def _overwritten(self, other: Tensor) -> Self:
+        """With the bytes of another one, as `load_state_dict` writes them."""
+        if not (type(other) is type(self) and other.about == self.about):
+            raise ValueError(f"a quantised weight must be given one of its kind and shape, got {other!r}")
+        for name, tensor in self.held.items():
+            tensor.copy_(other.held[name])
+        return self
 
     def _moved(self, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> Self:
         """With its bytes on another device, or another dtype for its values."""
@@ -110,16 +120,16 @@ class Weight4bit(BytesWeight):
     """fp4 or nf4 in blocks, whose scales may be quantised too (Dettmers et al. 2023)."""
 
     @classmethod
-    def of(cls, weight: Any, dtype: torch.dtype | None) -> Weight4bit:
-        """Of a Params4bit."""
-        state, data = weight.quant_state, weight.data
+    def of(cls, module: Any, dtype: torch.dtype | None) -> Weight4bit:
+        """Of a Linear4bit, which computes in a dtype of its own."""
+        state, data = module.weight.quant_state, module.weight.data
         if getattr(state, "packing_format_for_cpu", False):
             from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
             data, state = _convert_weight_packed_for_cpu_inverse(data, copy.copy(state))
         held = {"data_bytes": data.detach(), "absmax": state.absmax, "code": state.code}
         about = {"shape": tuple(state.shape), "dtype": dtype or state.dtype, "blocksize": state.blocksize}
-        about |= {"kind": state.quant_type, "of": state.dtype}
+        about |= {"kind": state.quant_type, "of": state.dtype, "computes in": module.compute_dtype}
         if state.nested:
             held |= {"offset": state.offset, "absmax2": state.state2.absmax, "code2": state.state2.code}
             about |= {"blocksize2": state.state2.blocksize, "of2": state.state2.dtype}
@@ -165,7 +175,7 @@ class Weight4bit(BytesWeight):
     def product(self, x: Tensor) -> Tensor:
         from bitsandbytes import matmul_4bit
 
-        y: Tensor = matmul_4bit(x.to(self.dtype), self.held["data_bytes"], self._state())
+        y: Tensor = matmul_4bit(x.to(self.about["computes in"] or x.dtype), self.held["data_bytes"], self._state())
         return y.to(x.dtype)
 
 
@@ -173,10 +183,11 @@ class Weight8bit(BytesWeight):
     """int8 with a scale for each row, as of LLM.int8() (Dettmers et al. 2022)."""
 
     @classmethod
-    def of(cls, module: Any, dtype: torch.dtype) -> Weight8bit:
+    def of(cls, module: Any, dtype: torch.dtype | None) -> Weight8bit:
         """Of a Linear8bitLt, which keeps the scales with the weight until it is first called."""
         weight, state = module.weight, module.state
         scales = weight.SCB if weight.SCB is not None else state.SCB
+        dtype = dtype or (torch.float32 if module.bias is None else module.bias.dtype)
         about = {"shape": tuple(weight.shape), "dtype": dtype, "threshold": state.threshold}
         return cls({"data_bytes": weight.data.detach(), "scales": scales}, about)
 
@@ -201,12 +212,17 @@ def is_of_bitsandbytes(tensor: Tensor | None) -> bool:
     return type(tensor).__module__.split(".")[0] == LIBRARY and not (tensor is None or tensor.is_floating_point())
 
 
-def weight_of(module: nn.Module) -> BytesWeight:
-    """The weight of one of that library's linear layers; ValueError if it is none that is quantised."""
+def weight_of(module: nn.Module, dtype: torch.dtype | None) -> BytesWeight:
+    """The weight of one of that library's linear layers; ValueError if it is none that is quantised.
+
+    dtype: of its values; by default that of the weight before, or of the bias.
+    """
     weight: Any = module.weight
-    if hasattr(weight, "quant_state") and weight.quant_state is not None:
-        return Weight4bit.of(weight, getattr(module, "compute_dtype", None))
-    if hasattr(weight, "SCB") and (weight.SCB is not None or module.state.SCB is not None):  # type: ignore[union-attr]
-        bias = module.bias
-        return Weight8bit.of(module, bias.dtype if isinstance(bias, Tensor) else torch.float32)
+    if getattr(weight, "quant_state", None) is not None:
+        return Weight4bit.of(module, dtype)
+    if hasattr(weight, "SCB") and (weight.SCB is not None or cast(Any, module).state.SCB is not None):
+        return Weight8bit.of(module, dtype)
     raise ValueError(f"weight must be quantised by {LIBRARY}, got {type(weight).__name__} without its scales")
+
+
+torch.serialization.add_safe_globals([Weight4bit, Weight8bit])  # so that a state_dict loads with weights_only=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import NamedTuple
 
 import pytest
@@ -235,6 +236,41 @@ def test_what_has_no_gradient_stays():
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.step()
     assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, pickle.dumps, lambda o: copy.deepcopy((net("dctps"), o))])
+def test_a_copy_of_the_optimizer_is_refused(way):
+    model = net("dctps")
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    add_alpha_group(optimizer, model)
+    with pytest.raises(TypeError, match="an optimizer with a group of alphas must not be copied"):
+        way(optimizer)
+    copy.deepcopy(optimizer.state_dict())
+
+
+@each_optimizer
+@pytest.mark.parametrize("unscale", [True, False])
+def test_a_scaled_loss_changes_nothing(optimizer, unscale):
+    plain, scaled = net("dctps").float(), net("dctps").float()
+    x = X.float()
+    steps = []
+    for model in (plain, scaled):
+        steps.append(OPTIMIZERS[optimizer](model.parameters()))
+        add_alpha_group(steps[-1], model, **OWN)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    for overflows in (False, False, True, False):
+        for step in steps:
+            step.zero_grad()
+        scaler.scale(cross_entropy(scaled(x), Y) * (float("inf") if overflows else 1)).backward()
+        if unscale:
+            scaler.unscale_(steps[1])
+        scaler.step(steps[1])
+        scaler.update()
+        if not overflows:
+            cross_entropy(plain(x), Y).backward()
+            steps[0].step()
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_right_is_refused():

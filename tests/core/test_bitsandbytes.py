@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from subspace import Deltas, Key, from_bitsandbytes, recipes, register, save, subspaces, summary
+from subspace import Deltas, Key, from_bitsandbytes, recipes, register, save, structured, subspaces, summary
 from subspace.embeddings import Sparse
 from subspace.offsets import Pretrained
 from tests.support.quantised import BITSANDBYTES, by_bitsandbytes
@@ -23,8 +23,8 @@ close = torch.testing.assert_close
 SIZES = [(64, 48), (50, 13), (7, 3), (4096, 33)]
 
 
-def quantised(kind: str, n_in: int = 64, n_out: int = 48, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    torch.manual_seed(0)
+def quantised(kind: str, n_in: int = 64, n_out: int = 48, dtype: torch.dtype = torch.float32, seed: int = 0):
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh(), nn.Linear(n_out, 32)).to(dtype)
     name, options = BITSANDBYTES[kind]
     return by_bitsandbytes(model, name, **options)
@@ -88,6 +88,42 @@ def test_copies_and_pickles_have_their_own(kind):
         assert again[0].weight.data_bytes.data_ptr() != model[0].weight.data_bytes.data_ptr()
     with pytest.raises(NotImplementedError, match="a quantised weight must not be written into"), torch.no_grad():
         model[0].weight.add_(1)
+
+
+@each_kind
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("computes", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_it_stands_among_layers_of_any_dtype(kind, dtype, computes, bias):
+    torch.manual_seed(0)
+    name, options = BITSANDBYTES[kind]
+    options = options | ({"compute_dtype": computes} if name == "Linear4bit" else {})
+    inner = by_bitsandbytes(nn.Sequential(nn.Linear(64, 64, bias)), name, **options)
+    model, x = nn.Sequential(nn.LayerNorm(64).to(dtype), *inner), torch.randn(5, 64).to(dtype)
+    y = model(x)
+    from_bitsandbytes(model)
+    assert model[1].weight.dtype == dtype
+    close(model(x), y, rtol=0.02, atol=0.02)
+    recipes.sparse_finetuning(model, density=0.1)
+    close(model(x), y, rtol=0.05, atol=0.05)
+    assert model(x).dtype == dtype
+    close(structured(model)(x), y, rtol=0.05, atol=0.05)
+    inner = from_bitsandbytes(by_bitsandbytes(nn.Sequential(nn.Linear(64, 64, bias)), name, **options), torch.float16)
+    assert inner[0].weight.dtype == torch.float16
+
+
+@each_kind
+def test_a_state_dict_goes_round(kind, tmp_path):
+    model = recipes.sparse_finetuning(from_bitsandbytes(quantised(kind)), density=0.1, include=["0"])
+    torch.save(model.state_dict(), tmp_path / "state")
+    other, fresh = copy.deepcopy(model), from_bitsandbytes(quantised(kind, seed=1))
+    other[2] = fresh[2]
+    x = torch.randn(5, 64)
+    assert not torch.equal(other(x), model(x))
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    close(other(x), model(x))
+    with pytest.raises(RuntimeError, match="a quantised weight must be given one of its kind and shape, got"):
+        other.load_state_dict(model.state_dict() | {"2.weight": torch.zeros(32, 48)})
 
 
 @each_kind
