@@ -146,8 +146,9 @@ def dctps(target: Target, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
-    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
-    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate and decay
+    of alpha's own see `subspace.add_alpha_group`. Arguments: those of every sparse recipe (see
+    `SparseRecipe.__call__`).
     """
     return _plus_sparse(target.weight, in_layout(DCT(target.weight), target.layout), U)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ class NormalForm:
         if self.sparse is not None:
             index = self.sparse.support()
         if self.holder is not None:
-            _, _, signs, matrix = self.holder.structure() or NO_TRANSFORM
+            _, _, signs, matrix = cast(Structure, self.holder.structure())
         if values is None or index is None:
             values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
         return Weight(scale, values, index, self.shape, self.transform, signs, matrix)
