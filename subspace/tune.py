@@ -1,12 +1,13 @@
 """Fine-tuning of pretrained models, one function for each tuner: w = d + U theta, d the present weights, theta = 0.
 
 Each function re-parametrizes the chosen tensors of a model in place and returns the model, whose output is at first
-that of the base, to the bit (of a quantised base to rounding, which d is dequantised for unless the model is made
-`structured`). Nothing but theta trains, unless `also_train` names it. Chosen are by default the weight matrices that
-are not frozen, as of `targets`, without those that are tied to an embedding table. theta is of float32 at least, also
-beside weights of half precision. The columns of U have length 1, where not said otherwise: a step of theta moves w as
-far as one of w's own would, and one learning rate does for all tuners and sizes. On an error the model is as it was.
-Make the optimizer afterwards; `save` writes theta and what else trains, and no weight of the base.
+that of the base to the bit: to rounding if the base is quantised, as d is then dequantised, or if the model is made
+`structured`, whose products sum in another order. Nothing but theta trains, unless `also_train` names it. Chosen are
+by default the weight matrices that are not frozen, as of `targets`, without those that are tied to an embedding table.
+theta is of float32 at least, also beside weights of half precision. The columns of U have length 1, where not said
+otherwise: a step of theta moves w as far as one of w's own would, and one learning rate does for all tuners and sizes.
+On an error the model is as it was. Make the optimizer afterwards; `save` writes theta and what else trains, and no
+weight of the base.
 """
 
 from __future__ import annotations
