@@ -201,7 +201,7 @@ def fourier_ft(
 ) -> nn.Module:
     """FourierFT (Gao et al., ICML 2024): waves of a few random frequencies; convolutions, too, as matrices of patches.
 
-    A tensor of several matrices is one plane of waves, the first axis one of its sides.
+    Each of several matrices in one tensor has waves of its own, as many as it happens to be drawn.
 
     Args:
         model: Its tensors are registered in place.
@@ -223,7 +223,7 @@ def fourier_ft(
     """
     choice = _Choice(model, **options)
     counts = choice.divide(density, dim, budget)
-    return choice.register(lambda name, target, _, key: FourierFT(target.weight, counts[name], key=key, scale=scale))
+    return choice.register(lambda name, target, _, key: _waves(target, counts[name], key, scale))
 
 
 def hashed(
@@ -396,6 +396,10 @@ def circulant(model: nn.Module, block: int | None = None, **options: Unpack[Opti
         return Circulant(target.weight, b, layout=target.layout)
 
     return _Choice(model, **options).register(rule)
+
+
+def _waves(target: Target, dim: int, key: Key, scale: float | None) -> FourierFT:
+    return FourierFT(target.weight, dim, key=key, scale=scale, layout=target.layout)
 
 
 def _fans(target: Target) -> tuple[int, int]:

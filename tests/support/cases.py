@@ -135,6 +135,17 @@ def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return make
 
 
+def _several_fourier(like: Tensor, dim: int, key: Key) -> Embedding:
+    layout = _several(like)
+    most = layout.matrices(like.shape) * frequency_count(*layout.fans(like.shape))
+    return FourierFT(like, min(dim, most), key=key, layout=layout)
+
+
+def _fourier_index(like: Tensor, dim: int, key: Key) -> Embedding:
+    most = frequency_count(*STANDARD.fans(like.shape))
+    return FourierFT(like, index=torch.from_numpy(key.distinct(most, min(max(dim, 1), most))))
+
+
 def _half(n: int) -> int:
     return (n + 1) // 2
 
@@ -231,6 +242,8 @@ EMBEDDINGS = [
     EmbeddingCase("basis-identity", _basis(Identity), orthonormal=True),
     EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
     EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
+    EmbeddingCase("fourier-ft-several", _several_fourier, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("fourier-ft-index", _fourier_index, free=False, orthonormal=True, scaled=True),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
     EmbeddingCase("direct-sum", _sum(1.0)),
     EmbeddingCase("direct-sum-scaled", _sum(-2.5)),
