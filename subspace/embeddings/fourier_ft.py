@@ -60,7 +60,7 @@ class FourierFT(Embedding):
 
     pace = 16.0
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         like: Tensor,
         dim: int | None = None,
@@ -150,7 +150,7 @@ class FourierFT(Embedding):
 
     def _outputs(self, spectrum: Tensor) -> Tensor:
         """(..., matrices _entries(n_out)) -> (..., matrices n_out)."""
-        return _WAVES(spectrum.unflatten(-1, (self.matrices, -1)), self.fans[0]).flatten(-2)
+        return _WAVES(spectrum.reshape(*spectrum.shape[:-1], self.matrices, -1), self.fans[0]).flatten(-2)
 
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         (n_out, n_in), between = self.fans, (1,) * (x.ndim - 2)

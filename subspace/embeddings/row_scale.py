@@ -24,9 +24,10 @@ class RowScale(Embedding):
         scale: By default c gives every column length 1, so that U^T U = I; a number is c itself: with 1, IA3's, theta
             of ones is d.
         layout: Which rows are outputs, where d does not say it.
+        of: The entries of several tensors that share theta, as a layer's weight and its bias; by default those of d.
 
     Raises:
-        ValueError: If a row of d is zero, or scale not positive and finite.
+        ValueError: If scale is not positive and finite, or if a row of d is zero where no other tensor shares theta.
 
     >>> import torch
     >>> from subspace.offsets import DCT
@@ -35,19 +36,24 @@ class RowScale(Embedding):
             [0.0000, 0.0000, -0.0000, -0.0000]])
     """
 
-    def __init__(self, offset: Offset, *, scale: float | None = None, layout: Layout | None = None) -> None:
+    def __init__(
+        self, offset: Offset, *, scale: float | None = None, layout: Layout | None = None, of: int | None = None
+    ) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
         layout = offset.layout if layout is None else Layout(*layout)
         outputs = layout.matrices(offset.shape) * layout.fans(offset.shape)[0]
-        super().__init__(offset.like.new_empty(()).expand(offset.shape), outputs, layout=layout)
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), outputs, of=of, layout=layout)
+        if scale is None and self.of != self.shape.numel():
+            raise ValueError("scale must be a number where several tensors share theta, got None")
         self.offset, self.scale = offset, scale
         self.rebuild()
 
     def rebuild(self) -> None:
         d = self._matrix(self.offset())
         rows = d.square().sum(1)
-        if not d.is_meta and (zero := int((rows == 0).sum())):
+        shared = self.of != self.shape.numel()
+        if not (d.is_meta or shared) and (zero := int((rows == 0).sum())):
             raise ValueError(f"every row of offset must have an entry other than 0, got {zero} of {len(rows)} without")
         self.lengths = rows.sqrt()
 
@@ -71,6 +77,8 @@ class RowScale(Embedding):
     def coordinates(self, weight: Tensor) -> Tensor:
         if self.scale is None:
             return self.adjoint(weight)
+        if self.of != self.shape.numel():
+            return super().coordinates(weight)  # of rows that may be zero
         wide = weight.to(self.lengths.dtype)
         return (self.adjoint(wide) / (self.lengths * self.scale).square()).to(weight.dtype)
 

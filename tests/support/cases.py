@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from subspace import Key, Layout, embeddings, offsets
+from subspace._base.frames import random_frame
 from subspace._base.layout import STANDARD
 from subspace.embeddings import (
     SRHT,
     Basis,
     Circulant,
+    ColumnScale,
     Direction,
     DirectSum,
     Embedding,
@@ -186,6 +188,24 @@ def _turned_row_scale(like: Tensor, dim: int, key: Key) -> Embedding:
     return RowScale(DCT(like), layout=STANDARD if like.ndim == 2 else Layout((1,), (0,)))
 
 
+def _column_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return ColumnScale(SignedDCT(like, key=Key(7)))
+
+
+def _turned_column_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return ColumnScale(DCT(like), scale=4.0, layout=STANDARD if like.ndim == 2 else Layout((1,), (0,)))
+
+
+def _shared_row_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return RowScale(DCT(like), scale=1.0, of=like.numel() + 5)
+
+
+def _lora_given(like: Tensor, dim: int, key: Key) -> Embedding:
+    n_out, n_in = STANDARD.fans(like.shape)
+    frames = [random_frame(key.fold(str(n)), n, _half(n)) for n in (n_out, n_in)]
+    return LowRank(like, *frames)
+
+
 def _dense(like: Tensor, key: Key) -> Offset:
     return offsets.Gaussian(like, key=key) if like.ndim > 1 else DCT(like)
 
@@ -229,6 +249,10 @@ EMBEDDINGS = [
     EmbeddingCase("tiny-lora", _tiny, free=False, scaled=True),
     EmbeddingCase("row-scale", lambda like, dim, key: RowScale(DCT(like)), False, True, True, random=False),
     EmbeddingCase("row-scale-ia3", lambda like, dim, key: RowScale(DCT(like), scale=1.0), free=False, random=False),
+    EmbeddingCase("row-scale-shared", _shared_row_scale, False, random=False),
+    EmbeddingCase("column-scale", _column_scale, False, True, True, random=False),
+    EmbeddingCase("column-scale-turned", _turned_column_scale, False, random=False),
+    EmbeddingCase("lora-given", _lora_given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("circulant", _circulant(None), False, True, True, random=False),
     EmbeddingCase("circulant-c3a", _circulant(1.0), free=False, random=False),
     EmbeddingCase("given", _given, free=False, orthonormal=True, scaled=True, held=True),
