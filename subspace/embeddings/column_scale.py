@@ -56,16 +56,17 @@ class ColumnScale(Embedding):
     def _sum(self, weight: Tensor) -> Tensor:
         return (weight.sum(self._others) if self._others else weight).reshape(-1)
 
-    def _factors(self, theta: Tensor) -> Tensor:
+    def factors(self, theta: Tensor) -> Tensor:
+        """What each column of d is multiplied by: (dim,) -> (dim,)."""
         wide = theta.to(self.lengths.dtype)
         return wide / self.lengths if self.scale is None else wide * self.scale
 
     def forward(self, theta: Tensor) -> Tensor:
-        return (self.offset() * self._factors(theta).reshape(self.sizes)).to(theta.dtype)
+        return (self.offset() * self.factors(theta).reshape(self.sizes)).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         products = self._sum(self.offset() * weight.to(self.lengths.dtype))
-        return self._factors(products).to(weight.dtype)
+        return self.factors(products).to(weight.dtype)
 
     def coordinates(self, weight: Tensor) -> Tensor:
         wide = self.adjoint(weight.to(self.lengths.dtype))
@@ -74,7 +75,7 @@ class ColumnScale(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         if not self.has_fast_linear():
             return super().linear(theta, x)
-        return self.offset.linear(x.to(self.lengths.dtype) * self._factors(theta)).to(x.dtype)
+        return self.offset.linear(x.to(self.lengths.dtype) * self.factors(theta)).to(x.dtype)
 
     def has_fast_linear(self) -> bool:
         return self.layout == self.offset.layout and len(self.shape) == 2 and self.offset.has_fast_linear()

@@ -121,6 +121,10 @@ class FourierFT(Embedding):
         """theta times what the two parts of its entry are multiplied by: (..., dim) -> (..., 2 dim)."""
         return (theta.to(self._gains.dtype).unsqueeze(-1) * self._gains).flatten(-2)
 
+    def spectrum(self, theta: Tensor, scaling: float) -> Tensor:
+        """theta as peft has it: the entries of the dense spectrum, for its `scaling`."""
+        return theta * self._gains[:, 0].to(theta) * (self.fans[0] * self.fans[1] / scaling)
+
     def forward(self, theta: Tensor) -> Tensor:
         (n_out, n_in), matrices = self.fans, self.matrices
         entries, rows, columns = self._spectrum(theta), matrices * _entries(n_out), _entries(n_in)

@@ -150,7 +150,7 @@ class LowRank(Embedding):
     def build_flops(self) -> float:
         _, r_s, of_L = self._products()
         n_out, n_in = self.fans
-        of_M = n_out * n_in if self.right else 0
+        of_M = n_out * n_in if self.right is not None else 0
         return self.matrices * (2.0 * (of_L + of_M) * self.columns_of_theta + r_s)
 
 

@@ -60,19 +60,20 @@ class RowScale(Embedding):
     def _matrix(self, weight: Tensor) -> Tensor:
         return self.layout.to_rows(weight)
 
-    def _factors(self, theta: Tensor) -> Tensor:
+    def factors(self, theta: Tensor) -> Tensor:
+        """What each row of d is multiplied by: (dim,) -> (dim,)."""
         wide = theta.to(self.lengths.dtype)
         return wide / self.lengths if self.scale is None else wide * self.scale
 
     def forward(self, theta: Tensor) -> Tensor:
         d = self._matrix(self.offset())
-        rows = self._factors(theta).unsqueeze(-1) * d
+        rows = self.factors(theta).unsqueeze(-1) * d
         matrices = rows.reshape(-1, *self.fans)
         return self.layout.from_matrix(matrices, self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         products = self._matrix(self.offset() * weight.to(self.lengths.dtype))
-        return self._factors(products.sum(1)).to(weight.dtype)
+        return self.factors(products.sum(1)).to(weight.dtype)
 
     def coordinates(self, weight: Tensor) -> Tensor:
         if self.scale is None:
@@ -85,7 +86,7 @@ class RowScale(Embedding):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         if self.layout != self.offset.layout:
             return super().linear(theta, x)
-        return (self.offset.linear(x) * self._factors(theta)).to(x.dtype)
+        return (self.offset.linear(x) * self.factors(theta)).to(x.dtype)
 
     def has_fast_linear(self) -> bool:
         return self.layout == self.offset.layout and self.offset.has_fast_linear()
