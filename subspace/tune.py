@@ -161,6 +161,8 @@ def basis(
 ) -> nn.Module:
     """Sparse coefficients in an orthonormal basis, by default Haar's wavelets (WaveFT, Bilican et al. 2025).
 
+    Each of several matrices in one tensor has coefficients of its own, as many as it happens to be drawn.
+
     Args:
         model: Its tensors are registered in place.
         density: How many coefficients train, as a fraction in (0, 1] of all the chosen weights; or give dim.
