@@ -29,7 +29,7 @@ from subspace import methods
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
-from subspace._base.selection import Selection, Target, targets, targets_without, within
+from subspace._base.selection import Selection, Target, layouts_of, targets, targets_without, within
 from subspace.embeddings import Direction, DirectSum, Embedding, Given, Identity, Scaled
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
@@ -200,7 +200,7 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    bases = bases_of(dict(named_parameters(model, ties=True)), basis)
+    bases = bases_of(dict(named_parameters(model, ties=True)), basis, layouts_of(model))
     size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
     kept = methods.supports(model, chosen, objective, **size, basis=bases)
     return register_supports(model, kept, bases)
@@ -223,7 +223,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None))
+    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None), layouts_of(model))
     return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 

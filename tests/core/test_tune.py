@@ -292,6 +292,7 @@ def test_a_quantised_base_is_tuned_or_refused(tuner, quantiser):
     else:
         assert {each for each, _ in subspaces(tuner(net))} == {"0.weight", "2.weight"}
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(subspace.structured(net)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @each_tuner
