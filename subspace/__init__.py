@@ -14,7 +14,7 @@ from subspace._parameter_groups import parameter_groups
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
-from subspace.checkpoint import load, save
+from subspace.checkpoint import Packed, load, pack, rounded, save
 from subspace.deltas import Deltas, disabled
 from subspace.methods import budgets
 from subspace.parametrization import (
@@ -33,6 +33,7 @@ __all__ = [
     "Deltas",
     "Key",
     "Layout",
+    "Packed",
     "Routes",
     "Subspace",
     "SubspaceParametrization",
@@ -53,12 +54,14 @@ __all__ = [
     "methods",
     "offsets",
     "owner_of",
+    "pack",
     "parameter_groups",
     "parametrization",
     "preserved",
     "products",
     "recipes",
     "register",
+    "rounded",
     "routes",
     "save",
     "set_layouts",
