@@ -71,11 +71,11 @@ class Loop:
 
     def setting(self) -> Setting:
         """What the method is given."""
-        run = self.run
-        size = {name: value for name, value in (("density", run.density), ("dim", run.dim)) if value is not None}
+        run, dim = self.run, self.run.dim or self.state.fitting
+        size = {name: value for name, value in (("density", run.density), ("dim", dim)) if value}
         return Setting(
             size=size,
-            density=run.dim / self.state.metrics.weights if run.dim else run.density or 1.0,
+            density=dim / self.state.metrics.weights if dim else run.density or 1.0,
             seed=run.seed,
             options=run.method.options,
             samples=self.data.train,
@@ -203,10 +203,11 @@ class Loop:
     def test(self, model: nn.Module, is_final: bool) -> dict[str, float | None]:
         """The accuracy on the test samples and on those for validation; None in a round."""
         parts = {"test_accuracy": self.data.test, "validation_accuracy": self.validation}
-        return {
-            name: accuracy(model, part, self.device) if part is not None and is_final else None
-            for name, part in parts.items()
-        }
+        with subspace.rounded(model, self.run.train.bits or None):
+            return {
+                name: accuracy(model, part, self.device) if part is not None and is_final else None
+                for name, part in parts.items()
+            }
 
     def measure(self, model: nn.Module, peak: Peak, dense: int) -> None:
         """Note the most bytes so far; dense: those of a network that is held to rewind to."""
