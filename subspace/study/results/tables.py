@@ -14,7 +14,7 @@ from subspace.study.results.store import Record
 from subspace.study.spec.study import label as labelled
 
 Row = dict[str, Any]
-CLOSING = ("test_accuracy", "validation_accuracy", "train_loss", "train_accuracy")  # of the last epoch
+CLOSING = ("test_accuracy", "test_loss", "validation_accuracy", "train_loss", "train_accuracy")  # of the last epoch
 
 
 def runs_table(records: Iterable[Record]) -> pd.DataFrame:
