@@ -49,6 +49,13 @@ def spread(mean: float, std: float, sign: str = "") -> str:
     return f"{100 * mean:{sign}.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
 
 
+def bits(mean: float, std: float) -> str:
+    """A mean of bits, and its standard deviation where there is one."""
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:.3f}" + ("" if pd.isna(std) else f" ± {std:.3f}")
+
+
 def hundredth(fraction: float) -> str:
     """A fraction in per cent with two digits after the point."""
     return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"

@@ -54,7 +54,7 @@ def summary_grid(table: pd.DataFrame) -> Grid:
     }
     if table["validation"].notna().any():
         columns["validation %"] = _figure("validation", hundredth, "mean accuracy on the samples held apart")
-    columns |= {name: _figure(name, exact) for name in ("weights", "theta", *PARTS)}
+    columns |= bits_columns(table) | {name: _figure(name, exact) for name in ("weights", "theta", *PARTS)}
     return _grid("Means over seeds", table, columns | cost_columns(table))
 
 
@@ -63,7 +63,7 @@ def accuracy_grid(part: pd.DataFrame, where: str) -> Grid:
     kinds = ["theta", *(kind for kind in PARTS if part[kind].gt(0).any())]
     columns = size_columns() | accuracy_columns() | {kind: _figure(kind, formats.counted) for kind in kinds}
     columns |= {head: _figure(COSTS[head], short) for head in ("file B", "peak B", "total FLOP")}
-    return _grid(f"Test accuracy: {where}", part, columns)
+    return _grid(f"Test accuracy: {where}", part, columns | bits_columns(part))
 
 
 def costs_grid(part: pd.DataFrame, where: str) -> Grid:
@@ -198,6 +198,16 @@ def accuracy_columns() -> dict[str, Column]:
             lambda row: Cell(spread(row["mean"], row["std"]), order=_order(row["mean"])),
         ),
         "seeds": ("finished, of how many where some failed", _seeds),
+    }
+
+
+def bits_columns(table: pd.DataFrame) -> dict[str, Column]:
+    """The loss on the test samples in bits, where it is known."""
+    if table["bits"].isna().all():
+        return {}
+    says = "cross-entropy of the test labels in bits, of text per character: mean ± standard deviation over the seeds"
+    return {
+        "test bits": (says, lambda row: Cell(formats.bits(row["bits"], row["bits_std"]), order=_order(row["bits"])))
     }
 
 

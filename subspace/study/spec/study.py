@@ -44,7 +44,7 @@ class Training:
     device: torch's name of it. threads: torch's, in every process.
     processes: over how many a batch is divided (`training.team`).
     jacobian: the number of test samples at which the Jacobian's singular values are measured (`training.jacobian`).
-    bits: of a number of theta in the file that is kept, 2 to 8 as `subspace.save` takes them, or 0 for exact numbers;
+    theta_bits: of a number of theta in the file that is kept, 2 to 8 as `subspace.save` has them, 0 for exact numbers;
     networks are tested as their files give them back.
     """
 
@@ -60,14 +60,14 @@ class Training:
     threads: int = 1
     processes: int = 1
     jacobian: int = 0
-    bits: int = 0
+    theta_bits: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "threads", "processes"):
             require_integer(name, getattr(self, name), 1)
         require_integer("jacobian", self.jacobian, 0)
-        if type(self.bits) is not int or self.bits not in (0, *range(2, 9)):
-            raise ValueError(f"bits must be 0 or an integer from 2 to 8, got {self.bits!r}")
+        if type(self.theta_bits) is not int or self.theta_bits not in (0, *range(2, 9)):
+            raise ValueError(f"theta_bits must be 0 or an integer from 2 to 8, got {self.theta_bits!r}")
         if self.batch < self.processes:
             raise ValueError(f"batch must be at least processes, {self.processes}, got {self.batch}")
         if not 0 < self.learning_rate < math.inf:
@@ -163,7 +163,7 @@ class Run:
         found["method"]["options"] = {name: o for name, o in options.items() if before.get(name, None) != o}
         found["train"]["learning_rate"] = float(self.train.learning_rate)
         found["density"] = None if self.density is None else float(self.density)
-        for table, name in ((found, "bytes"), (found["train"], "bits")):
+        for table, name in ((found, "bytes"), (found["train"], "theta_bits")):
             if not table[name]:
                 del table[name]
         return found
@@ -191,12 +191,12 @@ class Study:
     methods: tuple[Entry, ...] = BASIC
     densities: tuple[float, ...] | None = None
     dims: tuple[int, ...] | None = None
-    bytes: tuple[int, ...] | None = None
     seeds: int | tuple[int, ...] = 3
     models: tuple[Entry, ...] = ("lenet5",)
     data: tuple[Entry, ...] = ("mnist5k",)
     train: Training = field(default_factory=Training)
     limit: int = LIMIT
+    bytes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self._take_bare_values()

@@ -18,6 +18,7 @@ from subspace.study.methods.setting import Setting
 from subspace.study.training.costs.sizes import file_bytes
 
 HEADER = 100  # bytes of a tensor's name, place and digest
+ROOM = 50  # bytes by which files of the same numbers differ, as the order of their names does
 FINE = 500  # the dim that is found is within one part in so many of the largest
 
 
@@ -40,7 +41,7 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that tensors get nothing of few numbers
             model = method.apply(copy.deepcopy(dense), replace(setting, size={"dim": dim}, density=dim / weights))
-        return file_bytes(filled(model), bits) + moved_places(model) * (method.mover is not None)
+        return file_bytes(filled(model), bits) + moved_places(model) * (method.mover is not None) + ROOM * (bits > 0)
 
     low, high = 1, max(1, min(weights, 8 * budget // (bits - 1 if bits else 32)))
     least, most = size(low), size(high)
@@ -58,7 +59,7 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
 
 @torch.no_grad()
 def filled(model: nn.Module) -> nn.Module:
-    """The model with evenly spread numbers in all that trains, in place; the first may be a scale, far from the others."""
+    """The model with evenly spread numbers in all that trains, in place, and a first one far out, as a scale is."""
     key = Key(0).fold("fitting")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

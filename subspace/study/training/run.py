@@ -86,7 +86,7 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     state.dense_bytes = costs.stored(dense)
     metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)
     if loop.run.bytes:
-        state.fitting = largest_dim(dense, loop.setting(), chosen, loop.run.bytes, loop.run.train.bits)
+        state.fitting = largest_dim(dense, loop.setting(), chosen, loop.run.bytes, loop.run.train.theta_bits)
     if state.saved and state.saved["search"] is None:
         return restore_model(dense, state.saved["model"])
     with loop.meter:
@@ -112,7 +112,7 @@ def measure_spectra(loop: Loop, model: nn.Module, when: str) -> None:
 def complete(loop: Loop, model: nn.Module) -> Metrics:
     """The metrics with what is known after training."""
     metrics, inputs = loop.state.metrics, loop.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(loop.device)
-    size, bits = subspace.summary(model), loop.run.train.bits
+    size, bits = subspace.summary(model), loop.run.train.theta_bits
     metrics.dim, metrics.alpha = size.dim, size.alpha
     metrics.flops_training = metrics.flops_total / metrics.samples
     metrics.flops_total += metrics.flops_init

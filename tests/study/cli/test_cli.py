@@ -244,7 +244,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path
         (["methods=snip", "data="], r"data must be at least one data set .*, which snip also choose U by, got none"),
         (["densities=0.1,1.5"], r"density must be in \(0, 1\], got 1.5"),
         (["densities=0.1,ten"], r"densities\[1\]: Expected `float`, got `str`"),
-        (["densities=0.1", "dims=3"], r"densities or dims must be given, not both, got \(0.1,\) and \(3,\)"),
+        (["densities=0.1", "dims=3"], r"one of densities, dims, bytes must be given, got \(0.1,\) and \(3,\)"),
         (["seeds=0"], r"seeds must be at least one, got none"),
         (["seeds=1000000000"], r"at most 100,000 runs, got 16,000,000,000: set limit to allow them"),
         (

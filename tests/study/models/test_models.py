@@ -20,7 +20,7 @@ from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
 from subspace.study.methods.alphas import set_alphas
 
-CIFAR, MNIST, SIGNAL = (3, 32, 32), (1, 28, 28), (1, 40)
+CIFAR, MNIST, SIGNAL, TEXT = (3, 32, 32), (1, 28, 28), (1, 40), (12,)
 # name, options, input, tensors L, weights N, what trains beside them, all numbers, 10^6 multiply-adds (others' figures)
 SIZES = [
     ("lenet5", {}, MNIST, 5, 61_210, {}, 61_210, 0.416),
@@ -28,6 +28,8 @@ SIZES = [
     ("mlp", {}, MNIST, 3, 198_800, {"bias": 410}, 199_210, 0.199),
     ("mlp", {"hidden": [300, 100]}, MNIST, 3, 266_200, {"bias": 410}, 266_610, 0.266),
     ("conv1d", {}, SIGNAL, 4, 5_125, {"bias": 85}, 5_210, None),
+    ("lstm_lm", {}, TEXT, 3, 147_456, {"bias": 1_152}, 148_608, None),
+    ("lstm_lm", {"width": 64, "depth": 2}, TEXT, 5, 90_112, {"bias": 1_152}, 91_264, None),
     ("resnet20", {}, CIFAR, 20, 268_336, {"norm": 1_376, "bias": 10}, 269_722, 40.8),
     ("resnet20", {"blocks": 1, "width": 8}, CIFAR, 8, 18_968, {"norm": 240, "bias": 10}, 19_218, None),
     ("lenet5", {"norm": True}, MNIST, 5, 61_210, {"norm": 448}, 61_658, None),
@@ -59,6 +61,8 @@ def test_every_network_is_in_the_table_of_sizes():
 def test_sizes_are_the_published_ones(name, options, shape, tensors, weights, beside, numbers, macs):
     model = on_meta(name, options)
     prunable = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    recurrent = (m.named_parameters() for m in model.modules() if isinstance(m, nn.LSTM))
+    prunable += [weight for named in recurrent for name, weight in named if name.startswith("weight")]
     assert (len(prunable), sum(weight.numel() for weight in prunable)) == (tensors, weights)
     assert sum(p.numel() for p in model.parameters()) == numbers
     if macs:
@@ -97,6 +101,8 @@ def test_weights_are_kaiming_normal_norms_and_biases_neutral(name, built):
                 wanted = std(full, parameter)
                 assert values.std() == pytest.approx(wanted, rel=5 / len(values) ** 0.5), full
                 assert abs(values.mean()) <= 5 * wanted / len(values) ** 0.5, full
+            elif isinstance(module, nn.LSTM) and "weight" in short:
+                assert values.std() == pytest.approx((3 * parameter.shape[1]) ** -0.5, rel=5 / len(values) ** 0.5), full
             elif short in ("start", "positions"):
                 assert values.std() == pytest.approx(0.02, rel=5 / len(values) ** 0.5), full
             else:
@@ -137,6 +143,8 @@ def test_every_network_trains_dense_and_structured(name, built):
     model, shape = copy.deepcopy(built[name]), INPUTS[name]
     inputs, labels = torch.from_numpy(Key(1).normal(3 * int(np.prod(shape)), dtype="float32")), torch.tensor([0, 1, 2])
     inputs = inputs.reshape(3, *shape)
+    if shape == TEXT:
+        inputs, labels = inputs.abs().long(), labels[:, None].expand(-1, *shape)
     cross_entropy(model(inputs), labels).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     model.zero_grad()
@@ -144,7 +152,8 @@ def test_every_network_trains_dense_and_structured(name, built):
     if name == "fixup_resnet110":
         set_alphas(model)
     plain = model.eval()(inputs)
-    assert plain.shape == (3, 100 if name == "resnet50" else 10)
+    classes = {"resnet50": (100,), "lstm_lm": (128, *TEXT)}
+    assert plain.shape == (3, *classes.get(name, (10,)))
     fast = subspace.structured(model)(inputs)
     assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
     cross_entropy(model.train()(inputs), labels).backward()
