@@ -20,7 +20,7 @@ from subspace._base.matrices import parity_signs
 from subspace._base.waves import waves
 from subspace.products.geometry import memory_format
 from subspace.products.triton import can_take, kernels
-from subspace.products.weight import Weight
+from subspace.products.weight import Needs, Weight
 
 SMALL = 1 << 16  # entries of a T worth keeping
 
@@ -39,20 +39,15 @@ def build(w: Weight, like: Tensor) -> Tensor:
     return dense.to(like.dtype)
 
 
-def inner(gw: Tensor, w: Weight) -> Tensor:
-    """<gw, T>, one element, in float32 at least; gw: the gradient to w."""
+def read_gradients(gw: Tensor, w: Weight, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients to scale, one element, and values: (k,), as needed, read off that to w."""
+    needs = needs._replace(scale=needs.scale and w.scale is not None)
     if _has_kernels(w, gw):
-        found: Tensor = kernels("matrix").inner(_dense_strides(gw), w, _factors(w, gw.device))
-        return found
-    return dot(gw, transform_of(w, gw))
-
-
-def sample(gw: Tensor, w: Weight) -> Tensor:
-    """The gradient to the values: (k,), of that to w."""
-    if _has_kernels(w, gw):
-        found: Tensor = kernels("matrix").sample(_dense_strides(gw), w)
-        return found
-    return gw.reshape(-1).index_select(0, w.index)
+        gw = gw if memory_format(gw) != torch.contiguous_format else gw.contiguous()
+        found: tuple[Tensor | None, ...] = kernels("matrix").read_gradients(gw, w, _factors(w, gw.device), needs)
+        return found[0], found[1]
+    gscale = dot(gw, transform_of(w, gw)) if needs.scale else None
+    return gscale, gw.reshape(-1).index_select(0, w.index) if needs.values else None
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -70,10 +65,6 @@ def _factors(w: Weight, device: torch.device) -> tuple[Tensor, Tensor]:
     if w.scale is None:
         return (torch.empty(0, w.shape[0], 1, device=device),) * 2
     return factors(w.shape, w.transform, torch.float32, device)
-
-
-def _dense_strides(t: Tensor) -> Tensor:
-    return t if memory_format(t) != torch.contiguous_format else t.contiguous()
 
 
 def transform_of(w: Weight, like: Tensor, scale: Tensor | None = None) -> Tensor:

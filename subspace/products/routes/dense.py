@@ -32,5 +32,4 @@ class Dense(Route):
         gx, gw = geometry.gradients(gy, x, dense, needs.x, needs.scale or needs.values)
         if gw is None:
             return Gradients(gx, None, None)
-        gscale = matrix.inner(gw, w) if w.scale is not None and needs.scale else None
-        return Gradients(gx, gscale, matrix.sample(gw, w) if needs.values else None)
+        return Gradients(gx, *matrix.read_gradients(gw, w, needs))
