@@ -17,7 +17,7 @@ from subspace._shard_offsets import shard_offsets
 from subspace._structured.forward import is_structured, structured, unstructured
 from subspace._structured.report import Routes, routes
 from subspace._summary import Summary, summary
-from subspace.checkpoint import load, save
+from subspace.checkpoint import Packed, load, pack, rounded, save
 from subspace.deltas import Deltas, disabled
 from subspace.methods import budgets
 from subspace.parametrization import (
@@ -36,6 +36,7 @@ __all__ = [
     "Deltas",
     "Key",
     "Layout",
+    "Packed",
     "Routes",
     "Subspace",
     "SubspaceParametrization",
@@ -58,12 +59,14 @@ __all__ = [
     "methods",
     "offsets",
     "owner_of",
+    "pack",
     "parameter_groups",
     "parametrization",
     "preserved",
     "products",
     "recipes",
     "register",
+    "rounded",
     "routes",
     "save",
     "set_layouts",

@@ -54,6 +54,10 @@ class Setting:
 
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
         """The cross-entropy of logits / temperature on `per_class` samples of every class: the data of GraSP."""
+        if self.samples.labels.ndim > 1:
+            raise ValueError(
+                f"labels must be one a sample to take as many of every class, got {self.samples.labels.shape[1]}"
+            )
         places = []
         for label in sorted(set(self.samples.labels.tolist())):
             members = (self.samples.labels == label).nonzero().squeeze(1)

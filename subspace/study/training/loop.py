@@ -71,11 +71,11 @@ class Loop:
 
     def setting(self) -> Setting:
         """What the method is given."""
-        run = self.run
-        size = {name: value for name, value in (("density", run.density), ("dim", run.dim)) if value is not None}
+        run, dim = self.run, self.run.dim or self.state.fitting
+        size = {name: value for name, value in (("density", run.density), ("dim", dim)) if value}
         return Setting(
             size=size,
-            density=run.dim / self.state.metrics.weights if run.dim else run.density or 1.0,
+            density=dim / self.state.metrics.weights if dim else run.density or 1.0,
             seed=run.seed,
             options=run.method.options,
             samples=self.data.train,
@@ -182,7 +182,7 @@ class Loop:
             if self.team.size == 1:  # one of several processes must not leave the others waiting
                 self.require_finite(losses[-1])
         mean = self.require_finite(self.team.total(math.fsum(losses)) / len(losses))
-        return {"train_loss": mean, "train_accuracy": self.team.total(right) / len(self.data.train)}
+        return {"train_loss": mean, "train_accuracy": self.team.total(right) / self.data.train.labels.numel()}
 
     def require_finite(self, loss: float) -> float:
         """The loss; FloatingPointError if it is not finite."""
@@ -201,11 +201,16 @@ class Loop:
         return objective
 
     def test(self, model: nn.Module, is_final: bool) -> dict[str, float | None]:
-        """The accuracy on the test samples and on those for validation; None in a round."""
-        parts = {"test_accuracy": self.data.test, "validation_accuracy": self.validation}
+        """The accuracy on the test samples and on those for validation, and the loss on the former; None in a round."""
+        if not is_final:
+            return {"test_accuracy": None, "validation_accuracy": None, "test_loss": None}
+        with subspace.rounded(model, self.run.train.theta_bits or None):
+            right, loss = evaluate(model, self.data.test, self.device)
+            apart = None if self.validation is None else evaluate(model, self.validation, self.device)[0]
         return {
-            name: accuracy(model, part, self.device) if part is not None and is_final else None
-            for name, part in parts.items()
+            "test_accuracy": right,
+            "validation_accuracy": apart,
+            "test_loss": loss if math.isfinite(loss) else None,
         }
 
     def measure(self, model: nn.Module, peak: Peak, dense: int) -> None:
@@ -233,12 +238,14 @@ def batches(n: int, size: int, key: Key) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, samples: Samples, device: torch.device, size: int = 500) -> float:
-    """The fraction of the samples whose largest logit is at their label."""
+def evaluate(model: nn.Module, samples: Samples, device: torch.device, size: int = 500) -> tuple[float, float]:
+    """The fraction of the labels that have the largest logit, and the mean cross-entropy of all, in nats."""
     model.eval()
-    right = 0
+    right, losses = 0, []
     for start in range(0, len(samples), size):
         inputs, labels = samples.batch(torch.arange(start, min(start + size, len(samples))))
-        right += int((model(inputs.to(device)).argmax(dim=1) == labels.to(device)).sum())
+        logits, wanted = model(inputs.to(device)), labels.to(device)
+        right += int((logits.argmax(dim=1) == wanted).sum())
+        losses.append(float(cross_entropy(logits.double(), wanted, reduction="sum")))
     model.train()
-    return right / len(samples)
+    return right / samples.labels.numel(), math.fsum(losses) / samples.labels.numel()
