@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# Those that have it, asked for once: it is needed at every product, and not every compiler of torch's can ask.
+DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(d))
+
 
 def in_autocast(x: Tensor) -> bool:
     """Whether autocast is on where x is."""
     device = x.device.type
-    return _has_autocast(device) and torch.is_autocast_enabled(device)
-
-
-_has_autocast = functools.cache(torch.amp.is_autocast_available)  # asked at every product
+    return device in DEVICES and torch.is_autocast_enabled(device)
 
 
 def as_autocast(x: Tensor) -> Tensor:
