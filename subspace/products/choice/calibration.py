@@ -108,7 +108,7 @@ def typical(family: str, dtype: torch.dtype, device: str) -> dict[str, list[floa
     """The constants that ship: for each dtype those of a CPU and of a GPU, whose float32's stand for its float64."""
     known: dict[str, dict[str, dict[str, list[float]]]] = json.loads(TYPICAL.read_text())
     wanted = _name(dtype) if device == "cpu" else f"cuda {_name(dtype)}"
-    return known.get(wanted, known["cuda float32"])[family]
+    return known[wanted if wanted in known else "cuda float32"][family]
 
 
 def _name(dtype: torch.dtype) -> str:
