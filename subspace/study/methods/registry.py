@@ -129,7 +129,7 @@ def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
 
 SHUFFLE, REINIT, INVERT = {"shuffle": False}, {"reinit": False}, {"invert": False}
 BASIS = {"basis": "identity"}
-SUBSPACE = {"embedding": "gaussian", "offset": "gaussian", "burn_in": 0}
+SUBSPACE = {"embedding": "gaussian", "offset": "gaussian", "tensors": "weights", "burn_in": 0}
 
 
 def _gradual(model: nn.Module, optimizer: Optimizer, s: Setting) -> GradualPruning:

@@ -131,6 +131,7 @@ VALUES = {
     "basis": tuple(BASES),
     "embedding": tuple(EMBEDDINGS),
     "factors": ("both", "one"),
+    "tensors": ("weights", "all"),
 }
 COUNTS = ("steps", "rounds", "samples", "per_class", "delta_t")
 
@@ -219,7 +220,8 @@ def by_fan_in(model: nn.Module) -> nn.Module:
 
 
 def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
-    """One theta of all tensors, by the options `embedding`, `offset` and `burn_in`; "initial": the weights as they are.
+    """One theta of all tensors, by the options `embedding`, `offset`, `tensors` and `burn_in`.
+
 
     Larsen et al. (2022): `burn_in` epochs of ordinary training first, and "lottery", the directions of one from there.
     """
@@ -238,15 +240,20 @@ def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
         else (lambda w, key: Pretrained(w) if name == "initial" else OFFSETS[name](w, key, 1.0))
     )
     return recipes.random_subspace(
-        model, **s.size, seed=s.seed, offset=offset, embedding=EMBEDDINGS[s.options["embedding"]]
+        model, **s.size, seed=s.seed, offset=offset, embedding=EMBEDDINGS[s.options["embedding"]], include=chosen(s)
     )
+
+
+def chosen(s: Setting) -> Callable[[str, Tensor], bool] | None:
+    """The selection of the option `tensors`: None for the weight matrices."""
+    return (lambda name, tensor: True) if s.options["tensors"] == "all" else None
 
 
 def lottery_subspace(model: nn.Module, s: Setting) -> nn.Module:
     """The first principal directions of an ordinary training from here, of about 4 points held for each."""
     dim = s.size.get("dim") or max(1, round(s.density * sum(t.weight.numel() for t in targets(model).values())))
     trained = copy.deepcopy(model)
-    trajectory = methods.Trajectory(trained)
+    trajectory = methods.Trajectory(trained, include=chosen(s))
     every, step = max(1, s.steps // (4 * dim)), count(1)
     s.fit(trained, after_step=lambda: trajectory.record() if next(step) % every == 0 else None)
     return recipes.lottery_subspace(model, trajectory, dim=dim)

@@ -182,6 +182,15 @@ def test_a_lottery_subspace_reaches_what_its_training_reached_with_a_handful_of_
     assert losses(metrics)[-1] < 0.2 * losses(random)[-1]
 
 
+@pytest.mark.parametrize("embedding", ["gaussian", "srht", "hashed", "lottery"])
+def test_with_all_tensors_in_the_subspace_nothing_trains_beside_theta(embedding):
+    options = {"offset": "initial", "embedding": embedding, "tensors": "all"}
+    run = Run(Choice("random_subspace", options), Choice("mlp", {"norm": True}), dim=2, train=SHORT)
+    metrics = train(run)
+    assert (metrics["dim"], metrics["beside"]) == (2, {})
+    assert sum(tensor["numel"] for tensor in metrics["tensors"]) == 200_010
+
+
 def test_a_trajectory_of_fewer_points_than_directions_is_refused_in_one_sentence():
     options = {"offset": "initial", "embedding": "lottery"}
     with pytest.raises(ValueError, match=r"^dim must be in \[1, 3\], the independent directions of the points, got 4$"):
