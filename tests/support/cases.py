@@ -24,6 +24,7 @@ from subspace.embeddings import (
     Given,
     Hashed,
     Identity,
+    Kronecker,
     LowRank,
     RowScale,
     Scaled,
@@ -219,6 +220,17 @@ def _circulant(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: Circulant(like, math.gcd(*STANDARD.fans(like.shape)), scale=scale)
 
 
+def _kronecker(layout: Callable[[Tensor], Layout]) -> Callable[[Tensor, int, Key], Embedding]:
+    def largest(n: int) -> int:
+        return next((n // factor for factor in range(2, n) if n % factor == 0), 1)
+
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        n_out, n_in = layout(like).fans(like.shape)
+        return Kronecker(like, largest(n_out), largest(n_in), key=key, layout=layout(like))
+
+    return make
+
+
 def _given(like: Tensor, dim: int, key: Key) -> Embedding:
     return Given(like, torch.from_numpy(key.normal(like.numel() * dim)).reshape(-1, dim))
 
@@ -255,6 +267,8 @@ EMBEDDINGS = [
     EmbeddingCase("lora-given", _lora_given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("circulant", _circulant(None), False, True, True, random=False),
     EmbeddingCase("circulant-c3a", _circulant(1.0), free=False, random=False),
+    EmbeddingCase("kronecker", _kronecker(lambda like: STANDARD), False, True, True),
+    EmbeddingCase("kronecker-several", _kronecker(_several), False, True, True),
     EmbeddingCase("given", _given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("dct", lambda like, dim, key: embeddings.DCT(like), False, True, True, random=False),
     EmbeddingCase("haar", lambda like, dim, key: embeddings.Haar(like), False, True, True, random=False),
