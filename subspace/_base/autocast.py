@@ -13,11 +13,14 @@ from torch import Tensor
 
 def in_autocast(x: Tensor) -> bool:
     """Whether autocast is on where x is."""
+    if not torch._C._is_any_autocast_enabled():  # asked at every product
+        return False
     device = x.device.type
     return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
-_has_autocast = functools.cache(torch.amp.is_autocast_available)  # asked at every product
+_has_autocast = functools.cache(torch.amp.is_autocast_available)
+_NOTHING = contextlib.nullcontext()
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -29,4 +32,4 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A block without autocast where x is."""
-    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else _NOTHING
