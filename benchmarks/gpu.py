@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import subspace
 from benchmarks import networks
-from benchmarks.timing import Call, Times, interleave, ratio, spread
+from benchmarks.timing import Call, Times, captured, in_turns, interleave, ratio, spread
 from subspace.products import Geometry, Weight, conv, linear
 from subspace.products.geometry import LINEAR
 from subspace.products.routes.triton import Triton
@@ -88,7 +88,7 @@ def laws(bench: Bench) -> None:
     ]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(min(12, os.cpu_count() or 1))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=75)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     lines = done.stdout.strip().splitlines()
     print(done.stdout if done.returncode else lines[-1], flush=True)
     bench.misses += done.returncode != 0
@@ -108,15 +108,20 @@ def weight(shape: tuple[int, ...], density: float, transform: str, device: str) 
     return Weight(scale.requires_grad_(), values.requires_grad_(), index, shape, transform)
 
 
-def passes(product: Callable[[Tensor], Tensor], xs: list[Tensor], gys: list[Tensor], trained: list[Tensor]) -> Call:
-    """A forward and a backward pass with all gradients, the inputs in turns."""
-    turns = itertools.cycle(range(len(xs)))
+GRAPH = ", in a graph"  # of a variant that is captured as a CUDA graph
 
-    def call() -> object:
-        i = next(turns)
-        return torch.autograd.grad(product(xs[i]), [xs[i], *trained], gys[i])
 
-    return call
+def passes(
+    name: str, product: Callable[[Tensor], Tensor], xs: list[Tensor], gys: list[Tensor], trained: list[Tensor]
+) -> dict[str, Call]:
+    """A forward and a backward pass with all gradients, the inputs in turns: as it is and, on a GPU, in a graph."""
+    calls: list[Call] = [
+        lambda x=x, gy=gy: torch.autograd.grad(product(x), [x, *trained], gy) for x, gy in zip(xs, gys, strict=True)
+    ]
+    found = {name: in_turns(calls)}
+    if xs[0].is_cuda:
+        found[name + GRAPH] = in_turns([captured(call) for call in calls])
+    return found
 
 
 def inputs(shape_x: tuple[int, ...], shape_y: tuple[int, ...], dtype: torch.dtype, device: str, last: bool = False):  # type: ignore[no-untyped-def]
@@ -133,10 +138,10 @@ def linear_layers(bench: Bench) -> None:
     for q, rows, densities, dtype in _linear_cases(bench):
         xs, gys = inputs((rows, q), (rows, q), dtype, bench.device)
         w = draw(q, q, dtype=dtype, device=bench.device).requires_grad_()
-        calls: dict[str, Call] = {"nn.Linear": passes(lambda x, w=w: F.linear(x, w), xs, gys, [w])}
+        calls = passes("nn.Linear", lambda x, w=w: F.linear(x, w), xs, gys, [w])
         if q == 4096 and rows == 8192 and dtype == torch.bfloat16:
             compiled = torch.compile(lambda x, w=w: F.linear(x, w))
-            calls["compiled nn.Linear"] = passes(compiled, xs, gys, [w])
+            calls |= passes("compiled nn.Linear", compiled, xs, gys, [w])
         others = tuple(calls)
         for density in densities:
             mine = dict(calls)
@@ -144,7 +149,7 @@ def linear_layers(bench: Bench) -> None:
                 ours = weight((q, q), density, transform, bench.device)
                 for route in _routes(bench, q, transform, density, dtype):
                     product = lambda x, ours=ours, route=route: linear(x, ours, route)  # noqa: E731
-                    mine[f"{transform} + S, {route}"] = passes(product, xs, gys, [ours.scale, ours.values])
+                    mine |= passes(f"{transform} + S, {route}", product, xs, gys, [ours.scale, ours.values])
             case = f"linear {q}, {rows} rows, p {density:g}, {str(dtype)[6:]}"
             whole = rows == 8192 and dtype == torch.bfloat16
             target = TARGETS.get(q) if whole and density == 1e-3 else None
@@ -196,8 +201,8 @@ def _linear_cases(bench: Bench) -> Iterator[tuple[int, int, tuple[float, ...], t
 def _routes(bench: Bench, q: int, transform: str, density: float, dtype: torch.dtype) -> list[str]:
     if bench.device == "cpu":
         return ["fft"]
-    plain = ["dense", "remat", "fft"] if transform == "dct" and density == 1e-3 and q == 4096 else []
-    return ["triton", *(plain if dtype == torch.bfloat16 else [])]
+    plain = ["dense"] if transform == "dct" and density == 1e-3 else []
+    return ["triton", *(plain if dtype == torch.bfloat16 and q <= 4096 else [])]
 
 
 CONVOLUTIONS = [  # C, C_out, kernel, stride, height: of ResNet50 at 224 x 224
@@ -223,22 +228,24 @@ def convolutions(bench: Bench) -> None:
         w = draw(c_out, c, kernel, kernel, dtype=dtype, device=bench.device).requires_grad_()
         w = w.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         dense = lambda x, w=w, stride=stride, kernel=kernel: F.conv2d(x, w, None, stride, kernel // 2)  # noqa: E731
-        calls: dict[str, Call] = {"nn.Conv2d": passes(dense, xs, gys, [w])}
+        calls = passes("nn.Conv2d", dense, xs, gys, [w])
+        others = tuple(calls)
         ours = weight((c_out, c, kernel, kernel), 1e-3, "dct", bench.device)
-        gpu = "triton" if max(c, c_out) >= 256 else "remat"
-        for route in ("bottleneck" if kernel > 1 else gpu if bench.device == "cuda" else "fft", "remat"):
+        gpu = ("triton",) if max(c, c_out) >= 256 and bench.device == "cuda" else ()
+        for route in ("dense", *(("bottleneck",) if kernel > 1 else gpu)):
             product = lambda x, ours=ours, g=geometry, route=route: conv(x, ours, g, route)  # noqa: E731
-            calls[f"dct + S, {route}"] = passes(product, xs, gys, [ours.scale, ours.values])
+            calls |= passes(f"dct + S, {route}", product, xs, gys, [ours.scale, ours.values])
         case = f"{kernel}x{kernel} {c} -> {c_out} @{size}, stride {stride}, batch {batch}, {str(dtype)[6:]}"
-        bench.times("convolutions", case, interleave(calls, rounds=7, seconds=2), ("nn.Conv2d",))
+        bench.times("convolutions", case, interleave(calls, rounds=7, seconds=2), others)
 
 
 def _step(model: nn.Module, x: Tensor, autocast: bool) -> Call:
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    """A step of Adam under autocast to bfloat16; it can be captured."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=x.is_cuda)
 
     def call() -> None:
         optimizer.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast, cache_enabled=False):
             loss = model(x).float().square().mean()
         loss.backward()
         optimizer.step()
@@ -270,19 +277,22 @@ def training_steps(bench: Bench) -> None:
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         calls: dict[str, Call] = {}
-        for variant in ("dense", "DCTpS, auto"):
+        for variant in ("dense", "DCTpS, auto", "DCTpS, dense"):
             torch.manual_seed(0)
             with torch.device(device):
                 model = build()
             if variant != "dense":
                 total = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-                model = subspace.structured(subspace.recipes.dctps(model, dim=round(1e-3 * total), seed=0))
+                model = subspace.recipes.dctps(model, dim=round(1e-3 * total), seed=0)
+                model = subspace.structured(model, variant.removeprefix("DCTpS, "))
             if x.ndim == 4:
                 model = model.to(memory_format=torch.channels_last)
-            calls[variant] = _step(model, x, autocast=not small)
-            _memory(bench, name, variant, calls[variant])
+            step = _step(model, x, autocast=not small)
+            _memory(bench, name, variant, step)
+            calls |= {variant: step} | ({variant + GRAPH: captured(step)} if device == "cuda" else {})
         items, target = x.numel() if x.ndim == 2 else len(x), RESNET50 if name.startswith("resnet50") else None
-        bench.times("training steps", name, interleave(calls, rounds=7, seconds=6), ("dense",), target, items=items)
+        others = tuple(variant for variant in calls if variant.startswith("dense"))
+        bench.times("training steps", name, interleave(calls, rounds=7, seconds=8), others, target, items=items)
 
 
 def _memory(bench: Bench, name: str, variant: str, step: Call) -> None:
@@ -308,9 +318,11 @@ def wide_mlp(bench: Bench) -> None:
         if variant != "dense":
             route = "triton" if bench.device == "cuda" else "fft"
             model = subspace.structured(subspace.recipes.dctps(model, dim=round(1e-4 * 4 * q * q), seed=0), route)
-        calls[variant] = _step(model.to(bench.device), x, autocast=True)
-        _memory(bench, "mlp of 4 x 16384", variant, calls[variant])
-    bench.times("training steps", "mlp of 4 x 16384, 2048 rows, p 0.0001", interleave(calls, 5, 6), ("dense",))
+        step = _step(model.to(bench.device), x, autocast=True)
+        _memory(bench, "mlp of 4 x 16384", variant, step)
+        calls |= {variant: step} | ({variant + GRAPH: captured(step)} if bench.device == "cuda" else {})
+    others = tuple(variant for variant in calls if variant.startswith("dense"))
+    bench.times("training steps", "mlp of 4 x 16384, 2048 rows, p 0.0001", interleave(calls, 5, 6), others)
 
 
 def errors(bench: Bench) -> None:
@@ -327,13 +339,13 @@ def errors(bench: Bench) -> None:
             bench.add("errors", f"{transform} {q}, {str(dtype)[6:]}", name, error=error)
 
 
-def stamp(bench: Bench) -> dict[str, object]:
+def stamp(device: str, module: str = "benchmarks.gpu") -> dict[str, object]:
     """The command, the card and the versions."""
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    card = torch.cuda.get_device_name() if bench.device == "cuda" else "none"
-    triton = __import__("triton").__version__ if bench.device == "cuda" else "none"
-    command = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
+    card = torch.cuda.get_device_name() if device == "cuda" else "none"
+    triton = __import__("triton").__version__ if device == "cuda" else "none"
+    command = " ".join([f"python -m {module}", *sys.argv[1:]])
     versions = {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -352,7 +364,7 @@ def write(out: Path, bench: Bench) -> None:
         writer.writeheader()
         for row in bench.rows:
             writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
-    (out / "stamp.json").write_text(json.dumps(stamp(bench), indent=2) + "\n")
+    (out / "stamp.json").write_text(json.dumps(stamp(bench.device), indent=2) + "\n")
     if importlib.util.find_spec("matplotlib"):
         draw_speedups(bench, out / "speedup.png")
 
@@ -367,15 +379,15 @@ def draw_speedups(bench: Bench, path: Path) -> None:
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel("times as fast as nn.Linear,\nforward and backward")
-    axes.set_title(str(stamp(bench)["card"]))
+    axes.set_ylabel("times as fast as nn.Linear, forward\nand backward, both in CUDA graphs")
+    axes.set_title(str(stamp(bench.device)["card"]))
     for (transform, color), (p, style) in itertools.product(
         {"dct": "#0072B2", "hadamard": "#D55E00"}.items(), {1e-3: "-", 1e-4: "--"}.items()
     ):
         points = {
             row["q"]: row["speed-up"]
             for row in bench.rows
-            if row["variant"] == f"{transform} + S, triton" and row.get("p") == p
+            if row["variant"] == f"{transform} + S, triton{GRAPH}" and row.get("p") == p
         }
         if points:
             sizes, speeds = zip(*sorted(points.items()), strict=True)
@@ -403,7 +415,7 @@ def main() -> int:
         print("a GPU must be there, got none (--device cpu tries the command itself)", file=sys.stderr)
         return 2
     bench = Bench(args.device, args.quick)
-    print(json.dumps(stamp(bench)), flush=True)
+    print(json.dumps(stamp(bench.device)), flush=True)
     for name in args.only:
         try:
             SECTIONS[name](bench)

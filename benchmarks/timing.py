@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -87,3 +88,26 @@ def ratio(times: Times, slow: str, fast: str) -> Spread:
 def best(times: Times, names: Iterable[str]) -> str:
     """The name with the smallest median."""
     return min(names, key=lambda name: spread(times[name]).median)
+
+
+def captured(call: Call) -> Call:
+    """The call as a CUDA graph of its own, which is launched as a whole: without Python, and without its launches.
+
+    What it has to set up is done before, by three calls of it on another stream.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def in_turns(calls: Iterable[Call]) -> Call:
+    """Every time the next of the calls, and after the last the first."""
+    turns = itertools.cycle(list(calls))
+    return lambda: next(turns)()

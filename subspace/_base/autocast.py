@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Those that have it, asked for once: it is needed at every product, and not every compiler of torch's can ask.
+DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(d))
+NOTHING = contextlib.nullcontext()
 
 
 def in_autocast(x: Tensor) -> bool:
@@ -16,11 +19,7 @@ def in_autocast(x: Tensor) -> bool:
     if not torch._C._is_any_autocast_enabled():  # asked at every product
         return False
     device = x.device.type
-    return _has_autocast(device) and torch.is_autocast_enabled(device)
-
-
-_has_autocast = functools.cache(torch.amp.is_autocast_available)
-_NOTHING = contextlib.nullcontext()
+    return device in DEVICES and torch.is_autocast_enabled(device)
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -32,4 +31,4 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A block without autocast where x is."""
-    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else _NOTHING
+    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else NOTHING

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from subspace._base.constants import keep_constants
 from subspace._base.exporting import as_constant
 
 
@@ -17,7 +17,7 @@ def waves(period: int, count: int, scale: float, dtype: torch.dtype, device: tor
     return _waves(period, count, scale, dtype, device)  # by itself: a compiler does not take a cache for a constant
 
 
-@functools.lru_cache(maxsize=64)
+@keep_constants(64)
 def _waves(period: int, count: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(count, device="cpu")
     angle = steps.double() * (2 * math.pi / period)

@@ -223,7 +223,7 @@ def trainer(model, x):
     return step, optimizer
 
 
-@pytest.mark.parametrize("route", ["auto", "triton"])
+@pytest.mark.parametrize("route", ["auto", "dense", "triton"])
 def test_a_training_step_never_waits_for_the_gpu(route):
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 256))
     model = subspace.structured(recipes.dctps(model, dim=3000, seed=0).cuda(), route)
@@ -238,9 +238,10 @@ def test_a_training_step_never_waits_for_the_gpu(route):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_captured_step_sees_a_support_that_has_moved():
+@pytest.mark.parametrize("route", ["dense", "triton"])
+def test_a_captured_step_sees_a_support_that_has_moved(route):
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 256))
-    model = subspace.structured(recipes.dctps(model, dim=3000, seed=0).cuda(), "triton")
+    model = subspace.structured(recipes.dctps(model, dim=3000, seed=0).cuda(), route)
     x = torch.randn(64, 1024, device="cuda")
     step, optimizer = trainer(model, x)
     side = torch.cuda.Stream()
@@ -263,18 +264,25 @@ def test_a_captured_step_sees_a_support_that_has_moved():
         assert error(y, subspace.unstructured(copy.deepcopy(model))(x)) < 1e-4
 
 
-def test_a_compiled_layer_has_no_break_and_is_captured():
+@pytest.mark.parametrize("route", ["dense", "triton"])
+def test_a_compiled_layer_has_no_break_and_is_captured(route):
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 256))
-    model = subspace.structured(recipes.dctps(model, dim=3000, seed=0).cuda(), "triton")
+    model = subspace.structured(recipes.dctps(model, dim=3000, seed=0).cuda(), route)
     x = torch.randn(64, 1024, device="cuda")
     compiled = torch.compile(model, fullgraph=True, mode="reduce-overhead")
     wanted = model(x)
     for _ in range(3):
+        model.zero_grad()  # or torch would add to gradients that the next launch of their graph overwrites
         torch.compiler.cudagraph_mark_step_begin()
         y = compiled(x)
         loss = y.square().mean()
         loss.backward()
-    assert error(y, wanted) < 1e-4
+        assert error(y, wanted) < 1e-4
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model(x).square().mean().backward()
+    for a, b in zip(found, model.parameters(), strict=True):
+        assert error(a, b.grad) < 1e-4
 
 
 def test_deterministic_training_gives_the_same_bits():
@@ -310,3 +318,17 @@ def test_no_number_of_float64_is_made_on_the_gpu():
     with Watch():
         F.mse_loss(model(x), torch.zeros(16, 10, device="cuda")).backward()
         F.mse_loss(subspace.structured(model)(x), torch.zeros(16, 10, device="cuda")).backward()
+
+
+def test_constants_of_a_captured_graph_outlive_any_number_of_others():
+    layer = subspace.structured(recipes.dctps(nn.Linear(64, 48), dim=100, seed=0).cuda(), "dense")
+    x = torch.randn(8, 64, device="cuda")
+    wanted = layer(x).detach()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        y = layer(x)
+    for width in range(65, 265):
+        other = subspace.structured(recipes.dctps(nn.Linear(width, 48), dim=100, seed=0).cuda(), "dense")
+        other(torch.randn(8, width, device="cuda"))
+    graph.replay()
+    assert error(y, wanted) < 1e-6

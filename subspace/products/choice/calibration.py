@@ -20,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from subspace.products.weight import Needs, Weight
 
 Routes = tuple[Route, ...]
 Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
-COUNTS = 1  # raised with every change of what any `Route.counts` counts
+COUNTS = 2  # raised with every change of what any `Route.counts` counts, or of what is measured
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 2
 SECONDS = 0.8  # that a process measures for on a CPU, all families together: with the last call, within a second
@@ -105,9 +105,10 @@ def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, thr
 
 
 def typical(family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
-    """The constants that ship: a CPU's for each dtype; a GPU is thought of as having the ratios of its float32."""
+    """The constants that ship: for each dtype those of a CPU and of a GPU, whose float32's stand for its float64."""
     known: dict[str, dict[str, dict[str, list[float]]]] = json.loads(TYPICAL.read_text())
-    return known[_name(dtype) if device == "cpu" else "float32"][family]
+    wanted = _name(dtype) if device == "cpu" else f"cuda {_name(dtype)}"
+    return known.get(wanted, known["cuda float32"])[family]
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -122,6 +123,8 @@ class _Allowance:
 
     def measure(self, routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
         """`measure` in the time that is left, and no constants but TimeoutError where that is too short."""
+        if device == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise TimeoutError(f"{family} cannot be measured while a graph is captured")
         if device != "cpu":  # which is done in no time
             return measure(routes, family, dtype, device)
         if self.left < _expected(routes, family, dtype):
@@ -206,6 +209,7 @@ def time_routes(
 ) -> dict[str, float]:
     """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns.
 
+    On a GPU they are captured: what each launch costs depends on the program, and large layers and graphs hide it.
     Raises TimeoutError once `time.perf_counter()` is over `until`.
     """
     options = {"dtype": problem.dtype, "device": problem.device}
@@ -217,16 +221,33 @@ def time_routes(
         index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
         given = x.new_ones(problem.shape) if problem.transform == "given" else None
         w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform, matrix=given)
-        best = {route.name: math.inf for route in routes}
+        calls: dict[str, Callable[[], None]]
+        calls = {route.name: functools.partial(_both_passes, route, x, w, problem.geometry) for route in routes}
+        if x.is_cuda:
+            calls = {name: _captured(call) for name, call in calls.items()}
+        best = dict.fromkeys(calls, math.inf)
         for _ in range(1 + repeats):  # the first warms up
-            for route in routes:
+            for name, call in calls.items():
                 if time.perf_counter() > until:
                     raise TimeoutError(f"{problem.family} took too long")
                 with _Clock(x) as clock:
-                    y = route.forward(x, w, problem.geometry)
-                    route.backward(torch.ones_like(y), x, w, problem.geometry, Needs(True, scale is not None, True))
-                best[route.name] = min(best[route.name], clock.seconds)
+                    call()
+                best[name] = min(best[name], clock.seconds)
     return best
+
+
+def _both_passes(route: Route, x: torch.Tensor, w: Weight, geometry: Geometry) -> None:
+    y = route.forward(x, w, geometry)
+    route.backward(torch.ones_like(y), x, w, geometry, Needs(True, w.scale is not None, True))
+
+
+def _captured(call: Callable[[], None]) -> Callable[[], None]:
+    call()  # which sets up what cannot be captured
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        call()
+    return graph.replay
 
 
 class _Clock:

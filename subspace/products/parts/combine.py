@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from subspace._base.dtypes import at_least_float32
 from subspace.products.geometry import Geometry
 from subspace.products.parts import sparse
+from subspace.products.parts.matrix import dot
 from subspace.products.weight import Gradients, Needs, Weight
 
 
@@ -26,9 +26,3 @@ def combine(product: Tensor | None, gy: Tensor, x: Tensor, w: Weight, geometry: 
 def times(y: Tensor, scale: Tensor) -> Tensor:
     """scale y, in the place of y; where it is known to be y, nothing is done."""
     return y if scale.device.type == "cpu" and scale.item() == 1 else y.mul_(scale)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> of tensors of one shape, summed in float32 at least."""
-    dtype = at_least_float32(a.dtype)
-    return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))

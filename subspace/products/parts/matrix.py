@@ -2,33 +2,69 @@
 
 With i = i1 s + i2 the angle of the DCT splits, cos(a i1 + b(i2)) = cos(a i1) cos(b(i2)) - sin(a i1) sin(b(i2)), and so
 do the signs of a Hadamard matrix for s a power of two. The factors, n_out x (n_in / s + s), are made in float64.
+
+On a GPU a kernel writes w from them at once, and two read off the gradient to w what theta needs.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Size, Tensor
 
+from subspace._base.constants import keep_constants
 from subspace._base.dtypes import at_least_float32
 from subspace._base.layout import STANDARD
 from subspace._base.matrices import parity_signs
 from subspace._base.waves import waves
-from subspace.products.weight import Weight
+from subspace.products.geometry import memory_format
+from subspace.products.triton import can_take, kernels
+from subspace.products.weight import Needs, Weight
 
 SMALL = 1 << 16  # entries of a T worth keeping
 
 
 def build(w: Weight, like: Tensor) -> Tensor:
-    """w, new, contiguous, with the dtype and device of `like`; not differentiable."""
+    """w, new, with the dtype and device of `like`, and on a GPU its memory format; not differentiable."""
+    if _has_kernels(w, like):
+        to = torch.empty(w.shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+        kernels("matrix").build(w, _factors(w, to.device), to)
+        return to
     if w.scale is None:
         dense = torch.zeros(w.shape, dtype=at_least_float32(like.dtype), device=like.device)
     else:
         dense = transform_of(w, like, w.scale)
     dense.view(-1).index_add_(0, w.index, w.values.to(dense.dtype))
     return dense.to(like.dtype)
+
+
+def read_gradients(gw: Tensor, w: Weight, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients to scale, one element, and values: (k,), as needed, read off that to w."""
+    needs = needs._replace(scale=needs.scale and w.scale is not None)
+    if _has_kernels(w, gw):
+        gw = gw if memory_format(gw) != torch.contiguous_format else gw.contiguous()
+        found: tuple[Tensor | None, ...] = kernels("matrix").read_gradients(gw, w, _factors(w, gw.device), needs)
+        return found[0], found[1]
+    gscale = dot(gw, transform_of(w, gw)) if needs.scale else None
+    return gscale, gw.reshape(-1).index_select(0, w.index) if needs.values else None
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of tensors of one shape, summed in float32 at least."""
+    dtype = at_least_float32(a.dtype)
+    return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))
+
+
+def _has_kernels(w: Weight, like: Tensor) -> bool:
+    return w.matrix is None and can_take(like.device.type, like.dtype)
+
+
+def _factors(w: Weight, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(coarse, fine) in float32, of no terms for T = 0."""
+    if w.scale is None:
+        return (torch.empty(0, w.shape[0], 1, device=device),) * 2
+    return factors(w.shape, w.transform, torch.float32, device)
 
 
 def transform_of(w: Weight, like: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -71,9 +107,8 @@ def _whole(shape: tuple[int, ...], transform: str, dtype: torch.dtype, device: t
     return outer(*split(shape, transform, dtype, device), shape, transform)
 
 
-# Tensors born in inference mode could never again be saved for a backward pass.
-factors = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(split))
-_small = functools.lru_cache(maxsize=256)(torch.inference_mode(False)(_whole))
+factors = keep_constants(64)(split)
+_small = keep_constants(256)(_whole)
 
 
 def _dct(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ n_out x r kernels. Zero padding commutes with the basis; with groups, each group
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from subspace._base.constants import keep_constants
 from subspace.products.geometry import Geometry, memory_format
 from subspace.products.parts import sparse
 from subspace.products.parts.combine import combine
@@ -72,8 +72,7 @@ def _mix(matrix: Tensor, x: Tensor, groups: int) -> Tensor:
     return (rows.reshape(*rows.shape[:-1], groups, -1) @ matrix.t()).flatten(-2).movedim(-1, 1)
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@keep_constants(64)
 def _layers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """basis: (r, C), and the kernel, a weight: (n_out, r, *kernel)."""
     found = factors(shape[0], shape[1], math.prod(shape[2:]), TOLERANCE.get(dtype, 1e-3))

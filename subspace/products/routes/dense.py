@@ -6,7 +6,6 @@ from torch import Tensor
 
 from subspace.products.geometry import Geometry
 from subspace.products.parts import matrix
-from subspace.products.parts.combine import dot
 from subspace.products.problem import Problem
 from subspace.products.routes.base import Route
 from subspace.products.weight import Gradients, Needs, Weight
@@ -33,7 +32,4 @@ class Dense(Route):
         gx, gw = geometry.gradients(gy, x, dense, needs.x, needs.scale or needs.values)
         if gw is None:
             return Gradients(gx, None, None)
-        flat, gscale = gw.reshape(-1), None
-        if w.scale is not None and needs.scale:
-            gscale = dot(flat, matrix.transform_of(w, x))
-        return Gradients(gx, gscale, flat.index_select(0, w.index) if needs.values else None)
+        return Gradients(gx, *matrix.read_gradients(gw, w, needs))

@@ -19,7 +19,7 @@ from subspace._base.dtypes import at_least_float32
 from subspace._base.transforms import _dct, _idct
 from subspace.products.geometry import Geometry
 from subspace.products.parts import matrix, pointwise, sparse
-from subspace.products.parts.combine import combine, dot
+from subspace.products.parts.combine import combine
 from subspace.products.problem import Problem
 from subspace.products.routes.base import Route
 from subspace.products.weight import Gradients, Needs, Weight
@@ -76,7 +76,7 @@ def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs
     for part in _chunks(gy, q):
         product = _apply(gy[part], q, w.transform, True).narrow(1, 0, n_in)
         if needs.scale:
-            gscale += dot(product, x[part])
+            gscale += matrix.dot(product, x[part])
         torch.mul(product, w.scale, out=gx[part])
     found = gx if needs.x else None
     gvalues = sparse.backward(gy, x, w, geometry, found, needs.values) if needs.x or needs.values else None

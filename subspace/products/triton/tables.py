@@ -11,13 +11,13 @@ All is computed in float64 on the CPU, since not every accelerator has float64, 
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from subspace._base.constants import keep_constants
 from subspace._base.waves import waves
 from subspace.products.triton.lengths import split
 
@@ -36,8 +36,7 @@ class Tables(NamedTuple):
     turn: Tensor
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@keep_constants(64)
 def tables(transform: str, q: int, dtype: torch.dtype, device: torch.device) -> Tables:
     """The tables of "dct" or "hadamard", the matrices in dtype."""
     matrices, others = (_dct if transform == "dct" else _hadamard)(q)
