@@ -18,7 +18,8 @@ _C: Any = torch._C
 def is_exporting() -> bool:
     """Whether such a program is being recorded, which may have none but torch's own operators."""
     if torch.compiler.is_compiling():
-        return bool(torch.compiler.is_exporting())
+        # Not is_exporting(), which before torch 2.13 says so in whatever is compiled.
+        return bool(torch.compiler._is_exporting_flag)
     return _C._get_tracing_state() is not None
 
 

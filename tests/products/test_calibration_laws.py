@@ -43,7 +43,7 @@ def constants() -> dict[str, list[float]]:
 
 
 def name() -> str:
-    return f"{calibration.machine('cpu', torch.get_num_threads())}, float32"
+    return calibration.machine("cpu", torch.get_num_threads(), torch.float32)
 
 
 DAMAGE = {
@@ -136,12 +136,15 @@ def test_typical_constants_are_those_that_ship_whatever_is_measured(measured, mo
     shipped = json.loads(calibration.TYPICAL.read_text())
     assert constants() == shipped["float32"]["linear"]
     assert measured == []
-    for dtype, families in shipped.items():
+    for name, families in shipped.items():
+        device, _, dtype = name.rpartition(" ")
         assert families.keys() == set(calibration.FAMILIES)
         for family, found in families.items():
             assert calibration._are_constants([each for route in found.values() for each in route]), family
-            sizes = calibration._sizes(ROUTES, family, getattr(torch, dtype), "cpu")
-            assert {name: len(each) for name, each in found.items() if name in sizes} == sizes, family
+            sizes = calibration._sizes(ROUTES, family, getattr(torch, dtype), device or "cpu")
+            assert {route: len(each) for route, each in found.items() if route in sizes} == sizes, family
+    for dtype in DTYPES:
+        assert calibration.typical("linear", dtype, "cuda").keys() >= {"dense", "triton"}
 
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -1,15 +1,15 @@
 """The constants of the cost model: those that ship with the package, and better ones, measured once per machine.
 
-A process measures a family of problems when the first of them comes up, within a second for all families
+On a CPU a process measures a family of problems when the first of them comes up, within a second for all families
 together, whatever their dtype: where the constants that ship say that it would take longer, and for what is over time,
-those are used. What is measured is kept in the user's cache folder, by processor, threads, torch's and this package's
-version and the compiled kernels. Nothing depends on that file: what is not there, or not as it was written, is measured
-again, and where it cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to
-read and write, or "typical" for the constants that ship.
+those are used. On a GPU, whose kernels take longer than that to compile, they are, unless `python -m subspace.products`
+has measured, which does so for all families of a device. What is measured is kept in the user's cache folder, by
+processor, threads, torch's and this package's version and the compiled kernels. Nothing depends on that file: what is
+not there, or not as it was written, is measured again, and where it cannot be written, in every process. The
+environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for the constants that ship.
 
 Measured constants differ a little from one measurement to the next, and with them the routes and so the last bits of
-results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run. (`python -m
-subspace.products` prints this machine's.)
+results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run.
 """
 
 from __future__ import annotations
@@ -90,25 +90,36 @@ def _constants(routes: Routes, family: str, dtype: torch.dtype, device: str, thr
     path = _path()
     if path == TYPICAL:
         return typical(family, dtype, device)
-    name = f"{machine(device, threads)}, {_name(dtype)}"
-    found = _read(path).get(name, {}).get(family, {})
+    found = _read(path).get(machine(device, threads, dtype), {}).get(family, {})
     if {route: len(each) for route, each in found.items()} == _sizes(routes, family, dtype, device):
         return found
     try:
         found = _SECONDS.measure(routes, family, dtype, device)
     except TimeoutError:
         return typical(family, dtype, device)
-    table = _read(path)  # others may have written to it since
-    table.setdefault(name, {})[family] = found
-    _write(path, table)
+    keep(family, dtype, device, found)
     return found
 
 
+def keep(family: str, dtype: torch.dtype, device: str, found: Constants) -> None:
+    """Write down what was measured, for every later process; never over the constants that ship."""
+    if (path := _path()) == TYPICAL:
+        return
+    table = _read(path)  # others may have written to it since
+    name = machine(device, torch.get_num_threads(), dtype)
+    table.setdefault(name, {})[family] = {route: list(each) for route, each in found.items()}
+    _write(path, table)
+
+
 def typical(family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
-    """The constants that ship: for each dtype those of a CPU and of a GPU, whose float32's stand for its float64."""
+    """The constants that ship, of a CPU and of a GPU, an H200, whose float32's stand for its float64's.
+
+    Other devices are thought of as GPUs.
+    """
     known: dict[str, dict[str, dict[str, list[float]]]] = json.loads(TYPICAL.read_text())
-    wanted = _name(dtype) if device == "cpu" else f"cuda {_name(dtype)}"
-    return known.get(wanted, known["cuda float32"])[family]
+    if device == "cpu":
+        return known[_name(dtype)][family]
+    return known["cuda " + _name(torch.float32 if dtype == torch.float64 else dtype)][family]
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -123,10 +134,8 @@ class _Allowance:
 
     def measure(self, routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
         """`measure` in the time that is left, and no constants but TimeoutError where that is too short."""
-        if device == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise TimeoutError(f"{family} cannot be measured while a graph is captured")
-        if device != "cpu":  # which is done in no time
-            return measure(routes, family, dtype, device)
+        if device != "cpu":
+            raise TimeoutError(f"{family} takes longer than {SECONDS} seconds on {device}")
         if self.left < _expected(routes, family, dtype):
             raise TimeoutError(f"{family} takes longer than what is left of {SECONDS} seconds")
         start = time.perf_counter()
@@ -152,9 +161,9 @@ def _sizes(routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict
     return {r.name: len(r.counts(problem)) for problem in problems for r in routes if r.supports(problem)}
 
 
-def machine(device: str, threads: int) -> str:
+def machine(device: str, threads: int, dtype: torch.dtype) -> str:
     """What the constants depend on."""
-    versions = f"torch {torch.__version__}, subspace {VERSION}, counts {COUNTS}"
+    versions = f"torch {torch.__version__}, subspace {VERSION}, counts {COUNTS}, {_name(dtype)}"
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {versions}"
     return f"{device}: {cpu_name()}, {threads} threads, {versions}, kernels {load.status()}"

@@ -15,7 +15,7 @@ from subspace.products.sparse_index import cached_per_index
 from subspace.products.triton.orders import orders
 from subspace.products.weight import Weight
 
-TILE, BLOCK, DEPTH = 64, 32, 4  # rows, outputs, and nonzeros of each at a time: the fastest on an H200, of some tried
+TILE, BLOCK, DEPTH = 64, 64, 2  # rows, outputs, and nonzeros of each at a time: the fastest on an H200, of some tried
 
 
 def forward(x: Tensor, w: Weight, y: Tensor, add: bool) -> None:

@@ -21,7 +21,7 @@ from subspace.products.triton.orders import ConvOrders, conv_orders
 from subspace.products.triton.sparse import ends, nonzeros, share
 from subspace.products.weight import Weight
 
-TILE, BLOCK, DEPTH = 64, 32, 4  # cells, channels, and nonzeros of each at a time: as in `sparse`
+TILE, BLOCK, DEPTH = 64, 32, 4  # cells, channels, and nonzeros of each at a time: no others were tried
 
 
 class Image(NamedTuple):
