@@ -268,6 +268,18 @@ def test_a_layer_forgets_what_is_too_much():
     assert len(next(subspaces(module))[1].parametrization.products.bindings._found) <= MOST
 
 
+@needs_kernels
+@pytest.mark.parametrize("form", ["dct+sparse", "sparse, in any order"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_products_are_the_same_of_an_index_that_counts_no_versions(name, form):
+    module, x = layer(name, form)
+    with torch.inference_mode():
+        part, expected = sparse_of(module), module(x)
+        part.index = part.index.clone()
+        for _ in range(20):
+            torch.testing.assert_close(module(x), expected)
+
+
 def calls(do: Callable[[], object]) -> int:
     """Functions called, Python's and those of its extensions, once everything is set up."""
     do()

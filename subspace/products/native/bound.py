@@ -18,11 +18,11 @@ class Bound:
     """What `Route.bind` gives.
 
     run(x, y, scale, values) and run_back(gy, x, gx, gscale, gvalues, scale, values) take addresses, but for the scale,
-    None for what is not wanted, and return what `check` takes; kept: what they point to.
+    None for what is not wanted, and return what `check` takes.
     """
 
-    def __init__(self, layout: Layout, run: Callable[..., Any], run_back: Callable[..., Any], kept: object) -> None:
-        self.run, self.run_back, self.kept = run, run_back, kept
+    def __init__(self, layout: Layout, run: Callable[..., Any], run_back: Callable[..., Any]) -> None:
+        self.run, self.run_back = run, run_back
         self.fixed, self.gain, self.values = layout.fixed, layout.gain, SIZE * layout.first
         self.scale = None if layout.at is None else SIZE * layout.at
 

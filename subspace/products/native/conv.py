@@ -153,19 +153,20 @@ def bind(problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
     sizes = _Geometry(*problem.x_shape, problem.shape[0], *problem.shape[2:], *stride, *padding, *dilation, groups)
     factors = None if problem.transform == "zero" else _factors(*problem.shape, _library().subspace_conv_rows())
     places = index.detach().contiguous()  # lasts, whatever becomes of index
-    at, k, threads, library = places.data_ptr(), len(places), torch.get_num_threads(), _library()
-    dense = None if factors is None else factors.factors
+    threads, library = torch.get_num_threads(), _library()
 
     def run(x: int, y: int, scale: float, values: int) -> Any:
-        return library.subspace_conv_forward(sizes, dense, scale, x, values, at, k, y, threads)
+        entries = values, places.data_ptr(), len(places)
+        return library.subspace_conv_forward(sizes, factors and factors.factors, scale, x, *entries, y, threads)
 
     def run_back(
         gy: int, x: int, gx: int | None, gscale: int | None, gvalues: int | None, scale: float, values: int
     ) -> Any:
-        into = gx, gscale, gvalues
-        return library.subspace_conv_backward(sizes, dense, scale, gy, x, values, at, k, *into, threads)
+        entries, into = (values, places.data_ptr(), len(places)), (gx, gscale, gvalues)
+        dense = factors and factors.factors
+        return library.subspace_conv_backward(sizes, dense, scale, gy, x, *entries, *into, threads)
 
-    return Bound(layout, run, run_back, (factors, places))
+    return Bound(layout, run, run_back)
 
 
 def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:

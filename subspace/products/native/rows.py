@@ -6,7 +6,7 @@ import ctypes
 import functools
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,20 +25,15 @@ TRANSFORMS = {"zero": 0, "dct": 1, "hadamard": 2}
 _I, _N, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 
 
-class _Rows(ctypes.Structure):
+class _Product(ctypes.Structure):
+    """A product without its numbers; it holds what it points to."""
+
+    bags: Bags
     _fields_ = [
         *((name, _N) for name in ("rows", "pixels", "n_out", "n_in", "k")),
         *((name, _I) for name in ("transform", "threads")),
         *((name, _P) for name in ("row_starts", "column", "by_row", "column_starts", "row", "by_column")),
     ]
-
-
-class _Product(NamedTuple):
-    """A product without its numbers, its address, and what it points to."""
-
-    rows: _Rows
-    address: int
-    bags: Bags
 
 
 def _library() -> ctypes.CDLL:
@@ -48,8 +43,9 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.subspace_smooth.argtypes = [_N]
-    library.subspace_rows_forward.argtypes = [_P, _P, _P, _F, _P]
-    library.subspace_rows_backward.argtypes = [_P, _P, _P, _P, _P, _P, _F, _P]
+    product: Any = ctypes.POINTER(_Product)
+    library.subspace_rows_forward.argtypes = [product, _P, _P, _F, _P]
+    library.subspace_rows_backward.argtypes = [product, _P, _P, _P, _P, _P, _F, _P]
     return library
 
 
@@ -66,7 +62,7 @@ def bind(problem: Problem, layout: Layout, index: Tensor) -> Bound:
     n_out, n_in = problem.shape[:2]
     product = _product(index, n_out, n_in, problem.transform, rows, pixels, threads)
     run, run_back = _library().subspace_rows_forward, _library().subspace_rows_backward
-    return Bound(layout, partial(run, product.address), partial(run_back, product.address), product)
+    return Bound(layout, partial(run, product), partial(run_back, product))
 
 
 def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
@@ -75,7 +71,7 @@ def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
     y = x.new_empty(x.shape[0], w.shape[0], *x.shape[2:])
     if y.numel():
         data = x.data_ptr(), y.data_ptr(), _scale(w), values.data_ptr()
-        check(_library().subspace_rows_forward(_product_of(x, w).address, *data))
+        check(_library().subspace_rows_forward(_product_of(x, w), *data))
     return y
 
 
@@ -87,8 +83,7 @@ def backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs)
     gvalues = torch.zeros_like(values) if needs.values else None
     if gy.numel():
         data = pointers(gy, x, gx, gscale, gvalues)
-        product = _product_of(x, w)
-        check(_library().subspace_rows_backward(product.address, *data, _scale(w), values.data_ptr()))
+        check(_library().subspace_rows_backward(_product_of(x, w), *data, _scale(w), values.data_ptr()))
     return Gradients(gx, gscale, gvalues)
 
 
@@ -102,8 +97,9 @@ def _product(index: Tensor, n_out: int, n_in: int, transform: str, rows: int, pi
     bags = of_matrix(index, n_out, n_in)
     orders: Any = bags.row_starts, bags.column, bags.by_row, bags.column_starts, bags.row_by_column, bags.by_column
     sizes = rows, pixels, n_out, n_in, len(index), TRANSFORMS[transform], threads
-    made = _Rows(*sizes, *pointers(*orders))
-    return _Product(made, ctypes.addressof(made), bags)
+    product = _Product(*sizes, *pointers(*orders))
+    product.bags = bags
+    return product
 
 
 def _scale(w: Weight) -> float:
