@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import product
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ from subspace.methods import GradualPruning, constant, growth
 from subspace.offsets import Pretrained, Zero
 from tests.methods.test_moving import MOVERS, STARTS, mlp, parts
 from tests.methods.test_processes import X, both, loss
-from tests.support.processes import processes
+from tests.support.cases import each_with_one
 
 pytestmark = [pytest.mark.torchrun, pytest.mark.filterwarnings("ignore:the budget of")]
 close = torch.testing.assert_close
@@ -46,12 +47,6 @@ OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.03, amsgrad=True),
 }
-
-
-@pytest.fixture(scope="module")
-def run():
-    with processes() as run:
-        yield run
 
 
 def by_layers(model: nn.Module) -> nn.Module:
@@ -113,12 +108,11 @@ def agree(run, function, *arguments) -> None:
             torch.testing.assert_close(other[name], tensor, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("shard", [by_layers, at_once])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("mover", MOVERS)
-def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, mover, start, optimizer, shard):
-    agree(run, moved, mover, start, optimizer, shard, False, 1 << 20)
+@pytest.mark.parametrize(
+    "moving, training", each_with_one(product(MOVERS, STARTS), product(OPTIMIZERS, [by_layers, at_once])), ids=str
+)
+def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, moving, training):
+    agree(run, moved, *moving, *training, False, 1 << 20)
 
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
@@ -482,18 +476,18 @@ REGISTERING = {
 }
 
 
-def too_late(rank: int, what: str, tensor_parallel: bool) -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-    if tensor_parallel:
-        parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    else:
-        at_once(model)
-    with pytest.raises(ValueError, match="weight must be whole to be .*, got a DTensor: register before"):
-        REGISTERING[what](model)
-    assert not list(subspaces(model))
+def too_late(rank: int, tensor_parallel: bool) -> None:
+    for what in REGISTERING:
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        if tensor_parallel:
+            parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        else:
+            at_once(model)
+        with pytest.raises(ValueError, match="weight must be whole to be .*, got a DTensor: register before"):
+            REGISTERING[what](model)
+        assert not list(subspaces(model)), what
 
 
 @pytest.mark.parametrize("tensor_parallel", [True, False])
-@pytest.mark.parametrize("what", REGISTERING)
-def test_what_is_sharded_already_is_not_registered(run, what, tensor_parallel):
-    run(too_late, what, tensor_parallel)
+def test_what_is_sharded_already_is_not_registered(run, tensor_parallel):
+    run(too_late, tensor_parallel)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,9 @@ from subspace.offsets import (
     SignedPermutation,
     Zero,
 )
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -328,6 +332,17 @@ def _recur(module: nn.Module) -> Tensor:
     x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(3, 2, 5).cos()
     output: Tensor = module(x)[0]
     return output
+
+
+def each_with_one(ones: Iterable[T], others: Iterable[S]) -> list[tuple[T, S]]:
+    """Pairs of which each of both is in one at least: where all pairs would show nothing else."""
+
+    def place(i: int, n: int) -> int:
+        return (i + i // n) % n  # from one place further in every round, so that no two always meet
+
+    ones, others = list(ones), list(others)
+    count = range(max(len(ones), len(others)))
+    return [(ones[place(i, len(ones))], others[place(i, len(others))]) for i in count]
 
 
 # d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs
