@@ -17,8 +17,8 @@ from subspace._structured.forward import products_of
 from subspace.embeddings import SRHT, Sparse
 from subspace.offsets import DCT, Pretrained
 from subspace.products import LINEAR
+from subspace.products.choice.selection import possible
 from subspace.products.problem import Problem
-from subspace.products.product import possible
 from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS
 from tests.support.strategies import numbers
 

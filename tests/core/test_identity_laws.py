@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -266,12 +268,35 @@ def test_a_state_dict_holds_nothing_that_a_key_rebuilds(module):
 
 
 def test_a_chosen_support_is_held_in_few_bits():
-    for density, at_most in ((0.5, 1.11), (0.1, 1.2), (0.01, 1.31)):
+    for density, at_most in ((0.5, 1.11), (0.1, 1.17), (0.01, 1.28)):
         layer = nn.Linear(1024, 1024, bias=False)
         w, k = layer.weight, int(density * layer.weight.numel())
         index = torch.from_numpy(Key(0).distinct(w.numel(), k)).sort().values
         register(layer, "weight", Zero(w), Sparse(w, index=index))
         assert sum(t.nbytes for t in layer.state_dict().values()) < at_most * 4 * k
+
+
+def least_bits(k: int, size: int) -> float:
+    """log2 (size choose k): what any code of a set of k places takes at least, on average over all of them."""
+    return (math.lgamma(size + 1) - math.lgamma(k + 1) - math.lgamma(size - k + 1)) / math.log(2)
+
+
+@given(st.integers(1, 1 << 40), st.floats(0, 1))
+def test_places_in_order_take_half_a_bit_more_than_the_least(size, part):
+    k = max(1, round(size**part / 8))
+    rounding = 18 + math.log2(k) + 1e-12 * size  # whole bytes, one term of Stirling's formula, float64
+    assert 8 * packed_bytes(k, size) <= least_bits(k, size) + 0.6 * k + rounding
+
+
+@pytest.mark.parametrize("density, least, held", [(0.1, 4.69, 5.25), (0.01, 8.08, 8.56), (0.001, 11.41, 11.95)])
+def test_the_bits_of_a_place_are_those_of_the_page(density, least, held):
+    size = 10**8
+    k = int(density * size)
+    assert (round(least_bits(k, size) / k, 2), round(8 * packed_bytes(k, size) / k, 2)) == (least, held)
+    assert held < 1.12 * least
+    assert density > 0.01 or held < 1.07 * least
+    row = f"| {100 * density:g} % | {least} | {held} | {1 + least / 32:.2f} | {1 + held / 32:.2f} |"
+    assert row in (Path(__file__).parents[2] / "docs" / "saving.md").read_text()
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.booleans(), st.integers(0, 99))

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subspace import Key, products
-from subspace.products import ROUTES, Geometry, Weight, product
+from subspace.products import ROUTES, Geometry, Weight
+from subspace.products.choice import selection
 from subspace.products.native import load
 from subspace.products.parts import sparse_conv, sparse_matrix
 from subspace.products.routes import fft
@@ -421,11 +422,11 @@ def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
         asked.append((problem, {route.name for route in routes}))
         return by_name["fft"]
 
-    monkeypatch.setattr(product.router, "choose", choose)
-    product._select.cache_clear()
+    monkeypatch.setattr(selection.router, "choose", choose)
+    selection._select.cache_clear()
     y = case.product(x, scale, values, index, "dct", "auto")
     actual = gradients(y, x, scale, values)
-    product._select.cache_clear()
+    selection._select.cache_clear()
     wanted = gradients(case.product(x, scale, values, index, "dct", "fft"), x, scale, values)
     assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
     assert len(asked) == 1  # for both passes

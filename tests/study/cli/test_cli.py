@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import subspace
@@ -244,7 +245,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path
         (["methods=snip", "data="], r"data must be at least one data set .*, which snip also choose U by, got none"),
         (["densities=0.1,1.5"], r"density must be in \(0, 1\], got 1.5"),
         (["densities=0.1,ten"], r"densities\[1\]: Expected `float`, got `str`"),
-        (["densities=0.1", "dims=3"], r"densities or dims must be given, not both, got \(0.1,\) and \(3,\)"),
+        (["densities=0.1", "dims=3"], r"one of densities, dims, bytes must be given, got \(0.1,\) and \(3,\)"),
         (["seeds=0"], r"seeds must be at least one, got none"),
         (["seeds=1000000000"], r"at most 100,000 runs, got 16,000,000,000: set limit to allow them"),
         (
@@ -483,3 +484,31 @@ def test_a_result_of_a_newer_version_is_named_and_left_alone(small, tmp_path):
         assert result.exit_code == 1
         assert "must be of schema 2 or older, got 99, which version 9.9 wrote: update torch-subspace" in result.stderr
     assert store.path(run).read_text() == newer
+
+
+def test_packing_writes_a_smaller_file_and_says_what_is_lost(tmp_path, monkeypatch):
+    model = subspace.recipes.random_pruning(torch.nn.Linear(100, 50), dim=2000)
+    subspace.save(model, tmp_path / "exact")
+    (tmp_path / "losses.py").write_text(
+        "import subspace, torch\n"
+        "def largest(file):\n"
+        "    weight = subspace.load(torch.nn.Linear(100, 50), file).weight\n"
+        "    return float(weight.detach().abs().max())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = invoke("pack", "exact", "small", "--bits", "8,6,4", "--measure", "losses:largest", "--rise", 1)
+    assert (told.exit_code, told.stderr) == (0, "")
+    small, exact = ((tmp_path / name).stat().st_size for name in ("small", "exact"))
+    assert re.search(rf"small: 4 bits, {small:,} bytes in place of {exact:,}; theta changes by \d+\.\d\d%", told.stdout)
+    assert "exact: 0.09" in told.stdout
+    for words, why in (
+        (["exact", "other", "--bits", "8,6"], "bits must be one number where there is no measure"),
+        (["exact", "other", "--bits", "a"], "bits must be integers with commas between, got 'a'"),
+        (["exact", "other", "--bits", "9"], "bits must be an integer from 2 to 8, got 9"),
+        (["none", "other"], "none must be a checkpoint written by subspace.save, got no such file"),
+        (["small", "other"], "theta must be exact in a file to pack"),
+    ):
+        refused = invoke("pack", *words)
+        assert refused.exit_code == 2
+        assert why in " ".join(refused.stderr.replace("│", " ").split())
+    assert not (tmp_path / "other").exists()

@@ -42,7 +42,7 @@ N = 61_210
 
 def setting(name, density=0.01, seed=3, **options):
     chosen = Run(Choice(name, options), density=density).method.options
-    return Setting({"density": density}, density, seed, chosen, SAMPLES, 4, lambda model: None)
+    return Setting({"density": density}, density, seed, chosen, SAMPLES, 4, lambda model, **_: None)
 
 
 def applied(name, density=0.01, model=None, **options):
@@ -306,7 +306,7 @@ def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
 
 
 def test_every_sparse_method_has_a_basis():
-    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace"}
+    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace", "doped"}
 
 
 @pytest.mark.parametrize(
@@ -317,6 +317,22 @@ def test_every_sparse_method_has_a_basis():
         ("rigl", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
         ("gradual", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
         ("gradual", {"budget": "epf"}, "budget must be one of tensors to prune gradually, got epf"),
+        (
+            "random_subspace",
+            {"burn_in": 1},
+            "offset must be initial after a burn-in and in a lottery subspace, got gau",
+        ),
+        ("random_subspace", {"embedding": "lottery"}, "offset must be initial after a burn-in and in a lottery subsp"),
+        ("random_subspace", {"offset": "zero"}, "offset must not be zero in a random subspace, where no weight would"),
+        (
+            "random_subspace",
+            {"embedding": "lottery", "offset": "initial"},
+            r"dim must be in \[1, 0\], the independent d",
+        ),
+        ("random_subspace", {"burn_in": -1}, "burn_in of random_subspace must be at least 0 and below 2\\^63, got -1"),
+        ("doped", {"factors": "one", "dropout": 0.1}, "dropout must be 0 with one factor trained, got 0.1"),
+        ("doped", {"factors": "two"}, "factors of doped must be one of 'both', 'one', got 'two'"),
+        ("doped", {"dropout": 1.5}, r"dropout of doped must be in \[0, 1\], got 1.5"),
         ("dctps", {"budget": "n:4"}, "density must be a multiple of 1/4 for the budget n:4, got 0.01"),
     ],
 )
