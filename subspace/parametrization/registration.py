@@ -113,7 +113,7 @@ def prepare(
                 f"got {part.like.dtype} on {part.like.device}"
             )
     parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
-    parametrization.memory_format = memory_format(weight)
+    parametrization.is_channels_last = memory_format(weight) != torch.contiguous_format
     return Registration(module, name, parametrization, weight, tied)
 
 

@@ -80,11 +80,9 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return last_format(x)
 
 
-def in_format(x: Tensor, wanted: torch.memory_format) -> Tensor:
-    """x in a memory format; inside torch.func's transforms, which know of none, as it is."""
-    if wanted == torch.contiguous_format or torch._C._are_functorch_transforms_active():
-        return x
-    return x.contiguous(memory_format=wanted)
+def in_last_format(x: Tensor) -> Tensor:
+    """x in channels_last; inside torch.func's transforms, which know of no formats, as it is."""
+    return x if torch._C._are_functorch_transforms_active() else x.contiguous(memory_format=last_format(x))
 
 
 def last_format(x: Tensor) -> torch.memory_format:
