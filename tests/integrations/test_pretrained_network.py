@@ -31,9 +31,8 @@ def test_it_starts_at_its_output_and_its_file_is_what_the_summary_says(base, tun
     expected, net = states(base), tuner(copy.deepcopy(base))
     assert torch.equal(states(net), expected)
     size, told = summary(net), {id(space.theta): space.theta for _, space in subspaces(net)}.values()
-    assert (
-        size.dim == sum(theta.numel() for theta in told) == sum(p.numel() for p in net.parameters() if p.requires_grad)
-    )
+    trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    assert size.dim == sum(theta.numel() for theta in told) == trained
     for theta in told:
         theta.data += 0.1 * torch.randn_like(theta)
     moved = states(net)
