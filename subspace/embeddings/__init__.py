@@ -17,6 +17,7 @@ from subspace.embeddings.haar import Haar
 from subspace.embeddings.hadamard import Hadamard
 from subspace.embeddings.hashed import Hashed
 from subspace.embeddings.identity import Identity
+from subspace.embeddings.kronecker import Kronecker
 from subspace.embeddings.low_rank import LowRank
 from subspace.embeddings.row_scale import RowScale
 from subspace.embeddings.scaled import Scaled
@@ -42,6 +43,7 @@ __all__ = [
     "Hadamard",
     "Hashed",
     "Identity",
+    "Kronecker",
     "LowRank",
     "RowScale",
     "Scaled",

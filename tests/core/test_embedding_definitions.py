@@ -40,6 +40,7 @@ from subspace.embeddings import (
     Hadamard,
     Hashed,
     Identity,
+    Kronecker,
     LowRank,
     RowScale,
     Singular,
@@ -222,6 +223,14 @@ def test_circulant_blocks_are_scipys(blocks, b, seed):
     close(Circulant(like, b)(theta), U(theta) / b**0.5)
 
 
+@given(rows=st.tuples(*2 * [st.integers(1, 4)]), columns=st.tuples(*2 * [st.integers(1, 4)]), seed=seeds)
+def test_kronecker_is_numpys(rows, columns, seed):
+    like = numbers(0, math.prod(rows), math.prod(columns))
+    U, theta = Kronecker(like, rows[0], columns[0], key=Key(seed)), numbers(seed, rows[0] * columns[0])
+    np.testing.assert_allclose(U(theta), np.kron(theta.reshape(rows[0], columns[0]), U.C))
+    assert U.C.norm().item() == pytest.approx(1)
+
+
 @given(n=st.integers(1, 30), fraction=st.floats(0, 1), seed=seeds)
 def test_given_is_an_orthonormal_basis_of_the_columns_in_their_order(n, fraction, seed):
     dim = 1 + round(fraction * (n - 1))
@@ -314,6 +323,7 @@ FAST = {
     "tiny": lambda w: TinyLoRA(w, 2, rank=2, key=Key(0)),
     "row scale": lambda w: RowScale(offsets.DCT(w)),
     "circulant": lambda w: Circulant(w, 4),
+    "kronecker": lambda w: Kronecker(w, 2, 3, key=Key(0)),
     "dct": lambda w: Basis(DCT(w), Sparse(w, 6, key=Key(0))),
     "haar": lambda w: Basis(Haar(w), Sparse(w, 6, key=Key(0))),
     "hadamard": lambda w: Basis(Hadamard(w, over="filters"), Sparse(w, 6, key=Key(0))),
@@ -372,6 +382,9 @@ W = torch.zeros(4, 6)
         (lambda: Circulant(W, 3), "block must divide 4 outputs and 6 inputs, got 3"),
         (lambda: Circulant(W, 0), "block must divide 4 outputs and 6 inputs, got 0"),
         (lambda: Circulant(W, 2, scale=math.inf), "scale must be positive and finite, got inf"),
+        (lambda: Kronecker(W, 3, 2, key=Key(0)), "height and width must divide 4 outputs and 6 inputs, got 3 and 2"),
+        (lambda: Kronecker(W, 2, 0, key=Key(0)), "height and width must divide 4 outputs and 6 inputs, got 2 and 0"),
+        (lambda: Kronecker(W, 2, 2), "Kronecker needs a key=, got None"),
         (lambda: Given(W, torch.ones(23, 2)), r"matrix must have shape \(24, dim\), got \(23, 2\)"),
         (lambda: Given(W, torch.ones(24, 2)), "matrix must have 2 independent columns, got 1"),
         (lambda: Given(W, torch.full((24, 1), math.nan)), "matrix must be finite, got 24 entries that are not"),

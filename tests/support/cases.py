@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from subspace.embeddings import (
     Given,
     Hashed,
     Identity,
+    Kronecker,
     LowRank,
     RowScale,
     Scaled,
@@ -47,6 +49,9 @@ from subspace.offsets import (
     SignedPermutation,
     Zero,
 )
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,17 @@ def _circulant(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: Circulant(like, math.gcd(*STANDARD.fans(like.shape)), scale=scale)
 
 
+def _kronecker(layout: Callable[[Tensor], Layout]) -> Callable[[Tensor, int, Key], Embedding]:
+    def largest(n: int) -> int:
+        return next((n // factor for factor in range(2, n) if n % factor == 0), 1)
+
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        n_out, n_in = layout(like).fans(like.shape)
+        return Kronecker(like, largest(n_out), largest(n_in), key=key, layout=layout(like))
+
+    return make
+
+
 def _given(like: Tensor, dim: int, key: Key) -> Embedding:
     return Given(like, torch.from_numpy(key.normal(like.numel() * dim)).reshape(-1, dim))
 
@@ -255,6 +271,8 @@ EMBEDDINGS = [
     EmbeddingCase("lora-given", _lora_given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("circulant", _circulant(None), False, True, True, random=False),
     EmbeddingCase("circulant-c3a", _circulant(1.0), free=False, random=False),
+    EmbeddingCase("kronecker", _kronecker(lambda like: STANDARD), False, True, True),
+    EmbeddingCase("kronecker-several", _kronecker(_several), False, True, True),
     EmbeddingCase("given", _given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("dct", lambda like, dim, key: embeddings.DCT(like), False, True, True, random=False),
     EmbeddingCase("haar", lambda like, dim, key: embeddings.Haar(like), False, True, True, random=False),
@@ -314,6 +332,17 @@ def _recur(module: nn.Module) -> Tensor:
     x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(3, 2, 5).cos()
     output: Tensor = module(x)[0]
     return output
+
+
+def each_with_one(ones: Iterable[T], others: Iterable[S]) -> list[tuple[T, S]]:
+    """Pairs of which each of both is in one at least: where all pairs would show nothing else."""
+
+    def place(i: int, n: int) -> int:
+        return (i + i // n) % n  # from one place further in every round, so that no two always meet
+
+    ones, others = list(ones), list(others)
+    count = range(max(len(ones), len(others)))
+    return [(ones[place(i, len(ones))], others[place(i, len(others))]) for i in count]
 
 
 # d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs
