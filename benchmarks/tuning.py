@@ -28,8 +28,8 @@ from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
 from subspace import Key
 from subspace.study.training.costs import activation_bytes
 
-RATES = (1e-3, 5e-3, 2.5e-2, 0.1)  # that are searched, of every tuner
-DEFAULT = 5e-3  # without a search, of every tuner
+RATES = (2e-3, 1e-2, 5e-2)  # that are searched, of every tuner
+DEFAULT = 1e-2  # without a search, of every tuner
 HEAD = 5e-3  # of the head
 SEARCH = 1000  # the seed of the search
 CASE = ["task", "tuner", "budget", "rate", "seed"]
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--tuners", nargs="+", choices=list(TUNERS), default=list(TUNERS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[1_000, 10_000, 100_000, 1_000_000], help="bytes")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layers", type=int, default=1, help="of MiniLM that are tuned, the last ones")
     args = parser.parse_args()
