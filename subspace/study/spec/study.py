@@ -144,7 +144,9 @@ class Run:
     @property
     def epochs(self) -> int:
         """The most epochs that there can be, those of the rounds that choose U included."""
-        return self.train.epochs * (1 + int(self.method.options.get("rounds", 0)))
+        options = self.method.options
+        rounds = int(options.get("rounds", 0)) + (options.get("embedding") == "lottery")
+        return self.train.epochs * (1 + rounds) + int(options.get("burn_in", 0))
 
     @property
     def cost(self) -> float:

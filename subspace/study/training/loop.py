@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,23 +92,30 @@ class Loop:
                 search.load_state_dict(self.state.saved["search"])
         self.state.search = search
 
-    def fit(self, model: nn.Module) -> None:
-        """Train a network of a round, while the dense network is held to rewind to."""
+    def fit(self, model: nn.Module, epochs: int | None = None, after_step: Callable[[], object] | None = None) -> None:
+        """Train a network of a round, while the dense network is held to rewind to; epochs: None for the run's."""
         with self.meter.paused():
-            self.train(model, subspace.summary(model).density or 1.0, is_final=False)
+            self.train(model, subspace.summary(model).density or 1.0, is_final=False, epochs=epochs, after=after_step)
 
-    def train(self, model: nn.Module, density: float, is_final: bool = True) -> None:
+    def train(
+        self,
+        model: nn.Module,
+        density: float,
+        is_final: bool = True,
+        epochs: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None:
         """Train at the learning rate of this density; is_final: not a round, so that every epoch ends with a test.
 
-        FloatingPointError where the loss stops being finite.
+        after: is called after every step. FloatingPointError where the loss stops being finite.
         """
-        parts = self.prepare(model, density)
+        parts = self.prepare(model, density, after)
         first = self.restore(model, parts, is_final)
         if self.run.train.structured and any(subspace.subspaces(model)):
             subspace.structured(model)
         cost = costs.flops(model, self.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(self.device))
         peak = self.peak(model, parts, first)
-        for number in range(first, self.run.train.epochs):
+        for number in range(first, self.run.train.epochs if epochs is None else epochs):
             rate = parts.optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.state.done)))
             with seeded(self.team.key(key)):
@@ -124,11 +131,14 @@ class Loop:
         if parts.mover and is_final:
             parts.mover.cut()
 
-    def prepare(self, model: nn.Module, density: float) -> Parts:
+    def prepare(self, model: nn.Module, density: float, after: Callable[[], object] | None = None) -> Parts:
         """The optimizer, schedule and mover of a training, as at its start."""
         train = self.run.train
         rate = train.learning_rate / math.sqrt(density) if train.scaling == "root" else train.learning_rate
-        parts = Parts(instantiate(torch.optim, Choice.of(train.optimizer, "optimizer"), model.parameters(), lr=rate))
+        optimizer = instantiate(torch.optim, Choice.of(train.optimizer, "optimizer"), model.parameters(), lr=rate)
+        if after:
+            optimizer.register_step_post_hook(lambda *_: after())
+        parts = Parts(optimizer)
         if train.schedule:
             schedule = Choice.of(train.schedule, "schedule")
             parts.schedule = instantiate(torch.optim.lr_scheduler, schedule, parts.optimizer)

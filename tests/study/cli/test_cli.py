@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -187,7 +188,7 @@ def test_on_a_terminal_there_are_bars_unless_lines_are_asked_for(small, tmp_path
     def shown(*options):
         parent, child = pty.openpty()
         fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        study = subprocess.Popen([*COMMAND, small, "--launch", "workers=1", *options], stdout=child, stderr=child)
+        study = subprocess.Popen([*COMMAND, small, "--launcher", "inline", *options], stdout=child, stderr=child)
         os.close(child)
         text = b""
         while True:
@@ -384,43 +385,55 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the file of a study of three runs, and their results in `out`."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "small.toml").write_text(FILE.replace('"dctps"]', '"dctps", "freezenet"]'))
+    done = invoke("run", folder / "small.toml", "--out", folder / "out", "--launcher", "inline")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def done(trained, tmp_path):
+    """The trained study's file, and a copy of its results, as words of a command."""
+    return [trained / "small.toml", "--out", shutil.copytree(trained / "out", tmp_path / "out")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["result.json", "epochs.json", "state.pt"])
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, name, small, tmp_path):
-    where = [small, "--out", tmp_path / "out"]
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-    store, run = Store(tmp_path / "out"), files.load(small).runs()[0]
-    whole = store.read(run)
-    path = store.directory(run) / name
-    if name != "result.json":
-        store.path(run).unlink()
-        path.write_bytes(b"")
-    DAMAGE[kind](path)
+def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, done):
+    store, runs = Store(done[-1]), files.load(done[0]).runs()
+    whole = [store.read(run) for run in runs]
+    for run, name in zip(runs, ["result.json", "epochs.json", "state.pt"], strict=True):
+        path = store.directory(run) / name
+        if name != "result.json":
+            store.path(run).unlink()
+            path.write_bytes(b"")
+        DAMAGE[kind](path)
     for verb in ("status", "plan", "report"):
-        told = invoke(verb, *where)
-        assert (told.exit_code, told.exception) in ((0, None), (0, told.exception)), told.output
-    assert not store.path(run).is_file() or name == "result.json"
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-    epochs = [{**epoch, "seconds": 0} for epoch in store.read(run)["metrics"]["epochs"]]
-    assert epochs == [{**epoch, "seconds": 0} for epoch in whole["metrics"]["epochs"]]
+        told = invoke(verb, *done)
+        assert told.exit_code == 0, told.output
+    assert not any(store.path(run).is_file() for run in runs[1:])
+    assert invoke("run", *done, "--launcher", "inline").exit_code == 0
+    for run, before in zip(runs, whole, strict=True):
+        epochs = [{**epoch, "seconds": 0} for epoch in store.read(run)["metrics"]["epochs"]]
+        assert epochs == [{**epoch, "seconds": 0} for epoch in before["metrics"]["epochs"]]
 
 
 @pytest.mark.slow
-def test_a_folder_that_can_only_be_read_has_its_status_and_its_report_elsewhere(small, tmp_path, monkeypatch):
-    where = [small, "--out", tmp_path / "out"]
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-
+def test_a_folder_that_can_only_be_read_has_its_status_and_its_report_elsewhere(done, tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refused)
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
-    assert invoke("status", *where).stdout.count("finished, ") == 2
-    told = invoke("report", *where, "--to", tmp_path / "elsewhere")
+    assert invoke("status", *done).stdout.count("finished, ") == 3
+    told = invoke("report", *done, "--to", tmp_path / "elsewhere")
     assert told.exit_code == 0, told.output
     assert (tmp_path / "elsewhere" / "report.html").exists()
-    assert invoke("run", *where).exit_code == 1
+    assert invoke("run", *done).exit_code == 1
 
 
 def test_the_library_needs_none_of_the_extras():

@@ -202,7 +202,7 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: run("ordinary", density=0.1), r"no size must be given for ordinary, got .*0.1"),
         (
             lambda: Run(Choice("random_subspace", {"steps": 3}), density=0.1),
-            r"options of random_subspace must be embedding, offset, got 'steps'",
+            r"options of random_subspace must be burn_in, embedding, offset, tensors, got 'steps'",
         ),
         (
             lambda: Run(Choice("force", {"step": 3}), density=0.1),

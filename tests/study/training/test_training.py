@@ -156,6 +156,47 @@ def test_the_test_loss_is_the_mean_over_all_labels_of_a_sequence_too():
     assert loss == pytest.approx(-by_label.log_softmax(1)[torch.arange(28), labels.flatten()].mean().item())
 
 
+def test_a_burn_in_is_ordinary_training_and_the_subspace_goes_through_its_end():
+    two, one = Training(epochs=2, batch=50), Training(epochs=1, batch=50, learning_rate=1e-12)
+    options = {"offset": "initial", "burn_in": 2}
+    metrics = train(Run(Choice("random_subspace", options), dim=5, train=replace(one, learning_rate=1e-30, epochs=1)))
+    assert metrics["samples"] == 3 * 120
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1]
+    burnt = train(Run(Choice("random_subspace", options), dim=5, train=replace(two, learning_rate=2e-3)))
+    cold = train(Run(Choice("random_subspace", {"offset": "initial"}), dim=5, train=replace(two, learning_rate=2e-3)))
+    assert burnt["samples"] == 4 * 120
+    assert cold["samples"] == 2 * 120
+    assert burnt["dim"] == cold["dim"] == 5
+    assert burnt["flops_total"] > cold["flops_total"]
+    assert losses(burnt)[0] < 0.5 * losses(cold)[0]
+
+
+def test_a_lottery_subspace_reaches_what_its_training_reached_with_a_handful_of_numbers():
+    run = Run(Choice("random_subspace", {"offset": "initial", "embedding": "lottery"}), dim=2)
+    run = replace(run, train=Training(epochs=6, batch=20, learning_rate=2e-3))
+    metrics = train(run)
+    assert metrics["dim"] == 2
+    assert metrics["samples"] == 2 * 6 * 120
+    assert run.epochs == 12
+    random = train(replace(run, method=Choice("random_subspace", {"offset": "initial"})))
+    assert losses(metrics)[-1] < 0.2 * losses(random)[-1]
+
+
+@pytest.mark.parametrize("embedding", ["gaussian", "srht", "hashed", "lottery"])
+def test_with_all_tensors_in_the_subspace_nothing_trains_beside_theta(embedding):
+    options = {"offset": "initial", "embedding": embedding, "tensors": "all"}
+    run = Run(Choice("random_subspace", options), Choice("mlp", {"norm": True}), dim=2, train=SHORT)
+    metrics = train(run)
+    assert (metrics["dim"], metrics["beside"]) == (2, {})
+    assert sum(tensor["numel"] for tensor in metrics["tensors"]) == 200_010
+
+
+def test_a_trajectory_of_fewer_points_than_directions_is_refused_in_one_sentence():
+    options = {"offset": "initial", "embedding": "lottery"}
+    with pytest.raises(ValueError, match=r"^dim must be in \[1, 3\], the independent directions of the points, got 4$"):
+        train(Run(Choice("random_subspace", options), dim=4, train=Training(epochs=1, batch=40)))
+
+
 def test_a_language_model_learns_and_its_accuracies_are_of_characters(monkeypatch):
     text = torch.arange(40).repeat(20)[: 32 * 16 + 1] % 7  # the next one is certain
     part = Tensors(text[:-1].reshape(32, 16), text[1:].reshape(32, 16))
@@ -258,19 +299,22 @@ def interrupted(run, stop):
 SCHEDULED = Training(epochs=3, batch=40, schedule={"name": "StepLR", "step_size": 1})
 
 
-QUICK = ("ordinary", "random_pruning_epl", "snip", "imp", "rigl", "dctps")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
+THOROUGH = ("imp", "rigl", "dctps")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, one_thread):
     options = {n: 2 for n in ("rounds", "steps", "delta_t") if n in METHODS[name].options}
     density = 0.01 if METHODS[name].has_density else None
     run = Run(Choice(name, options), density=density, seed=3, train=SCHEDULED)
-    whole, keeper = figures(run), Keeper()
-    train(run, keeper)
-    for stop in {1, keeper.times // 2, keeper.times - 1, keeper.times}:
+    keeper = Keeper()
+    whole = figures(run, keeper)
+    stops = {keeper.times // 2}
+    if name in THOROUGH:
+        assert figures(run) == whole  # where nothing is kept
+        stops |= {1, keeper.times - 1, keeper.times}
+    for stop in stops:
         assert interrupted(run, stop) == whole, stop
 
 
