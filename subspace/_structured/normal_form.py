@@ -52,7 +52,10 @@ class NormalForm:
     def index(self) -> Tensor:
         """The places of the values, the same tensor at every call."""
         index = None if self.sparse is None else self.sparse.support()
-        return self.nowhere if index is None else index
+        if index is not None:
+            return index
+        self.nowhere = self.nowhere.to(self.offset.like.device)
+        return self.nowhere
 
     def __call__(self, theta: Tensor) -> Weight:
         self.parametrization.check_members()
