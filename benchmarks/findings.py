@@ -14,6 +14,7 @@ rank         of the Jacobian, at the start -> after training, the median over sa
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 bits         of the test loss, per character of text: mean and standard deviation over the seeds, as accuracy
 files        bits per character of networks at equal bytes (`benchmarks.small_files`; the place is not looked at)
+tuners       beside peft's (`benchmarks.tuning`), a row per tuner and budget of a task, which is the place
 dimension    of `subspace dimension`: a row per data set, network and method (the place is not looked at)
 any column   of `study.summary.summary_table`, as theta: its figures
 
@@ -38,7 +39,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import small_files, sweeps
+from benchmarks import small_files, sweeps, tuning
 from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
@@ -117,6 +118,8 @@ def pairs(studies: str, at_place: str) -> str:
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
     own = {"rank": ranks, "channels": channels, "pairs": pairs, "dimension": dimensions}
+    if what == "tuners":
+        return tuning.markdown(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
     if what == "files":
         return small_files.table(runs(studies))
     if what in own:

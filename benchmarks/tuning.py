@@ -26,6 +26,7 @@ from benchmarks.report import Row, options, write
 from benchmarks.tasks import TASKS, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
 from subspace import Key
+from subspace.study.reports.grid import Grid
 from subspace.study.training.costs import activation_bytes
 
 RATES = (2e-3, 1e-2, 5e-2)  # that are searched, of every tuner
@@ -151,6 +152,25 @@ def interval(values: pd.Series) -> dict[str, float]:
     n = len(values)
     half = stats.t.ppf(0.975, n - 1) * values.std() / n**0.5 if n > 1 else float("nan")
     return {"low": values.mean() - half, "high": values.mean() + half}
+
+
+def markdown(runs: pd.DataFrame, task: str) -> str:
+    """The rows of a task, the best of each budget first."""
+    found = pd.DataFrame(summary(runs[runs["task"] == task]))
+    found = found.sort_values(["budget", "test"], ascending=[True, False], kind="stable")
+    heads = [
+        *("tuner", "file at most", "file", "trained", "rate", "test %, [95 %]", "seeds", f"at {DEFAULT:g}"),
+        *("step ms", "saved MB"),
+    ]
+    rows = [
+        [
+            *(row.tuner, f"{row.budget:,}", f"{row.file_bytes:,}", f"{row.trained:,}", f"{row.rate:g}"),
+            *(f"{100 * row.test:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]", f"{row.seeds}"),
+            *(f"{100 * row.default_test:.1f}", f"{row.step_ms:.0f}", f"{row.saved_MB:.2f}"),
+        ]
+        for row in found.itertuples()
+    ]
+    return Grid.of_texts("", heads, rows).to_markdown()
 
 
 def main() -> None:

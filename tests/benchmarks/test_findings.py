@@ -16,7 +16,7 @@ from subspace.study.spec.study import Run, Training
 from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
-OWN = {"channels", "bytes"}  # of no one preset
+OWN = {"channels", "bytes", "tuning"}  # of no one preset
 STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()} - OWN)
 
 

@@ -134,6 +134,9 @@ def test_a_summary_takes_the_rate_that_was_best_on_held_out_samples_and_counts_o
     (row,) = tuning.summary(pd.DataFrame(rows))
     assert (row["rate"], row["seeds"], row["default_test"]) == (0.1, 3, pytest.approx(0.6))
     interval = stats.t.interval(0.95, 2, loc=0.75, scale=stats.sem(tests[0.1]))
+    (line,) = tuning.markdown(pd.DataFrame(rows), "t").splitlines()[2:]
+    low, high = (f"{100 * value:.1f}" for value in interval)
+    assert line == f"| sparse | 10 | 9 | 3 | 0.1 | 75.0 [{low}, {high}] | 3 | 60.0 | 10 | 2.00 |"
     assert (row["test"], row["low"], row["high"]) == (pytest.approx(0.75), *map(pytest.approx, interval))
 
 
