@@ -352,5 +352,5 @@ def test_a_base_takes_a_packed_delta_as_any_other():
     with rounded(model.eval(), 6):
         wanted = model(x)
     base.eval()
-    deltas.switch("small")
+    deltas.use("small")
     assert torch.allclose(base(x), wanted, atol=1e-5)
