@@ -18,6 +18,7 @@ from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
+from subspace.products.geometry import in_format
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +46,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.memory_format = torch.contiguous_format  # of w
         self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
@@ -69,7 +71,7 @@ class SubspaceParametrization(nn.Module):
             else:  # d is built once
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
-            w = w.to(self.like.dtype)
+            w = in_format(w.to(self.like.dtype), self.memory_format)
         warn_if_written(w, WRITTEN)
         return w
 
