@@ -52,7 +52,15 @@ HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "findings.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"\]\(\.\./benchmarks/results/([^/)]+)/([^/)]+)\.png\)")
-OWN = ("jacobian-summary.csv", "trainability.csv", "phase.csv", "dimension.csv", "dimension-runs.csv")
+OWN = (
+    "runs.csv",
+    "study.toml",
+    "jacobian-summary.csv",
+    "trainability.csv",
+    "phase.csv",
+    "dimension.csv",
+    "dimension-runs.csv",
+)
 OWN += ("jacobian-*.png", "trainability-*.png", "phase-*.png", "dimension-*.png")
 
 
@@ -160,7 +168,7 @@ def collect(out: Path) -> None:
     for source in sorted(folder for folder in out.iterdir() if any(folder.name.startswith(study) for study in wanted)):
         target = RESULTS / source.name
         target.mkdir(parents=True, exist_ok=True)
-        for path in [source / "runs.csv", source / "study.toml", *(path for each in OWN for path in source.glob(each))]:
+        for path in (path for each in OWN for path in source.glob(each)):
             if path.suffix == ".png":
                 put(target / path.name, path.read_bytes())
             else:
