@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import importlib.util
 import itertools
 import json
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -253,76 +255,85 @@ def _step(model: nn.Module, x: Tensor, autocast: bool) -> Call:
     return call
 
 
+class Network(NamedTuple):
+    """A network and a batch for it; density: of S. items: what a step goes through, images or tokens."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    x: Tensor
+    density: float = 1e-3
+
+    @property
+    def items(self) -> int:
+        return self.x.numel() if self.x.dtype == torch.int64 else len(self.x)
+
+    def model(self, device: str, route: str | None) -> nn.Module:
+        """The dense network, or for a route DCTpS by it."""
+        torch.manual_seed(0)
+        with torch.device(device):
+            model = self.build()
+        if route is not None:
+            total = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+            model = subspace.recipes.dctps(model, dim=round(self.density * total), seed=0)
+            model = subspace.structured(model, route)
+        return model.to(memory_format=torch.channels_last) if self.x.ndim == 4 else model
+
+
+def gpt(device: str) -> Network:
+    tokens = torch.randint(0, 8192, (8, 1024), device=device)
+    return Network("gpt of 12 layers, width 1024, 8 x 1024 tokens", networks.gpt, tokens)
+
+
 def training_steps(bench: Bench) -> None:
     """Whole steps with Adam under autocast to bfloat16: dense beside DCTpS (p = 1e-3) by the router's choice."""
-    device, small = bench.device, bench.device == "cpu"
-    made: list[tuple[str, Callable[[], nn.Module], Tensor]] = (
-        [
-            (
-                "resnet50, 64 images of 224 x 224",
-                lambda: networks.resnet50(1000, "imagenet"),
-                draw(64, 3, 224, 224, dtype=torch.float32, device=device),
-            ),
-            (
-                "gpt of 12 layers, width 1024, 8 x 1024 tokens",
-                networks.gpt,
-                torch.randint(0, 8192, (8, 1024), device=device),
-            ),
-            ("vit-b/16, 64 images", networks.vit_b16, draw(64, 3, 224, 224, dtype=torch.float32, device=device)),
-        ]
-        if not small
-        else [("mlp", lambda: networks.mlp(256, 2), draw(8, 256, dtype=torch.float32, device=device))]
-    )
-    for name, build, x in made:
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        calls: dict[str, Call] = {}
-        for variant in ("dense", "DCTpS, auto", "DCTpS, dense"):
-            torch.manual_seed(0)
-            with torch.device(device):
-                model = build()
-            if variant != "dense":
-                total = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-                model = subspace.recipes.dctps(model, dim=round(1e-3 * total), seed=0)
-                model = subspace.structured(model, variant.removeprefix("DCTpS, "))
-            if x.ndim == 4:
-                model = model.to(memory_format=torch.channels_last)
-            step = _step(model, x, autocast=not small)
-            _memory(bench, name, variant, step)
-            calls |= {variant: step} | ({variant + GRAPH: captured(step)} if device == "cuda" else {})
-        items, target = x.numel() if x.ndim == 2 else len(x), RESNET50 if name.startswith("resnet50") else None
-        others = tuple(variant for variant in calls if variant.startswith("dense"))
-        bench.times("training steps", name, interleave(calls, rounds=7, seconds=8), others, target, items=items)
-
-
-def _memory(bench: Bench, name: str, variant: str, step: Call) -> None:
-    if bench.device != "cuda":
+    if bench.device == "cpu":
+        x = draw(8, 256, dtype=torch.float32, device="cpu")
+        _steps(bench, Network("mlp", lambda: networks.mlp(256, 2), x), ("auto", "dense"))
         return
-    step()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    bench.add("memory", name, variant, peak_gb=torch.cuda.max_memory_allocated() / 1e9)
+    images = draw(64, 3, 224, 224, dtype=torch.float32, device="cuda").contiguous(memory_format=torch.channels_last)
+    resnet50 = Network("resnet50, 64 images of 224 x 224", lambda: networks.resnet50(1000, "imagenet"), images)
+    for network in (resnet50, gpt("cuda"), Network("vit-b/16, 64 images", networks.vit_b16, images)):
+        _steps(bench, network, ("auto", "dense"), RESNET50 if network is resnet50 else None)
+
+
+def compiled_steps(bench: Bench) -> None:
+    """The step of the GPT in `training_steps` once more, by torch.compile."""
+    network = (
+        gpt(bench.device) if bench.device == "cuda" else Network("mlp", lambda: networks.mlp(64, 2), torch.ones(8, 64))
+    )
+    _steps(bench, network, ("auto",), compiled=True)
 
 
 def wide_mlp(bench: Bench) -> None:
     """Four layers of 16384, 2048 rows, bfloat16, a step of Adam: time and peak memory."""
-    q, rows = (256, 8) if bench.device == "cpu" else (16384, 2048)
+    q, rows, route = (256, 8, "fft") if bench.device == "cpu" else (16384, 2048, "triton")
     x = draw(rows, q, dtype=torch.float32, device=bench.device)
+    _steps(bench, Network("mlp of 4 x 16384, 2048 rows", lambda: networks.mlp(q, 4), x, 1e-4), (route,))
+
+
+def _steps(
+    bench: Bench, network: Network, routes: tuple[str, ...], target: float | None = None, compiled: bool = False
+) -> None:
+    """Time and peak memory of a step of the dense network and of DCTpS by each of the routes."""
     calls: dict[str, Call] = {}
-    for variant in ("DCTpS, triton", "dense"):
-        torch.manual_seed(0)
-        with torch.device(bench.device):
-            model = networks.mlp(q, 4)
-        if variant != "dense":
-            route = "triton" if bench.device == "cuda" else "fft"
-            model = subspace.structured(subspace.recipes.dctps(model, dim=round(1e-4 * 4 * q * q), seed=0), route)
-        step = _step(model.to(bench.device), x, autocast=True)
-        _memory(bench, "mlp of 4 x 16384", variant, step)
+    for route in (None, *routes):
+        gc.collect()  # of graphs that are gone
+        before = torch.cuda.memory_allocated()
+        model = network.model(bench.device, route)
+        variant = "dense" if route is None else f"DCTpS, {route}"
+        if compiled:
+            model, variant = torch.compile(model), f"{variant}, compiled"
+        step = _step(model, network.x, autocast=bench.device == "cuda")
+        if bench.device == "cuda":
+            step()
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            peak = torch.cuda.max_memory_allocated() - before
+            bench.add("memory", network.name, variant, peak_gb=peak / 1e9)
         calls |= {variant: step} | ({variant + GRAPH: captured(step)} if bench.device == "cuda" else {})
     others = tuple(variant for variant in calls if variant.startswith("dense"))
-    bench.times("training steps", "mlp of 4 x 16384, 2048 rows, p 0.0001", interleave(calls, 5, 6), others)
+    case = f"{network.name}, p {network.density:g}"
+    bench.times("training steps", case, interleave(calls, rounds=7, seconds=8), others, target, items=network.items)
 
 
 def errors(bench: Bench) -> None:
@@ -379,7 +390,7 @@ def draw_speedups(bench: Bench, path: Path) -> None:
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel("times as fast as nn.Linear, forward\nand backward, both in CUDA graphs")
+    axes.set_ylabel("times as fast as nn.Linear, forward and\nbackward, in CUDA graphs where faster")
     axes.set_title(str(stamp(bench.device)["card"]))
     for (transform, color), (p, style) in itertools.product(
         {"dct": "#0072B2", "hadamard": "#D55E00"}.items(), {1e-3: "-", 1e-4: "--"}.items()
@@ -398,7 +409,10 @@ def draw_speedups(bench: Bench, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-SECTIONS = {f.__name__: f for f in (laws, errors, kernels, linear_layers, convolutions, wide_mlp, training_steps)}
+SECTIONS = {
+    f.__name__: f
+    for f in (laws, errors, kernels, linear_layers, convolutions, wide_mlp, training_steps, compiled_steps)
+}
 
 
 def main() -> int:

@@ -1,12 +1,20 @@
-"""A linear layer for 1 to 16 rows, forward only: DCTpS beside nn.Linear, itself compiled, and dynamically in int8."""
+"""A linear layer on 1 to 16 rows, forward only: DCTpS beside nn.Linear, itself compiled and in int8; both exported.
+
+What is exported by torch.onnx is run by ONNX Runtime; of the structured layer it is a small program that builds w at
+every call. MB are those of the files: a checkpoint of d and U, torch's of every weight, or the program.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import subspace
 from benchmarks.report import Row, options, rows, show, write
@@ -15,13 +23,13 @@ from benchmarks.timing import Call, interleave
 OVER = ("dense", "compiled", "int8")
 
 
-def contest(size: int, density: float) -> dict[str, Any]:
+def contest(size: int, density: float) -> dict[str, nn.Module]:
     """The layers by name; all of one size, without a bias."""
-    dense = nn.Linear(size, size, bias=False).eval()
+    dense = nn.Sequential(nn.Linear(size, size, bias=False)).eval()
     ours = subspace.recipes.dctps(nn.Sequential(nn.Linear(size, size, bias=False)), density=density, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there will be another way to quantize
-        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(dense), {nn.Linear})
+        quantized = torch.ao.quantization.quantize_dynamic(dense, {nn.Linear})
     return {
         "dense": dense,
         "compiled": torch.compile(dense),
@@ -30,11 +38,27 @@ def contest(size: int, density: float) -> dict[str, Any]:
     }
 
 
-def megabytes(ours: nn.Module, name: str, size: int) -> float:
-    """What a file of the layer holds: a weight, one of a byte each, or theta and the support's key."""
+def saved(name: str, layer: nn.Module, folder: Path) -> float:
+    """MB of the file that holds a layer."""
+    path = folder / f"{name}.pt"
     if name == "auto":
-        return 4e-6 * sum(parameter.numel() for parameter in ours.parameters())
-    return (1e-6 if name == "int8" else 4e-6) * size * size
+        subspace.save(layer, path)
+    else:
+        torch.save(layer.state_dict(), path)
+    return path.stat().st_size / 1e6
+
+
+def exported(layer: nn.Module, x: Tensor, threads: int, folder: Path) -> tuple[Callable[[Tensor], Any], float]:
+    """What runs the exported layer for rows like x, and MB of its files."""
+    folder.mkdir()
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    with torch.inference_mode(False):
+        torch.onnx.export(layer, (x,), folder / "net.onnx", dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / "net.onnx", settings, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x.numpy()}), sum(f.stat().st_size for f in folder.iterdir()) / 1e6
 
 
 def main() -> None:
@@ -47,20 +71,29 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.quantized.engine = "x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack"
     table: list[Row] = []
-    with torch.inference_mode():
-        for size in args.sizes:
-            layers = contest(size, args.density)
-            for batch in args.batches:
-                x = torch.randn(batch, size)
-                calls: dict[str, Call] = {name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}
-                found = rows(
-                    interleave(calls, args.rounds, args.seconds), OVER, size=size, batch=batch, density=args.density
-                )
-                for row in found:
-                    row["MB"] = megabytes(layers["auto"], str(row["variant"]), size)
-                    show(row)
-                table += found
+    for size in args.sizes:
+        with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+            table += measured(contest(size, args.density), size, args, Path(name))
     write(args.out, table)
+
+
+def measured(layers: dict[str, nn.Module], size: int, args: Any, folder: Path) -> list[Row]:
+    """The rows of one size."""
+    megabytes = {name: saved(name, layer, folder) for name, layer in layers.items()}
+    run: dict[str, Callable[[Tensor], Any]] = dict(layers)
+    for name in ("dense", "auto"):
+        made = exported(layers[name], torch.randn(2, size), args.threads, folder / name)
+        run[f"{name}, exported"], megabytes[f"{name}, exported"] = made
+    table: list[Row] = []
+    for batch in args.batches:
+        x = torch.randn(batch, size)
+        calls: dict[str, Call] = {name: lambda call=call, x=x: call(x) for name, call in run.items()}
+        times = interleave(calls, args.rounds, args.seconds)
+        for row in rows(times, OVER, size=size, batch=batch, density=args.density):
+            row["MB"] = megabytes[str(row["variant"])]
+            show(row)
+            table.append(row)
+    return table
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ def options(description: str | None, rounds: int = 9) -> argparse.ArgumentParser
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds, in each of which every variant runs once")
     parser.add_argument("--seconds", type=float, default=60.0, help="after which no further round of a case starts")
     parser.add_argument("--wheels-only", action="store_true", help="without the compiled kernels")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="seconds of the process on all cores, for a busy machine: 1 thread",
+    )
     parser.add_argument("--out", type=Path, help="folder for the table, the pictures and the stamp")
     return parser
 

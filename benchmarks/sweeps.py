@@ -119,7 +119,7 @@ def width(model: str, options: dict[str, object]) -> str:
 
 
 def offset_costs(runs: pd.DataFrame) -> Figure:
-    """Accuracy against the FLOPs of a forward pass, a point per offset: a row per network, a column per density."""
+    """Accuracy against the FLOPs of a forward pass, a point per offset: rows are networks, columns densities."""
     runs = runs.assign(size=0, place=runs.apply(setting, axis=1))
     runs["label"] = [json.loads(options).get("offset", "dense") for options in runs["options"]]
     densities = sorted(runs["density"].dropna().unique(), reverse=True)

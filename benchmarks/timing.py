@@ -6,8 +6,9 @@ import gc
 import itertools
 import math
 import random
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -74,10 +75,15 @@ def sample(call: Call, repeats: int) -> float:
         last.record()
         last.synchronize()
         return first.elapsed_time(last) / 1000 / repeats
-    start = perf_counter()
+    start = now()
     for _ in range(repeats):
         call()
-    return (perf_counter() - start) / repeats
+    return (now() - start) / repeats
+
+
+def now() -> float:
+    """Seconds; with --processor-time those of this process on all cores, which other work does not lengthen as much."""
+    return process_time() if "--processor-time" in sys.argv else perf_counter()
 
 
 def ratio(times: Times, slow: str, fast: str) -> Spread:

@@ -29,7 +29,7 @@ from subspace import methods
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
-from subspace._base.selection import Selection, Target, targets, targets_without, within
+from subspace._base.selection import Selection, Target, layouts_of, targets, targets_without, within
 from subspace.embeddings import Direction, DirectSum, Embedding, Given, Identity, Kronecker, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
@@ -148,8 +148,9 @@ def dctps(target: Target, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
-    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
-    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate and decay
+    of alpha's own see `subspace.add_alpha_group`. Arguments: those of every sparse recipe (see
+    `SparseRecipe.__call__`).
     """
     return _plus_sparse(target.weight, in_layout(DCT(target.weight), target.layout), U)
 
@@ -201,7 +202,7 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    bases = bases_of(dict(named_parameters(model, ties=True)), basis)
+    bases = bases_of(dict(named_parameters(model, ties=True)), basis, layouts_of(model))
     size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
     kept = methods.supports(model, chosen, objective, **size, basis=bases)
     return register_supports(model, kept, bases)
@@ -224,7 +225,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None))
+    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None), layouts_of(model))
     return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 

@@ -11,10 +11,13 @@ from torch import Tensor
 
 # Those that have it, asked for once: it is needed at every product, and not every compiler of torch's can ask.
 DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(d))
+NOTHING = contextlib.nullcontext()
 
 
 def in_autocast(x: Tensor) -> bool:
     """Whether autocast is on where x is."""
+    if not torch._C._is_any_autocast_enabled():  # asked at every product
+        return False
     device = x.device.type
     return device in DEVICES and torch.is_autocast_enabled(device)
 
@@ -28,4 +31,4 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A block without autocast where x is."""
-    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else NOTHING

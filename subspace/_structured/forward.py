@@ -19,8 +19,10 @@ from subspace._base.autocast import as_autocast
 from subspace._base.exporting import is_exporting
 from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, SubspaceParametrization, subspaces
-from subspace.products import conv, linear
+from subspace.products import LINEAR
+from subspace.products.bindings import Bindings
 from subspace.products.layers import LAYERS, Layer, as_product
+from subspace.products.product import check_input, multiply_by
 from subspace.products.routes import NAMES, table_of_routes
 
 
@@ -95,6 +97,7 @@ class Products:
     def __init__(self, parametrization: SubspaceParametrization, route: str) -> None:
         self.route = route
         self.form = None if why_no_normal_form(parametrization) else NormalForm(parametrization)
+        self.bindings = None if self.form is None else Bindings(self.form)
 
     def builds(self, parametrization: SubspaceParametrization, x: Tensor) -> bool:
         """Whether w is built after all, as the faster way: for d and U with products of their own, by their FLOPs."""
@@ -120,12 +123,9 @@ def forward_by_products(module: Layer, input: Tensor) -> Tensor:
     if products.form is None:
         y = _first(stack).linear(theta, as_autocast(input))
         return y if bias is None else y + bias.to(y.dtype)
-    w = products.form(theta)
-    if isinstance(module, nn.Linear):
-        y = linear(input, w, products.route)
-        return y if bias is None else _add(y, bias)
-    seen, geometry = as_product(module, input)
-    y = conv(seen, w, geometry, products.route)
+    seen, geometry = (input, LINEAR) if isinstance(module, nn.Linear) else as_product(module, input)
+    check_input(seen, products.form.shape, geometry)
+    y = multiply_by(seen, products.form, (theta,), geometry, products.route, products.bindings)
     if bias is not None:
         y = _add(y, bias.view(-1, *(1 for _ in geometry.kernel)))
     return y if seen.ndim == input.ndim else y.squeeze(0)

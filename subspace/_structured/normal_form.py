@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from subspace.parametrization import SubspaceParametrization
 from subspace.products import Weight
-from subspace.products.weight import Structure
+from subspace.products.form import Layout
+from subspace.products.weight import Gradients, Structure
 
 NO_TRANSFORM = Structure("zero", 0.0)
 
@@ -32,10 +36,31 @@ class NormalForm:
         self.sparse = next((U for U, line in zip(parts, lines, strict=True) if line is None), None)
         self.transform, held = structures[of].transform, [t for t in structures[of][2:] if t is not None]
         self.holder = along[of][0] if held else None  # of tensors, which are others on another device
+        self.nowhere = torch.empty(0, dtype=torch.int64)
+        self.layout = self._layout()
+
+    def _layout(self) -> Layout | None:
+        """Where theta has the weight; None for several directions, and where tensors are held."""
+        if self.holder is not None or len(self.gains) - self.gains.count(None) > 1:
+            return None
+        layout, start = Layout(sum(self.dims), self.fixed, 0.0, None, 0), 0
+        for gain, dim in zip(self.gains, self.dims, strict=True):
+            layout = layout._replace(first=start) if gain is None else layout._replace(gain=gain, at=start)
+            start += dim
+        return layout
+
+    def index(self) -> Tensor:
+        """The places of the values, the same tensor at every call."""
+        index = None if self.sparse is None else self.sparse.support()
+        if index is not None:
+            return index
+        self.nowhere = self.nowhere.to(self.offset.like.device)
+        return self.nowhere
 
     def __call__(self, theta: Tensor) -> Weight:
         self.parametrization.check_members()
-        theta = theta.to(self.offset.like.dtype)
+        if theta.dtype != self.offset.like.dtype:
+            theta = theta.to(self.offset.like.dtype)
         parts = torch.split_with_sizes(theta, self.dims) if len(self.dims) > 1 else (theta,)
         scale = values = index = signs = matrix = None
         for gain, part in zip(self.gains, parts, strict=True):
@@ -51,10 +76,24 @@ class NormalForm:
         if self.sparse is not None:
             index = self.sparse.support()
         if self.holder is not None:
-            _, _, signs, matrix = self.holder.structure() or NO_TRANSFORM
+            _, _, signs, matrix = cast(Structure, self.holder.structure())
         if values is None or index is None:
             values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
         return Weight(scale, values, index, self.shape, self.transform, signs, matrix)
+
+    def needs(self, wanted: Sequence[bool]) -> tuple[bool, bool]:
+        """Whether theta scales the transform, and whether it has values of S, if its gradient is wanted."""
+        (theta,) = wanted
+        return theta and any(gain is not None for gain in self.gains), theta and None in self.gains
+
+    def adjoint(self, gradients: Gradients) -> tuple[Tensor | None]:
+        """The gradient to theta, (dim,), of those to scale and values; None where they are."""
+        _, scale, values = gradients
+        parts = [
+            values if gain is None else scale if gain == 1 or scale is None else gain * scale for gain in self.gains
+        ]
+        found = [part for part in parts if part is not None]
+        return (torch.cat(found) if len(found) > 1 else found[0] if found else None,)
 
 
 def why_no_normal_form(parametrization: SubspaceParametrization) -> str | None:

@@ -16,10 +16,10 @@ from subspace._structured.normal_form import NormalForm
 from subspace.parametrization import Subspace, subspaces
 from subspace.products.choice.calibration import time_routes
 from subspace.products.choice.router import predict
+from subspace.products.choice.selection import constants, possible, select
 from subspace.products.layers import as_product
 from subspace.products.native.load import status
 from subspace.products.problem import Problem
-from subspace.products.product import constants, possible, select
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A new one is a file, a line here and a line in tests/support/cases.py: docs/exte
 from subspace.embeddings.base import Embedding
 from subspace.embeddings.basis import Basis, Transform
 from subspace.embeddings.circulant import Circulant
+from subspace.embeddings.column_scale import ColumnScale
 from subspace.embeddings.dct import DCT
 from subspace.embeddings.direct_sum import DirectSum
 from subspace.embeddings.direction import Direction
@@ -31,6 +32,7 @@ __all__ = [
     "SRHT",
     "Basis",
     "Circulant",
+    "ColumnScale",
     "DirectSum",
     "Direction",
     "Embedding",

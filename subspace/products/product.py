@@ -10,10 +10,9 @@ Here alone a `Weight` is flattened: torch.library and autograd know nothing but 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,13 @@ from torch import Tensor, nn
 from subspace._base.autocast import as_autocast, without_autocast
 from subspace._base.exporting import is_exporting
 from subspace.products import reference
-from subspace.products.choice import calibration, router
+from subspace.products.bindings import Binding, Bindings
+from subspace.products.choice.selection import select
+from subspace.products.form import Form, Given
 from subspace.products.geometry import LINEAR, Geometry, memory_format
 from subspace.products.problem import Problem
-from subspace.products.routes import DENSE, ROUTES, Route
-from subspace.products.sparse_index import check_once, version
+from subspace.products.routes import Route
+from subspace.products.sparse_index import Version, checked, version
 from subspace.products.weight import Gradients, Needs, Weight
 
 
@@ -43,8 +44,7 @@ def linear(x: Tensor, w: Weight, route: str = "auto") -> Tensor:
     Raises:
         ValueError: For an x of another width, an index that cannot be right, and a route that cannot do this.
     """
-    if x.ndim == 0 or x.shape[-1] != w.shape[1]:
-        raise ValueError(f"x must have a last axis of {w.shape[1]}, got shape {tuple(x.shape)}")
+    check_input(x, w.shape, LINEAR)
     return multiply(x, w, LINEAR, route)
 
 
@@ -63,48 +63,49 @@ def conv(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tenso
     Raises:
         ValueError: For an x of another shape, an index that cannot be right, and a route that cannot do this.
     """
-    axes, channels = len(w.shape), w.shape[1] * geometry.groups
-    if x.ndim != axes or x.shape[1] != channels:
-        raise ValueError(f"x must have {axes} axes and {channels} channels, got shape {tuple(x.shape)}")
+    check_input(x, w.shape, geometry)
     return multiply(x, w, geometry, route)
+
+
+def check_input(x: Tensor, shape: tuple[int, ...], geometry: Geometry) -> None:
+    """Raise ValueError unless x is one that a weight of this shape multiplies."""
+    if not geometry.kernel:
+        if x.ndim == 0 or x.shape[-1] != shape[1]:
+            raise ValueError(f"x must have a last axis of {shape[1]}, got shape {tuple(x.shape)}")
+    elif x.ndim != len(shape) or x.shape[1] != shape[1] * geometry.groups:
+        axes, channels = len(shape), shape[1] * geometry.groups
+        raise ValueError(f"x must have {axes} axes and {channels} channels, got shape {tuple(x.shape)}")
 
 
 def multiply(x: Tensor, w: Weight, geometry: Geometry, route: str = "auto") -> Tensor:
     """`linear` or `conv`, without a look at the shape of x."""
+    return multiply_by(x, Given(w), (w.scale, w.values), geometry, route)
+
+
+def multiply_by(
+    x: Tensor,
+    form: Form,
+    numbers: tuple[Any, ...],
+    geometry: Geometry,
+    route: str = "auto",
+    bindings: Bindings | None = None,
+) -> Tensor:
+    """`multiply` by the weight that a form makes of numbers: to autograd one step, from x and the numbers to y.
+
+    bindings: of that form, where the products bound to it are kept.
+    """
     x = as_autocast(x)
     if (recorded := _is_recorded(x)) and not is_exporting():
-        y: Tensor = _operator(x, *_flat(w, geometry, route))
+        y: Tensor = _operator(x, *_flat(form(*numbers), geometry, route))
         return y
     if recorded or _is_transformed():
         with without_autocast(x):
-            return reference.multiply(x, w, geometry)
-    y = _Apply.apply(x, w.scale, w.values, w, geometry, route)  # type: ignore[no-untyped-call]
+            return reference.multiply(x, form(*numbers), geometry)
+    bound = None if bindings is None else bindings.find(x, numbers[0], geometry, route)
+    if not torch.is_grad_enabled():
+        return (_ByRoute.of(x, form, numbers, geometry, route) if bound is None else bound).forward(x, *numbers)
+    y = _Apply.apply(x, form, geometry, route, bound, *numbers)  # type: ignore[no-untyped-call]
     return y
-
-
-def possible(problem: Problem) -> list[Route]:
-    """The routes that can compute it."""
-    return [route for route in ROUTES if route.supports(problem)]
-
-
-def constants(problem: Problem) -> router.Constants:
-    """Seconds per count of the routes that can compute it."""
-    return calibration.constants(ROUTES, problem.family, problem.dtype, problem.device)
-
-
-def select(problem: Problem, name: str = "auto") -> Route:
-    """The route of that name, the fastest by the cost model for "auto"; ValueError if it cannot compute it."""
-    return _select(problem, name, torch.get_num_threads())
-
-
-@functools.lru_cache(maxsize=4096)
-def _select(problem: Problem, name: str, threads: int) -> Route:
-    found = {route.name: route for route in possible(problem)}
-    if name not in ("auto", *found):
-        raise ValueError(f"route must be one of {', '.join(['auto', *found])}, got {name!r}")
-    if 0 in problem.x_shape:  # which some FFT libraries refuse
-        return DENSE
-    return found[name] if name != "auto" else router.choose(problem, list(found.values()), constants(problem))
 
 
 def _flat(w: Weight, geometry: Geometry, route: str) -> tuple[Any, ...]:
@@ -121,11 +122,13 @@ def _whole(flat: Sequence[Any]) -> tuple[Weight, Geometry, str]:
 
 
 def _forward(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> Tensor:
-    """By this route, without autograd: contiguous, or channels_last where x is."""
-    check_once(w.index, w.values.shape[0], math.prod(w.shape))
+    """By this route, without autograd: contiguous, or channels_last where x is; the index has been checked."""
     with without_autocast(x):
-        y = route.forward(*_taken(x, w, geometry, route), geometry).contiguous(memory_format=memory_format(x))
-    return y if x.ndim == 2 or geometry.kernel else y.view(*x.shape[:-1], w.shape[0])
+        y = route.forward(*_taken(x, w, geometry, route), geometry)
+    if geometry.kernel:
+        return y.contiguous(memory_format=memory_format(x))
+    y = y.contiguous()
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], w.shape[0])
 
 
 def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route, needs: Needs) -> Gradients:
@@ -138,10 +141,20 @@ def _backward(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, route: Route
             gx = None if gx is None else w.turn_input(gx)
             gvalues = None if gvalues is None else w.turn_values(gvalues)
     if gx is not None:
-        gx = gx.to(x.dtype).view(x.shape).contiguous(memory_format=form)
-    if w.scale is not None and gscale is not None:
-        gscale = gscale.to(w.scale.dtype).reshape(w.scale.shape)
-    return Gradients(gx, gscale, None if gvalues is None else gvalues.to(w.values.dtype))
+        gx = _like(gx, x).contiguous(memory_format=form)
+    gscale = None if gscale is None or w.scale is None else _like(gscale, w.scale)
+    return Gradients(gx, gscale, None if gvalues is None else _like(gvalues, w.values))
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A gradient in the dtype and shape of what it belongs to."""
+    if gradient.dtype != tensor.dtype:
+        gradient = gradient.to(tensor.dtype)
+    return gradient if gradient.shape == tensor.shape else gradient.reshape(tensor.shape)
+
+
+def _checked(w: Weight) -> Version | None:
+    return checked(w.index, w.values.shape[0], math.prod(w.shape))
 
 
 def _taken(x: Tensor, w: Weight, geometry: Geometry, route: Route) -> tuple[Tensor, Weight]:
@@ -154,38 +167,71 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+class _ByRoute(NamedTuple):
+    """A product by a route's own methods, of a weight whose index was right at a version."""
+
+    w: Weight
+    form: Form
+    geometry: Geometry
+    route: Route
+    version: Version | None
+
+    @classmethod
+    def of(cls, x: Tensor, form: Form, numbers: tuple[Any, ...], geometry: Geometry, name: str) -> _ByRoute:
+        w = form(*numbers)
+        now, route = _checked(w), select(Problem.of(x, w, geometry), name)
+        return cls(w, form, geometry, route, now)
+
+    @property
+    def fixed(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.w.index, self.w.signs, self.w.matrix
+
+    def forward(self, x: Tensor, *numbers: Tensor | None) -> Tensor:
+        return _forward(x, self.w, self.geometry, self.route)
+
+    def backward(
+        self, gy: Tensor, x: Tensor, numbers: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        if self.version is None or version(self.w.index) != self.version:
+            _checked(self.w)
+        wanted = Needs(needs[0], *self.form.needs(needs[1:]))
+        found = _backward(gy, x, self.w, self.geometry, self.route, wanted)
+        return found.x, *self.form.adjoint(found)
+
+
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor | None, values: Tensor, *rest: Any) -> Tensor:
-        w, geometry, name = rest  # with scale and values in it, which autograd has to be shown
-        route = select(Problem.of(x, w, geometry), name)
-        ctx.save_for_backward(x, scale, values, w.index, w.signs, w.matrix)
-        ctx.shape, ctx.transform, ctx.geometry, ctx.route = w.shape, w.transform, geometry, route
-        ctx.version = None if w.index.is_inference() else version(w.index)
-        y = _forward(x, w, geometry, route)
+    def forward(
+        ctx: Any, x: Tensor, form: Form, geometry: Geometry, name: str, bound: Binding | None, *numbers: Any
+    ) -> Tensor:
+        product = _ByRoute.of(x, form, numbers, geometry, name) if bound is None else bound
+        ctx.form, ctx.geometry, ctx.product = form, geometry, product
+        ctx.save_for_backward(x, *product.fixed, *numbers)
+        y = product.forward(x, *numbers)
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y  # so that a bias may be added in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gy,), (x, scale, values, index, *fixed) = gradients, ctx.saved_tensors
-        w, needs = Weight(scale, values, index, ctx.shape, ctx.transform, *fixed), Needs(*ctx.needs_input_grad[:3])
-        if ctx.version is None or version(index) != ctx.version:
-            check_once(index, values.shape[0], math.prod(w.shape))
+        (gy,), (x, *saved) = gradients, ctx.saved_tensors  # which raises for what was written to since
+        needs = ctx.needs_input_grad[:1] + ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():
-            found = _differentiable(gy, x, w, ctx.geometry, needs)
+            gx, *others = _differentiable(gy, x, saved, ctx, needs)
         else:
-            found = _backward(gy, x, w, ctx.geometry, ctx.route, needs)
-        return *found, None, None, None
+            gx, *others = ctx.product.backward(gy, x, saved[3:], needs)
+        return gx, None, None, None, None, *others
 
 
-def _differentiable(gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
-    """The gradients with a graph of their own, through the reference."""
-    x, values = x.view_as(x), w.values.view_as(w.values)  # or one could lead to another
-    scale = None if w.scale is None else w.scale.view_as(w.scale)
-    y = reference.multiply(x, w._replace(scale=scale, values=values), geometry)
-    wanted = [tensor for tensor, need in zip((x, scale, values), needs, strict=True) if need]
-    found = iter(torch.autograd.grad(y, wanted, gy, create_graph=True))  # type: ignore[arg-type]
-    return Gradients(*(next(found) if need else None for need in needs))
+def _differentiable(
+    gy: Tensor, x: Tensor, saved: Sequence[Tensor | None], ctx: Any, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients to x and the numbers, with a graph of their own, through the reference."""
+    index, signs, matrix, *numbers = saved
+    inputs = [None if t is None else t.view_as(t) for t in (x, *numbers)]  # or one could lead to another
+    w = ctx.form(*inputs[1:])._replace(index=index, signs=signs, matrix=matrix)
+    y = reference.multiply(inputs[0], w, ctx.geometry)  # type: ignore[arg-type]
+    inputs = [tensor for tensor, need in zip(inputs, wanted, strict=True) if need]
+    found = iter(torch.autograd.grad(y, inputs, gy, create_graph=True))  # type: ignore[arg-type]
+    return tuple(next(found) if need else None for need in wanted)
 
 
 INPUTS = (
@@ -197,6 +243,7 @@ INPUTS = (
 @torch.library.custom_op("subspace::product", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
 def _operator(x: Tensor, *flat: Any) -> Tensor:
     w, geometry, name = _whole(flat)
+    _checked(w)
     return _forward(x, w, geometry, select(Problem.of(x, w, geometry), name))
 
 
@@ -217,7 +264,7 @@ def _(x: Tensor, *flat: Any) -> Tensor:
 def _backward_operator(gy: Tensor, needs: Sequence[bool], x: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     w, geometry, name = _whole(flat)
     route = select(Problem.of(x, w, geometry), name)
-    check_once(w.index, w.values.shape[0], math.prod(w.shape))
+    _checked(w)
     gradients = _backward(gy, x, w, geometry, route, Needs(*needs))
     return tuple(gy.new_empty(0) if g is None else g for g in gradients)
 

@@ -141,23 +141,28 @@ def _in_place(old: Any, new: Any) -> Any:
     return old
 
 
-def check_once(index: Tensor, k: int, size: int) -> None:
+Version = tuple[int, int, int]
+
+
+def checked(index: Tensor, k: int, size: int) -> Version | None:
     """Raise ValueError unless the index holds k distinct places in range(size); looked at once for a version.
 
-    Every product does, by whatever route: compiled kernels use an index as it is, and anyone can write to it.
+    Every product does, by whatever route: compiled kernels use an index as it is, and anyone can write to it. Returns
+    the version, None of an index that counts none.
     """
     if index.shape[:1] != (k,):
         raise ValueError(f"index must have a place for each of {k} values, got {len(index)}")
     if index.is_inference():
         check(index, size)
-        return
-    wanted = (*version(index), size)
-    if _checked.get(index) != wanted:
+        return None
+    now = version(index)
+    if _checked.get(index) != (now, size):
         check(index, size)
-        _checked[index] = wanted
+        _checked[index] = now, size
+    return now
 
 
-def version(index: Tensor) -> tuple[int, int, int]:
+def version(index: Tensor) -> Version:
     """What changes when the index is written to, given another storage, or resized."""
     return index._version, index.data_ptr(), index.shape[0]
 

@@ -53,26 +53,26 @@ int main() {
             for (size_t j = 0; j < index.size(); j++) w[index[j]] += values[j];
             const int k = int(index.size());
             std::vector<int> row_starts(m), columns, column_starts(n), rows_by_column, places;
-            std::vector<float> by_column;
             for (int64_t o = 0, j = 0; o < m; o++)
               for (row_starts[o] = int(j); j < k && index[j] / n == o; j++) columns.push_back(int(index[j] % n));
             for (int64_t i = 0; i < n; i++) {
               column_starts[i] = int(places.size());
               for (int j = 0; j < k; j++)
-                if (index[j] % n == i) rows_by_column.push_back(int(index[j] / n)), places.push_back(j), by_column.push_back(values[j]);
+                if (index[j] % n == i) rows_by_column.push_back(int(index[j] / n)), places.push_back(j);
             }
             std::vector<float> y(all * m), gx(all * n), gvalues(index.size());
             float gscale = 0;
             const auto place = [&](int64_t row, int64_t c, int64_t channels) {
               return row / pixels * pixels * channels + c * pixels + row % pixels;
             };
+            std::vector<int> by_row(index.size());
+            for (int j = 0; j < k; j++) by_row[j] = j;
+            const Rows product{all, pixels, m, n, k, transform, threads, row_starts.data(), columns.data(),
+                               threads == 1 ? nullptr : by_row.data(), column_starts.data(), rows_by_column.data(), places.data()};
             const auto backward = [&](float* gx, float* gscale, float* gvalues) {
-              return subspace_rows_backward(gy.data(), x.data(), gx, gscale, gvalues, all, pixels, m, n, transform, scale,
-                                            by_column.data(), column_starts.data(), rows_by_column.data(), places.data(), k,
-                                            threads);
+              return subspace_rows_backward(&product, gy.data(), x.data(), gx, gscale, gvalues, scale, values.data());
             };
-            if (subspace_rows_forward(x.data(), y.data(), all, pixels, m, n, transform, scale, values.data(),
-                                      row_starts.data(), columns.data(), k, threads) ||
+            if (subspace_rows_forward(&product, x.data(), y.data(), scale, values.data()) ||
                 backward(gx.data(), &gscale, gvalues.data()) || backward(nullptr, nullptr, nullptr))
               return 2;
             for (int64_t row = 0; row < all; row++) {

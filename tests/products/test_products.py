@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subspace import Key, products
-from subspace.products import ROUTES, Geometry, Weight, product
+from subspace.products import ROUTES, Geometry, Weight
+from subspace.products.choice import selection
 from subspace.products.native import load
 from subspace.products.parts import sparse_conv, sparse_matrix
 from subspace.products.routes import fft
+from tests.support.cases import each_with_one
 
 TRANSFORMS = ["dct", "hadamard", "zero"]
 EVERY = [route.name for route in ROUTES]
@@ -176,18 +178,16 @@ def check(case: Case, transform: str, route: str, dtype=torch.float64, last=Fals
         assert gx.is_contiguous(memory_format=form)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("case", [*LINEAR, *CONV, *CONV2D], ids=str)
+@pytest.mark.parametrize("case, order", each_with_one([*LINEAR, *CONV, *CONV2D], ORDERS), ids=str)
 def test_every_route_is_the_dense_product(case, transform, order):
     for route in sorted(case.routes(transform)):
         check(case, transform, route, order=order)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("case", SOME, ids=str)
+@pytest.mark.parametrize("case, order", each_with_one(SOME, ORDERS), ids=str)
 def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype, order):
     for route in sorted(case.routes(transform, dtype)):
         check(case, transform, route, dtype, order=order)
@@ -422,11 +422,11 @@ def test_auto_is_the_route_that_the_router_chooses(case, monkeypatch):
         asked.append((problem, {route.name for route in routes}))
         return by_name["fft"]
 
-    monkeypatch.setattr(product.router, "choose", choose)
-    product._select.cache_clear()
+    monkeypatch.setattr(selection.router, "choose", choose)
+    selection._select.cache_clear()
     y = case.product(x, scale, values, index, "dct", "auto")
     actual = gradients(y, x, scale, values)
-    product._select.cache_clear()
+    selection._select.cache_clear()
     wanted = gradients(case.product(x, scale, values, index, "dct", "fft"), x, scale, values)
     assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
     assert len(asked) == 1  # for both passes

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from subspace import Key
 from subspace.products import LINEAR, Geometry, Weight, conv, linear
+from subspace.products.choice.selection import possible
 from subspace.products.problem import Problem
-from subspace.products.product import possible
 from tests.support.cases import EMBEDDINGS, OFFSETS, SHAPES
 
 each_offset = pytest.mark.parametrize("case", OFFSETS, ids=lambda case: case.name)

@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from subspace.products.form import Layout
 from subspace.products.geometry import Geometry
 from subspace.products.native import load
+from subspace.products.native.bound import Bound
 from subspace.products.native.load import check, pointers
+from subspace.products.problem import Problem
 from subspace.products.sparse_index import cached_per_index, sorting
 from subspace.products.weight import Gradients, Needs, Weight
 
@@ -140,6 +143,30 @@ def _dense(w: Weight) -> tuple[_Factors | None, float]:
     if w.scale is None:
         return None, 0.0
     return _factors(*w.shape, _library().subspace_conv_rows()).factors, w.scale.item()
+
+
+def bind(problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
+    """The convolution bound to theta; None for an index that is not sorted, whose values lie in another order."""
+    if cached_per_index(index, _sorted).slots is not None:
+        return None
+    _, stride, padding, dilation, groups = problem.geometry
+    sizes = _Geometry(*problem.x_shape, problem.shape[0], *problem.shape[2:], *stride, *padding, *dilation, groups)
+    factors = None if problem.transform == "zero" else _factors(*problem.shape, _library().subspace_conv_rows())
+    places = index.detach().contiguous()  # lasts, whatever becomes of index
+    threads, library = torch.get_num_threads(), _library()
+
+    def run(x: int, y: int, scale: float, values: int) -> Any:
+        entries = values, places.data_ptr(), len(places)
+        return library.subspace_conv_forward(sizes, factors and factors.factors, scale, x, *entries, y, threads)
+
+    def run_back(
+        gy: int, x: int, gx: int | None, gscale: int | None, gvalues: int | None, scale: float, values: int
+    ) -> Any:
+        entries, into = (values, places.data_ptr(), len(places)), (gx, gscale, gvalues)
+        dense = factors and factors.factors
+        return library.subspace_conv_backward(sizes, dense, scale, gy, x, *entries, *into, threads)
+
+    return Bound(layout, run, run_back)
 
 
 def forward(x: Tensor, w: Weight, geometry: Geometry) -> Tensor:

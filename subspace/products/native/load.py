@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE = 3  # of the functions below; a library of another number is of another version of this package
+INTERFACE = 4  # of the functions below; a library of another number is of another version of this package
 SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}  # by torch's name for the processor
 
 

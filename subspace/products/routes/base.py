@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from subspace.products.form import Layout
 from subspace.products.geometry import Geometry
 from subspace.products.problem import Problem
 from subspace.products.weight import Gradients, Needs, Weight
+
+
+class Bound(Protocol):
+    """A product by theta as it lies, for one kind of x and one index; nothing checks what it is given.
+
+    All tensors are contiguous float32 on the CPU, but images channels_last where x was, and none is empty.
+    """
+
+    def forward(self, x: Tensor, theta: Tensor, y: Tensor) -> None:
+        """Write w x into y."""
+
+    def backward(self, gy: Tensor, x: Tensor, theta: Tensor, gx: Tensor | None, gtheta: Tensor | None) -> None:
+        """Write the gradients, each where wanted."""
 
 
 class Route(ABC):
@@ -43,3 +57,10 @@ class Route(ABC):
     @abstractmethod
     def backward(self, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
         """The gradients that are needed."""
+
+    def bind(self, problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
+        """Its product with all worked out that is the same at every call; by default None, for none.
+
+        It is asked for an x that is contiguous, or channels_last images, and an index that has been checked.
+        """
+        return None

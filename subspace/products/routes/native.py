@@ -7,12 +7,13 @@ import functools
 import torch
 from torch import Tensor
 
+from subspace.products.form import Layout
 from subspace.products.geometry import Geometry
 from subspace.products.native import conv, load, rows
 from subspace.products.parts import pointwise
 from subspace.products.parts.factors import rank
 from subspace.products.problem import Problem
-from subspace.products.routes.base import Route
+from subspace.products.routes.base import Bound, Route
 from subspace.products.routes.fft import transform_counts
 from subspace.products.weight import Gradients, Needs, Weight
 
@@ -45,10 +46,19 @@ class Native(Route):
 
     def forward(self, x: Tensor, w: Weight, geometry: Geometry) -> Tensor:
         if geometry.is_pointwise:
-            return pointwise.forward(rows.forward, x, w, geometry).to(x.dtype)
+            y = pointwise.forward(rows.forward, x, w, geometry)
+            return y if y.dtype == x.dtype else y.to(x.dtype)
         return conv.forward(x, w, geometry)
 
     def backward(self, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
         if geometry.is_pointwise:
             return pointwise.backward(functools.partial(rows.backward, needs=needs), gy, x, w, geometry)
         return conv.backward(gy, x, w, geometry, needs)
+
+    def bind(self, problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
+        stride, padding = problem.geometry.stride, problem.geometry.padding
+        if not problem.geometry.is_pointwise:
+            return conv.bind(problem, layout, index)
+        if set(stride) <= {1} and not any(padding):  # every pixel as it is
+            return rows.bind(problem, layout, index)
+        return None

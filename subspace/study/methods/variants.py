@@ -35,6 +35,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from subspace import Key, budgets, embeddings, methods, owner_of, recipes, register, subspaces, targets
+from subspace._base.selection import layouts_of
 from subspace.embeddings import Embedding, Singular, Sparse
 from subspace.methods import Objective, Saliency, Supports
 from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
@@ -327,7 +328,8 @@ def controlled(choose: Apply) -> Apply:
         spaces = dict(subspaces(choose(copy.deepcopy(model), s)))
         sparse = {q: part for q, space in spaces.items() if (part := space.embedding.sparse_part()) is not None}
         weights = {q: model.get_parameter(q) for q in spaces}
-        bases = bases_of({q: w.detach().clone() for q, w in weights.items()}, basis_argument(s).get("basis"))
+        copies = {q: w.detach().clone() for q, w in weights.items()}
+        bases = bases_of(copies, basis_argument(s).get("basis"), layouts_of(model))
         if reinit:
             redraw(weights, Key(s.seed).fold("reinit"))
         if len(sparse) < len(spaces):

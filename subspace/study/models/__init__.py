@@ -22,6 +22,7 @@ from subspace.study.entries.options import call_with_options
 from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
+from subspace.study.models.gpt import gpt
 from subspace.study.models.initialisation import draw_biases
 from subspace.study.models.lenet5 import lenet5
 from subspace.study.models.libraries import is_of_library, of_library, require_in_library
@@ -39,6 +40,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "conv1d": conv1d,
     "lstm_lm": lstm_lm,
+    "gpt": gpt,
     "resnet20": resnet20,
     "resnet18": resnet18,
     "resnet50": resnet50,

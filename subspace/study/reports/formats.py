@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from subspace.study.spec.study import SIZES
+
 
 def asked_size(row: pd.Series) -> str:
-    """What was asked to train: a density, a dim, or all."""
-    found = [(name, row[name]) for name in ("density", "dim") if pd.notna(row[name])]
+    """What was asked to train: a density, a dim, bytes, or all."""
+    found = [(name, row[name]) for name in SIZES if pd.notna(row[name])]
     return format_size(found[0]) if found else "dense"
 
 

@@ -23,6 +23,7 @@ from subspace.study.reports.grid import Cell, Grid
 from subspace.study.results.equal_cost import MEANING
 from subspace.study.results.schema import TABLES
 from subspace.study.results.summary import DENSE, rows_of_size, sizes
+from subspace.study.spec.study import SIZES
 
 LARGE = 1e308  # what is missing sorts as -LARGE, the dense network's size as LARGE; scripts take no infinity
 Column = tuple[str, Callable[[pd.Series], Cell]]  # an explanation, and the cell of a row
@@ -224,7 +225,7 @@ def _grid(caption: str, table: pd.DataFrame, columns: Mapping[str, Column]) -> G
 
 
 def _size(row: pd.Series) -> Cell:
-    asked = [float(row[name]) for name in ("density", "dim") if pd.notna(row[name])]
+    asked = [float(row[name]) for name in SIZES if pd.notna(row[name])]
     return Cell(asked_size(row), order=asked[0] if asked else LARGE)
 
 

@@ -43,8 +43,9 @@ IDENTITY = {
     "data": _text("the data set"),
     "model": _text("the network"),
     "label": _text("the method's label, with its non-default options"),
-    "density": _number("fraction", "requested share of trained weights; missing for dense training or a dim"),
-    "dim": _count("requested count of trained numbers; missing for dense training or a density"),
+    "density": _number("fraction", "requested share of trained weights; missing where another size was, or none"),
+    "dim": _count("requested count of trained numbers; missing where another size was, or none"),
+    "bytes": _count("requested size of the file that is kept; missing where another size was, or none", "bytes"),
     "seed": _count("fixes initialisation, U, order of the samples and augmentation", ""),
 }
 TRAINING = {
@@ -62,6 +63,7 @@ TRAINING = {
     "threads": _count("of torch in every process, as configured", "threads"),
     "processes": _count("over how many a batch was divided", "processes"),
     "jacobian": _count("test samples at which the Jacobian was measured", "samples"),
+    "theta_bits": _count("of a number of theta in the file, as tested; 0 for exact numbers", "bits"),
 }
 SIZES = {
     "weights": _count("numbers in the re-parametrized tensors, N"),

@@ -49,6 +49,7 @@ def run_row(record: Record) -> Iterator[Row]:
     row = {
         **identity(configuration),
         **{name: train.get(name) for name in TRAINING},
+        "theta_bits": train.get("theta_bits", 0),
         **_flat(Choice(**configuration["data"]), "data"),
         **_flat(Choice(**configuration["model"]), "model"),
         "method": configuration["method"]["name"],

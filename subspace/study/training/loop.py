@@ -71,11 +71,11 @@ class Loop:
 
     def setting(self) -> Setting:
         """What the method is given."""
-        run = self.run
-        size = {name: value for name, value in (("density", run.density), ("dim", run.dim)) if value is not None}
+        run, dim = self.run, self.run.dim or self.state.fitting
+        size = {name: value for name, value in (("density", run.density), ("dim", dim)) if value}
         return Setting(
             size=size,
-            density=run.dim / self.state.metrics.weights if run.dim else run.density or 1.0,
+            density=dim / self.state.metrics.weights if dim else run.density or 1.0,
             seed=run.seed,
             options=run.method.options,
             samples=self.data.train,
@@ -214,8 +214,9 @@ class Loop:
         """The accuracy on the test samples and on those for validation, and the loss on the former; None in a round."""
         if not is_final:
             return {"test_accuracy": None, "validation_accuracy": None, "test_loss": None}
-        right, loss = evaluate(model, self.data.test, self.device)
-        apart = None if self.validation is None else evaluate(model, self.validation, self.device)[0]
+        with subspace.rounded(model, self.run.train.theta_bits or None):
+            right, loss = evaluate(model, self.data.test, self.device)
+            apart = None if self.validation is None else evaluate(model, self.validation, self.device)[0]
         return {
             "test_accuracy": right,
             "validation_accuracy": apart,

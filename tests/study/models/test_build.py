@@ -44,7 +44,8 @@ def mine(monkeypatch):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_a_model_by_name_fits_the_data(name):
-    special = {"lenet5": data(1, 28, 28), "conv1d": data(2, 50), "mlp": data(2, 5, 4, 3), "lstm_lm": text(9)}
+    special = {"lenet5": data(1, 28, 28), "conv1d": data(2, 50), "mlp": data(2, 5, 4, 3)}
+    special |= {"lstm_lm": text(9), "gpt": text(9)}
     of = special.get(name, data(1, 16, 16))
     model = build(name, of)
     assert model.eval()(of.train.inputs).shape == (2, 7, *of.train.labels.shape[1:])

@@ -19,6 +19,7 @@ from subspace.study import models
 from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
 from subspace.study.methods.alphas import set_alphas
+from subspace.study.models.gpt import rotated
 
 CIFAR, MNIST, SIGNAL, TEXT = (3, 32, 32), (1, 28, 28), (1, 40), (12,)
 # name, options, input, tensors L, weights N, what trains beside them, all numbers, 10^6 multiply-adds (others' figures)
@@ -30,6 +31,8 @@ SIZES = [
     ("conv1d", {}, SIGNAL, 4, 5_125, {"bias": 85}, 5_210, None),
     ("lstm_lm", {}, TEXT, 3, 147_456, {"bias": 1_152}, 148_608, None),
     ("lstm_lm", {"width": 64, "depth": 2}, TEXT, 5, 90_112, {"bias": 1_152}, 91_264, None),
+    ("gpt", {}, TEXT, 14, 356_352, {}, 356_352, None),
+    ("gpt", {"width": 64, "depth": 2, "heads": 2}, TEXT, 10, 114_688, {}, 114_688, None),
     ("resnet20", {}, CIFAR, 20, 268_336, {"norm": 1_376, "bias": 10}, 269_722, 40.8),
     ("resnet20", {"blocks": 1, "width": 8}, CIFAR, 8, 18_968, {"norm": 240, "bias": 10}, 19_218, None),
     ("lenet5", {"norm": True}, MNIST, 5, 61_210, {"norm": 448}, 61_658, None),
@@ -152,7 +155,7 @@ def test_every_network_trains_dense_and_structured(name, built):
     if name == "fixup_resnet110":
         set_alphas(model)
     plain = model.eval()(inputs)
-    classes = {"resnet50": (100,), "lstm_lm": (128, *TEXT)}
+    classes = {"resnet50": (100,), "lstm_lm": (128, *TEXT), "gpt": (128, *TEXT)}
     assert plain.shape == (3, *classes.get(name, (10,)))
     fast = subspace.structured(model)(inputs)
     assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
@@ -206,11 +209,37 @@ def test_fixup_under_dctps_starts_by_the_alphas_of_the_rule(rule, equal, wider, 
         (lambda: models.vit_tiny(Key(0), image_size=30), "image_size must be a multiple of patch, 4, .*got 30"),
         (lambda: models.vit_tiny(Key(0), heads=5), "width must be a multiple of heads, 5, got 192"),
         (lambda: models.vit_tiny(Key(0), depth=0), "depth must be an integer of at least 1 for vit_tiny, got 0"),
+        (lambda: models.gpt(Key(0), depth=True), "depth must be an integer of at least 1 for gpt, got True"),
+        (lambda: models.gpt(Key(0), width=9), "width must be a multiple of twice the heads, 6, for gpt, got 9"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm_lm"])
+def test_a_language_model_sees_no_later_character(name):
+    model = getattr(models, name)(Key(0), num_classes=7).eval()
+    text = torch.from_numpy(Key(1).integers(24, 7)).reshape(2, 12)
+    changed = text.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % 7
+    before, after = model(text), model(changed)
+    assert torch.allclose(before[..., :8], after[..., :8], atol=1e-5)
+    assert not torch.allclose(before[..., 8], after[..., 8])
+
+
+def test_a_gpt_knows_the_order_of_characters_and_not_where_they_begin():
+    model = models.gpt(Key(0), num_classes=7, depth=1).eval()
+    text = torch.tensor([[1, 2, 3], [2, 1, 3]])
+    one, other = model(text)[..., -1]
+    assert not torch.allclose(one, other)
+    x = torch.randn(4, 2, 5, 8, dtype=torch.float64)
+    scores = rotated(x) @ rotated(x).mT
+    same = x[:, :, :1].expand_as(x)
+    relative = rotated(same) @ rotated(same).mT
+    assert torch.allclose(relative[..., 1:, 1:], relative[..., :-1, :-1])
+    assert torch.allclose(scores.diagonal(dim1=-2, dim2=-1), x.square().sum(-1))
 
 
 def test_a_stem_and_biases_can_be_torchs_default():

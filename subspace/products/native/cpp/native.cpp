@@ -20,30 +20,45 @@ int with_lanes(int64_t rows, int threads, const F& f) {
   });
 }
 
+// The values in this order, in memory that lasts until the next call on this thread; null: as they are.
+inline const float* ordered(const float* values, const int* order, int64_t k) {
+  static thread_local Scratch scratch;
+  if (!order) return values;
+  float* found = scratch.get<float>(size_t(k));
+  for (int64_t j = 0; j < k; j++) found[j] = values[order[j]];
+  return found;
+}
+
 extern "C" {
 
 // Raised with every change of the functions below.
-EXPORT int subspace_interface() { return 3; }
+EXPORT int subspace_interface() { return 4; }
 
 // Whether the transform of length q is done here; other lengths have prime factors that are too large.
 EXPORT int subspace_smooth(int64_t q) { return smooth(q); }
 
-// x: (rows, n_in) and y: (rows, n_out) where pixels is 1, else (rows / pixels, n, pixels); transform: 0, 1 (DCT) or 2
-// (Hadamard). Of S: values (k,), where each row starts (n_out,), and the column of each value.
-EXPORT int subspace_rows_forward(const float* x, float* y, int64_t rows, int64_t pixels, int64_t n_out, int64_t n_in,
-                                 int transform, float scale, const float* values, const int* row_starts, const int* column,
-                                 int64_t k, int threads) {
-  const Layer w{n_out, n_in, transform, scale, {values, row_starts, column, n_out, k}};
-  return with_lanes(rows, threads, [&](auto R) { rows_forward<R>(w, x, y, rows, pixels, threads); });
+// A product of rows, all of it but its numbers. x: (rows, n_in) and y: (rows, n_out) where pixels is 1, else (rows / pixels,
+// n, pixels); transform: 0, 1 (DCT) or 2 (Hadamard). Of S by rows: where each row starts (n_out,), the column of each nonzero
+// and its place in the values, null where that is their order; by columns: where each starts (n_in,), rows and places.
+struct Rows {
+  int64_t rows, pixels, n_out, n_in, k;
+  int transform, threads;
+  const int *row_starts, *column, *by_row, *column_starts, *row, *by_column;
+};
+
+EXPORT int subspace_rows_forward(const Rows* p, const float* x, float* y, float scale, const float* values) {
+  return with_lanes(p->rows, p->threads, [&](auto R) {
+    const Compressed S{ordered(values, p->by_row, p->k), p->row_starts, p->column, p->n_out, p->k};
+    rows_forward<R>({p->n_out, p->n_in, p->transform, scale, S}, x, y, p->rows, p->pixels, p->threads);
+  });
 }
 
-// Of S, by columns: values (k,), where each column starts (n_in,), the row of each value and its place in gvalues.
-EXPORT int subspace_rows_backward(const float* gy, const float* x, float* gx, float* gscale, float* gvalues, int64_t rows,
-                                  int64_t pixels, int64_t n_out, int64_t n_in, int transform, float scale,
-                                  const float* values, const int* column_starts, const int* row, const int* place,
-                                  int64_t k, int threads) {
-  const Layer w{n_out, n_in, transform, scale, {values, column_starts, row, n_in, k}};
-  return with_lanes(rows, threads,
-                    [&](auto R) { rows_backward<R>(w, gy, x, gx, gscale, gvalues, place, rows, pixels, threads); });
+EXPORT int subspace_rows_backward(const Rows* p, const float* gy, const float* x, float* gx, float* gscale, float* gvalues,
+                                  float scale, const float* values) {
+  return with_lanes(p->rows, p->threads, [&](auto R) {
+    const Compressed S{ordered(values, p->by_column, p->k), p->column_starts, p->row, p->n_in, p->k};
+    rows_backward<R>({p->n_out, p->n_in, p->transform, scale, S}, gy, x, gx, gscale, gvalues, p->by_column, p->rows, p->pixels,
+                     p->threads);
+  });
 }
 }
