@@ -49,12 +49,21 @@ from subspace.study.reports.grids import compared_grid, price_tanner_grid
 from subspace.study.results.comparisons import comparisons
 from subspace.study.results.schema import read
 from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
+from subspace.study.spec.study import SIZES
 
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "findings.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"\]\(\.\./benchmarks/results/([^/)]+)/([^/)]+)\.png\)")
-OWN = ("jacobian-summary.csv", "trainability.csv", "phase.csv", "dimension.csv", "dimension-runs.csv")
+OWN = (
+    "runs.csv",
+    "study.toml",
+    "jacobian-summary.csv",
+    "trainability.csv",
+    "phase.csv",
+    "dimension.csv",
+    "dimension-runs.csv",
+)
 OWN += ("jacobian-*.png", "trainability-*.png", "phase-*.png", "dimension-*.png")
 
 
@@ -76,16 +85,22 @@ def by_size(table: pd.DataFrame, cell: Callable[[pd.DataFrame], str]) -> str:
     every = sizes(table)
     rows = []
     for label, own in table.groupby("label", sort=False):
-        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [rows_of_size(own, one) for one in every]
+        here = [own] if own[list(SIZES)].isna().all(axis=None) else [rows_of_size(own, one) for one in every]
         cells = [cell(lines) if len(lines) else "" for lines in here]
         rows.append([str(label), *cells, *[""] * (len(every) - len(here))])
     heads = ["method", *(asked_size(rows_of_size(table, one).iloc[0]) for one in every)]
     return Grid.of_texts("", heads, rows).to_markdown()
 
 
+def jacobian_summary(study: str) -> pd.DataFrame:
+    """What `subspace jacobian` found, with the sizes that nobody could ask for when it did."""
+    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    return table.reindex(columns=[*table.columns, *(size for size in SIZES if size not in table)])
+
+
 def ranks(study: str, at_place: str) -> str:
     """The ranks of Jacobians, by size."""
-    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    table = jacobian_summary(study)
     table = table[table.apply(setting, axis=1) == at_place]
     return by_size(table, lambda lines: " -> ".join(f"{rank:g}" for rank in lines["rank"]))
 
@@ -146,8 +161,9 @@ def drawn(study: str, name: str) -> Figure | None:
     if name == "files":
         return small_files.figure(runs(study))
     if name == "rank":
-        return rank_figure(pd.read_csv(RESULTS / study / "jacobian-summary.csv"), summary_table(runs(study)))
-    for where, part in by_setting(summary_table(runs(study))):
+        return rank_figure(jacobian_summary(study), summary_table(runs(study)))
+    places = by_setting(summary_table(runs(study))) if (RESULTS / study / "runs.csv").exists() else []
+    for where, part in places:
         if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
             return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])
     return None
@@ -168,7 +184,7 @@ def collect(out: Path) -> None:
     for source in sorted(folder for folder in out.iterdir() if any(folder.name.startswith(study) for study in wanted)):
         target = RESULTS / source.name
         target.mkdir(parents=True, exist_ok=True)
-        for path in [source / "runs.csv", source / "study.toml", *(path for each in OWN for path in source.glob(each))]:
+        for path in (path for each in OWN for path in source.glob(each)):
             if path.suffix == ".png":
                 put(target / path.name, path.read_bytes())
             else:

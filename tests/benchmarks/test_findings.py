@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +18,8 @@ from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
 OWN = {"channels", "bytes", "tuning"}  # of no one preset
-STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()} - OWN)
+TABLES = [found for found in findings.TABLE.finditer(PAGE) if found[4] != "dimension"]
+STUDIES = sorted({study for found in TABLES for study in found[2].split()} - OWN)
 
 
 def test_every_table_of_the_page_is_what_the_runs_say():
@@ -134,6 +136,35 @@ def test_accuracy_is_drawn_against_the_rate_for_every_network_and_density():
             "DCTpS, EPL": [(0.001, dctps), (0.1, dctps)],
             "RigL, ERK": [(0.001, rigl), (0.1, rigl)],
         }
+
+
+def test_accuracy_is_drawn_against_what_an_offset_costs():
+    def entry(offset, seed, accuracy, flops):
+        run = Run(Choice("dctps", {"offset": offset}), Choice("mlp"), Choice("digits"), 0.01, seed=seed)
+        return finished(run, accuracy, flops_forward=flops)
+
+    costs = {"dct": (0.8, 900.0), "haar": (0.5, 300.0)}
+    entries = [entry(name, seed, low + 0.1 * seed, flops) for name, (low, flops) in costs.items() for seed in (0, 1)]
+    (axes,) = sweeps.offset_costs(runs_table(entries)).axes
+    assert curves(axes) == {"dct": [(900, 85)], "haar": [(300, 55)]}
+    ranges = [segment.tolist() for drawn in axes.collections[-2:] for segment in drawn.get_segments()]
+    assert np.allclose(ranges, [[[900, 80], [900, 90]], [[300, 50], [300, 60]]])
+
+
+def test_bits_and_dimensions_have_tables_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "RESULTS", tmp_path)
+    (tmp_path / "a").mkdir()
+    made = list(records())
+    for number, record in enumerate(made):
+        record["metrics"]["epochs"][-1]["test_loss"] = math.log(2) * (1 + number % 2)
+    runs_table(made).to_csv(tmp_path / "a" / "runs.csv", index=False)
+    assert "| ordinary (dense) | 1.500 ± 0.707 |" in findings.made("a", "digits, mlp", "bits")
+    found = {"data": "digits", "model": "mlp", "label": "random subspace", "ordinary": 0.9, "seeds": 3, "trainings": 20}
+    rows = [found | {"dim": 120.4, "low": 90.2, "high": 160.0}, found | {"note": "dims must reach it"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "a" / "dimension.csv", index=False)
+    lines = findings.made("a", "digits, mlp", "dimension").splitlines()
+    assert lines[2] == "| digits | mlp | random subspace | 90.0 | 120 [90, 160] | 3 | 20 |"
+    assert "dims must reach it" in lines[3]
 
 
 @pytest.mark.parametrize(("cost", "column"), [("bytes", "file_bytes"), ("flops", "flops_total"), ("time", "seconds")])
