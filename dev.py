@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-EVERYTHING = ["pytest", "-q", "-n", "2", "-m", ""]
+EVERYTHING = ["pytest", "-q", "-n", "2", "-m", "", "--hypothesis-profile=laws"]
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"], EVERYTHING)
 
 

@@ -12,6 +12,8 @@ pairs        by how many points each method is behind the best of a size, over p
              interval; "*" where the best is better (`study.results.comparisons`)
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
+bits         of the test loss, per character of text: mean and standard deviation over the seeds, as accuracy
+dimension    of `subspace dimension`: a row per data set, network and method (the place is not looked at)
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
@@ -19,7 +21,7 @@ digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; 
 start where it is called rank; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
-of what `subspace jacobian` and `subspace trainability` made of it the pictures and the tables over seeds.
+of what `subspace jacobian`, `trainability`, `phase` and `dimension` made of it the pictures and the tables.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from benchmarks import sweeps
 from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
-from subspace.study.reports.formats import asked_size, short, spread
+from subspace.study.reports.formats import asked_size, bits, short, spread
 from subspace.study.reports.grid import Grid
 from subspace.study.reports.grids import compared_grid, price_tanner_grid
 from subspace.study.results.comparisons import comparisons
@@ -50,7 +52,8 @@ HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "findings.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"\]\(\.\./benchmarks/results/([^/)]+)/([^/)]+)\.png\)")
-OWN = ("jacobian-summary.csv", "trainability.csv", "jacobian-*.png", "trainability-*.png")
+OWN = ("jacobian-summary.csv", "trainability.csv", "phase.csv", "dimension.csv", "dimension-runs.csv")
+OWN += ("jacobian-*.png", "trainability-*.png", "phase-*.png", "dimension-*.png")
 
 
 def runs(study: str) -> pd.DataFrame:
@@ -93,6 +96,17 @@ def channels(study: str, at_place: str) -> str:
     return Grid.of_texts("", ["layer", "channels", *table.columns], rows).to_markdown()
 
 
+def dimensions(study: str, at_place: str) -> str:
+    """The intrinsic dimensions that were found, with their intervals."""
+    rows = []
+    for _, row in pd.read_csv(RESULTS / study / "dimension.csv").iterrows():
+        found = row["note"] if pd.isna(row["dim"]) else f"{row['dim']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
+        where = [row["data"], row["model"], row["label"], f"{100 * row['ordinary']:.1f}"]
+        rows.append([*where, found, f"{row['seeds']}", f"{row['trainings']}"])
+    heads = ["data", "network", "method", "dense %", "dim [95 % interval]", "seeds", "trainings"]
+    return Grid.of_texts("", heads, rows).to_markdown()
+
+
 def pairs(studies: str, at_place: str) -> str:
     """The comparisons of methods with the best of each size: a row per method, a column per size."""
     compared = comparisons(pd.concat([runs(study) for study in studies.split()]))
@@ -101,12 +115,14 @@ def pairs(studies: str, at_place: str) -> str:
 
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
-    own = {"rank": ranks, "channels": channels, "pairs": pairs}
+    own = {"rank": ranks, "channels": channels, "pairs": pairs, "dimension": dimensions}
     if what in own:
         return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
     if what == "accuracy":
         return by_size(table, lambda lines: spread(lines["mean"].iloc[0], lines["std"].iloc[0]))
+    if what == "bits":
+        return by_size(table, lambda lines: bits(lines["bits"].iloc[0], lines["bits_std"].iloc[0]))
     if what != "talk":
         return by_size(table, lambda lines: short(lines[what].iloc[0]))
     return price_tanner_grid(table, at_place).to_markdown()

@@ -118,11 +118,32 @@ def width(model: str, options: dict[str, object]) -> str:
     return f"width {options.get('width', WIDTHS.get(model, 'as published'))}"
 
 
+def offset_costs(runs: pd.DataFrame) -> Figure:
+    """Accuracy against the FLOPs of a forward pass, a point per offset: rows are networks, columns densities."""
+    runs = runs.assign(size=0, place=runs.apply(setting, axis=1))
+    runs["label"] = [json.loads(options).get("offset", "dense") for options in runs["options"]]
+    densities = sorted(runs["density"].dropna().unique(), reverse=True)
+    columns = [f"density {100 * density:g} %" for density in densities]
+    names, order = list(dict.fromkeys(runs["place"])), list(dict.fromkeys(runs["label"]))
+    below = "FLOPs of a forward pass (log scale)"
+    figure, axes = panels(names, columns, "Test accuracy against what the offset costs", below, thousands=True)
+    for row, name in zip(axes, names, strict=True):
+        for here, density in zip(row, densities, strict=True):
+            own = runs[(runs["place"] == name) & ((runs["density"] == density) | (runs["method"] == DENSE))]
+            lines(here, own, "flops_forward", order)
+            for label, some in own.groupby("label", sort=False):
+                spread = 100 * some["test_accuracy"]
+                cost, color = some["flops_forward"].iloc[0], assign_looks(order)[label]["color"]
+                here.vlines(cost, spread.min(), spread.max(), color=color, linewidth=1)
+    return named(figure, axes)
+
+
 AGAINST = {cost: (COSTS[cost], AXES[cost]) for cost in ("bytes", "flops")}
 AGAINST["time"] = ("seconds", "seconds of training")
 WIDTHS = {"resnet20": 16, "vit_tiny": 192}  # where none is given
 SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "rates": rates,
+    "offset-costs": offset_costs,
     "widths-bytes": lambda runs: widths(runs, "bytes"),
     "widths-flops": lambda runs: widths(runs, "flops"),
     "widths-time": lambda runs: widths(runs, "time"),

@@ -29,12 +29,13 @@ from subspace import methods
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
-from subspace._base.selection import Selection, Target, targets, targets_without, within
-from subspace.embeddings import Direction, DirectSum, Embedding, Given, Identity, Scaled
+from subspace._base.selection import Selection, Target, layouts_of, targets, targets_without, within
+from subspace.embeddings import Direction, DirectSum, Embedding, Given, Identity, Kronecker, Scaled, Sparse
 from subspace.embeddings import Gaussian as GaussianEmbedding
 from subspace.embeddings.gaussian import STORED
 from subspace.methods.budgets import Budget, entries, erk
 from subspace.methods.coefficients import BasisRule, bases_of
+from subspace.methods.doping import even_counts, largest_factor, most_of
 from subspace.methods.groups import Groups
 from subspace.methods.recipe import (
     SparseRecipe,
@@ -53,6 +54,7 @@ from subspace.offsets import DCT, Gaussian, Offset, Pretrained, Zero
 from subspace.offsets.per_matrix import in_layout
 from subspace.parametrization import share_theta, subspaces
 
+TINY = 1e-30  # a norm below which a weight is 0
 SECONDS_OF_A_STEP = 8e-8  # an entry of a Gaussian U drawn twice, on one core
 
 
@@ -146,8 +148,9 @@ def dctps(target: Target, U: Embedding, key: Key) -> Start:
     """DCTpS (Price and Tanner, ICML 2021): w = alpha DCT + S.
 
     alpha is trained from 1, to which weight decay pulls it, and S, sparse at random, from 0. With an objective, S is
-    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate of alpha's own see
-    `offset_plus_sparse`. Arguments: those of every sparse recipe (see `SparseRecipe.__call__`).
+    where the gradient at w = DCT is largest, since |g s| vanishes at s = 0. For a rate and decay
+    of alpha's own see `subspace.add_alpha_group`. Arguments: those of every sparse recipe (see
+    `SparseRecipe.__call__`).
     """
     return _plus_sparse(target.weight, in_layout(DCT(target.weight), target.layout), U)
 
@@ -199,7 +202,7 @@ def prune(  # noqa: PLR0913
             as it was.
     """
     chosen = restrict(saliency, include, exclude)
-    bases = bases_of(dict(named_parameters(model, ties=True)), basis)
+    bases = bases_of(dict(named_parameters(model, ties=True)), basis, layouts_of(model))
     size: dict[str, Any] = {"density": density, "dim": dim, "steps": steps, "budget": budget, "groups": groups}
     kept = methods.supports(model, chosen, objective, **size, basis=bases)
     return register_supports(model, kept, bases)
@@ -222,7 +225,7 @@ def iterative_snip(model: nn.Module, objective: Objective, *, steps: int = 60, *
 
 def force(model: nn.Module, objective: Objective, **options: Any) -> nn.Module:
     """FORCE (de Jorge et al. 2021): as Iterative SNIP, but pruned weights may return. options: of `methods.force`."""
-    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None))
+    bases = bases_of(dict(named_parameters(model, ties=True)), options.pop("basis", None), layouts_of(model))
     return register_supports(model, methods.force(model, objective, **options, basis=bases), bases)
 
 
@@ -353,6 +356,55 @@ def random_subspace(  # noqa: PLR0913
     spaces = [space for name, space in subspaces(model) if name in weights]
     share_theta(spaces, spaces[0].theta)
     return model if also_train is None else freeze_others(model, free)
+
+
+def doped(
+    model: nn.Module,
+    *,
+    density: float | None = None,
+    dim: int | None = None,
+    seed: int = 0,
+    share: float = 0.5,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+) -> nn.Module:
+    """Doping with one factor fixed: d = 0, U of a Kronecker product and of a sparse part, after Thakker et al. (2021).
+
+    B (x) C starts nearest to the weight among those with its norm, C at random and fixed, and S at 0. With both factors
+    trained, as in the paper: `methods.dope`.
+
+    Args:
+        model: Its tensors are registered in place.
+        density: The length of all thetas as a fraction in (0, 1] of the chosen weights; or give dim.
+        dim: The length of all thetas; every tensor gets the same density, and B the most that fits into `share` of its
+            numbers. A tensor for which no B fits has S alone, at the weights kept.
+        seed: Of everything random, folded with each tensor's qualified name.
+        share: The part of a tensor's theta that B may take, in (0, 1).
+        include: Which tensors, as of `targets`.
+        exclude: Which tensors not, as of `targets`.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: If not exactly one of density and dim is given.
+        ValueError: If an argument is out of range; the model is then as it was.
+    """
+    chosen = targets(model, include, exclude)
+    counts = even_counts({name: target.weight for name, target in chosen.items()}, density, dim)
+    starts: dict[str, Start] = {}
+    for name, (*_, layout, w) in chosen.items():
+        key, matrices = Key(seed).fold(name), layout.matrices(w.shape)
+        shape = largest_factor(*layout.fans(w.shape), most_of(share, counts[name]) // matrices)
+        if shape is None:
+            starts[name] = Zero(w), Sparse(w, counts[name], key=key.fold("U")), None
+            continue
+        product = Kronecker(w, *shape, key=key.fold("C"), layout=layout)
+        sparse = Sparse(w, counts[name] - product.dim, key=key.fold("U"))
+        B = product.coordinates(w.detach())
+        theta = torch.cat([B * (w.detach().norm() / B.norm().clamp(min=TINY)), zeros(w, sparse.dim)])
+        starts[name] = Zero(w), DirectSum([product, sparse]), theta
+    return register_all(model, starts)
 
 
 def lottery_subspace(model: nn.Module, trajectory: Trajectory, *, dim: int) -> nn.Module:

@@ -1,12 +1,13 @@
 """Fine-tuning of pretrained models, one function for each tuner: w = d + U theta, d the present weights, theta = 0.
 
 Each function re-parametrizes the chosen tensors of a model in place and returns the model, whose output is at first
-that of the base, to the bit (of a quantised base to rounding, which d is dequantised for unless the model is made
-`structured`). Nothing but theta trains, unless `also_train` names it. Chosen are by default the weight matrices that
-are not frozen, as of `targets`, without those that are tied to an embedding table. theta is of float32 at least, also
-beside weights of half precision. The columns of U have length 1, where not said otherwise: a step of theta moves w as
-far as one of w's own would, and one learning rate does for all tuners and sizes. On an error the model is as it was.
-Make the optimizer afterwards; `save` writes theta and what else trains, and no weight of the base.
+that of the base to the bit: to rounding if the base is quantised, as d is then dequantised, or if the model is made
+`structured`, whose products sum in another order. Nothing but theta trains, unless `also_train` names it. Chosen are
+by default the weight matrices that are not frozen, as of `targets`, without those that are tied to an embedding table.
+theta is of float32 at least, also beside weights of half precision. The columns of U have length 1, where not said
+otherwise: a step of theta moves w as far as one of w's own would, and one learning rate does for all tuners and sizes.
+On an error the model is as it was. Make the optimizer afterwards; `save` writes theta and what else trains, and no
+weight of the base.
 """
 
 from __future__ import annotations
@@ -160,6 +161,8 @@ def basis(
 ) -> nn.Module:
     """Sparse coefficients in an orthonormal basis, by default Haar's wavelets (WaveFT, Bilican et al. 2025).
 
+    Each of several matrices in one tensor has coefficients of its own, as many as it happens to be drawn.
+
     Args:
         model: Its tensors are registered in place.
         density: How many coefficients train, as a fraction in (0, 1] of all the chosen weights; or give dim.
@@ -200,7 +203,7 @@ def fourier_ft(
 ) -> nn.Module:
     """FourierFT (Gao et al., ICML 2024): waves of a few random frequencies; convolutions, too, as matrices of patches.
 
-    A tensor of several matrices is one plane of waves, the first axis one of its sides.
+    Each of several matrices in one tensor has waves of its own, as many as it happens to be drawn.
 
     Args:
         model: Its tensors are registered in place.
@@ -222,7 +225,7 @@ def fourier_ft(
     """
     choice = _Choice(model, **options)
     counts = choice.divide(density, dim, budget)
-    return choice.register(lambda name, target, _, key: FourierFT(target.weight, counts[name], key=key, scale=scale))
+    return choice.register(lambda name, target, _, key: _waves(target, counts[name], key, scale))
 
 
 def hashed(
@@ -395,6 +398,10 @@ def circulant(model: nn.Module, block: int | None = None, **options: Unpack[Opti
         return Circulant(target.weight, b, layout=target.layout)
 
     return _Choice(model, **options).register(rule)
+
+
+def _waves(target: Target, dim: int, key: Key, scale: float | None) -> FourierFT:
+    return FourierFT(target.weight, dim, key=key, scale=scale, layout=target.layout)
 
 
 def _fans(target: Target) -> tuple[int, int]:

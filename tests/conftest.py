@@ -1,10 +1,16 @@
-"""Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones."""
+"""Laws are checked with the same examples at every run; `--hypothesis-profile=search` looks for new ones.
+
+By itself, pytest checks a law with fewer of them than `python dev.py test`, whose profile is `laws`.
+"""
 
 import os
 import signal
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.support.processes import processes
 
 os.environ.setdefault("SUBSPACE_COSTS", "typical")  # the same routes on every machine
 torch.set_num_threads(1)
@@ -13,7 +19,15 @@ if not torch.cuda.is_available():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; what is started inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ONCE = [HealthCheck.too_slow, HealthCheck.differing_executors]
-settings.register_profile("laws", deadline=None, derandomize=True, max_examples=12, suppress_health_check=ONCE)
+settings.register_profile("laws", deadline=None, derandomize=True, max_examples=8, suppress_health_check=ONCE)
+settings.register_profile("quick", parent=settings.get_profile("laws"), max_examples=3)
 settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)
 settings.register_profile("once", parent=settings.get_profile("laws"), phases=[Phase.explicit, Phase.generate])
-settings.load_profile("laws")
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def run():
+    """What runs a function in two processes of one group, which are started when the first test asks for them."""
+    with processes() as run:
+        yield run

@@ -37,6 +37,12 @@ def has_first_value(module: nn.Module, name: str, tensor: Tensor) -> bool:
     return known is not None and known == checksum(tensor)
 
 
+def has_changed(module: nn.Module, name: str, tensor: Tensor) -> bool:
+    """Whether a module's tensor of this name certainly does not hold what was remembered of it."""
+    known = vars(module).get(REMEMBERED, {}).get(name)
+    return known is not None and known != checksum(tensor)
+
+
 def checksum(tensor: Tensor) -> str | None:
     """Of the shape, the dtype and every bit; None for one without plain values. Takes one pass, where it lies."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided

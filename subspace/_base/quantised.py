@@ -1,4 +1,4 @@
-"""Tensors that are held in fewer bits than they are computed with: torchao's, which multiply by themselves."""
+"""Tensors held in fewer bits than they are computed with, torchao's and bitsandbytes', that multiply by themselves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from subspace._base.sharded import is_sharded
+
 BLOCK = 1 << 20  # entries dequantised at a time
 
 
 def is_quantised(tensor: Tensor) -> bool:
-    """Whether it is a subclass that can be dequantised."""
-    return is_traceable_wrapper_subclass(tensor) and hasattr(type(tensor), "dequantize")
+    """Whether it is a subclass that can be dequantised; a DTensor is none, but a part."""
+    return not is_sharded(tensor) and is_traceable_wrapper_subclass(tensor) and hasattr(type(tensor), "dequantize")
 
 
 def dequantised(tensor: Tensor, dtype: torch.dtype) -> Tensor:

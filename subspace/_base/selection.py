@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from subspace._base.bitsandbytes_weights import is_of_bitsandbytes
 from subspace._base.kinds import likely_layout, parameter_names, plain_parameter, weight_matrices
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.qualified import named_modules, named_parameters
@@ -71,6 +72,10 @@ def targets_without(
     if exclude is not None:
         chosen = chosen - _selected("exclude", exclude, owners, matrices)
     chosen = chosen.difference(names)
+    if bytes_ := [name for name in owners if name in default & chosen and is_of_bitsandbytes(owners[name].weight)]:
+        raise ValueError(
+            f"{bytes_[0]} must be a tensor of its shape, got bytes: call subspace.from_bitsandbytes(model)"
+        )
     if not chosen:
         frozen = len(matrices) if include is None and exclude is None and matrices else 0
         why = f": {frozen} are frozen, and can be named by include" if frozen else ""
@@ -109,6 +114,8 @@ def why_not_trained(weight: Tensor | None) -> str | None:
     """Why a weight matrix is not taken by default, in a word; None if it is."""
     if weight is None or nn.parameter.is_lazy(weight):
         return None  # which is refused
+    if is_of_bitsandbytes(weight):
+        return None  # which is refused, too
     if not weight.is_floating_point():
         return "not floating-point"
     return None if weight.requires_grad or is_quantised(weight) else "frozen"  # quantisers let no gradient through

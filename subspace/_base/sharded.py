@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -34,6 +35,36 @@ def set_zero(tensor: Tensor, zero: Tensor) -> None:
         zero = distribute_tensor(zero, shared.device_mesh, shared.placements, src_data_rank=None).to_local()
         shared = shared.to_local()
     shared.masked_fill_(zero, 0)
+
+
+@torch.no_grad()
+def write(tensor: Tensor, index: Tensor, values: Tensor) -> None:
+    """tensor[index] = values; of a sharded tensor each process does so in its part, and all have to."""
+    if not is_sharded(tensor):
+        tensor[index] = values
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    shared: Any = tensor
+    now = whole(tensor.detach()).index_put((index,), values)
+    shared.copy_(distribute_tensor(now, shared.device_mesh, shared.placements, src_data_rank=None))
+
+
+def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T for a fixed sharded weight, gathered for it and again for the backward pass: no pass keeps it."""
+    y: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return F.linear(x, whole(weight).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        return (gradients[0] @ whole(ctx.weight).to(ctx.dtype)) if ctx.needs_input_grad[0] else None, None
 
 
 def sharded_modules(model: nn.Module) -> Iterator[Any]:

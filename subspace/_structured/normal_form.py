@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -51,7 +52,10 @@ class NormalForm:
     def index(self) -> Tensor:
         """The places of the values, the same tensor at every call."""
         index = None if self.sparse is None else self.sparse.support()
-        return self.nowhere if index is None else index
+        if index is not None:
+            return index
+        self.nowhere = self.nowhere.to(self.offset.like.device)
+        return self.nowhere
 
     def __call__(self, theta: Tensor) -> Weight:
         self.parametrization.check_members()
@@ -72,7 +76,7 @@ class NormalForm:
         if self.sparse is not None:
             index = self.sparse.support()
         if self.holder is not None:
-            _, _, signs, matrix = self.holder.structure() or NO_TRANSFORM
+            _, _, signs, matrix = cast(Structure, self.holder.structure())
         if values is None or index is None:
             values, index = theta[:0], torch.empty(0, dtype=torch.int64, device=theta.device)
         return Weight(scale, values, index, self.shape, self.transform, signs, matrix)

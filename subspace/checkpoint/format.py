@@ -40,7 +40,9 @@ from subspace.parametrization import (
 )
 
 
-def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = None) -> list[str]:
+def save(
+    model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = None, bits: int | None = None
+) -> list[str]:
     """Write the checkpoint of a model; the file appears whole or not at all.
 
     It holds theta, the other tensors that train or differ from what they were when a recipe registered the model, and
@@ -52,13 +54,17 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
         path: Of the file, or an open one, as an io.BytesIO.
         base: The state_dict of what will be there at loading: frozen tensors equal to these are left out as well. Give
             it where layers were registered one by one, of whose model `register` knows nothing.
+        bits: Of a number of theta in the file, from 2 to 8: theta is quantised, and the file is entropy coded. No
+            number moves by more than half a step, of which there is one for every 128 numbers: their largest magnitude
+            over 2^(bits-1) - 1. What is not theta is exact. By default theta is exact too.
 
     Returns:
         The names of the tensors that are left out: loading finds them in the model, and checks them.
 
     Raises:
         ValueError: If the model has no subspace or something that `load` would not give back equal, such as an extra
-            state, a tensor that is sparse, or an argument of a plug-in that is a dict.
+            state, a tensor that is sparse, or an argument of a plug-in that is a dict; for other bits, and for a theta
+            with numbers that are not finite to be quantised.
         OSError: If the file cannot be written; what was there is then as it was.
     """
     spaces = dict(subspaces(model))
@@ -85,7 +91,7 @@ def save(model: nn.Module, path: Place, *, base: Mapping[str, Tensor] | None = N
     sharded = is_in_parts(model)
     tensors = {name: whole(tensor) for name, tensor in held.items()}
     if not sharded or dist.get_rank() == 0:
-        write(path, about, tensors)
+        write(path, about, tensors, bits)
     if sharded:
         dist.barrier()
     return list(frozen)

@@ -1,6 +1,7 @@
 """One file of tensors and of a description in JSON, sealed by a digest of both, and whole or not there at all.
 
-A safetensors file, whose metadata holds the JSON text and the digest. It is read once, into private memory.
+A safetensors file, whose metadata holds the JSON text and the digest; where thetas are quantised, that file `packed`.
+It is read once, into private memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from subspace._base.files import write_atomically
 from subspace._base.version import VERSION
+from subspace.checkpoint import packed
 
 FORMAT = 4
 SAVED = (
@@ -31,18 +33,31 @@ SAVED = (
 Place = str | os.PathLike[str] | BinaryIO  # a path, or an open file
 
 
-def write(path: Place, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a file of plain tensors and what is said about them.
+def write(path: Place, about: Mapping[str, Any], tensors: Mapping[str, Tensor], bits: int | None = None) -> None:
+    """Write a file of plain tensors and what is said about them; bits: of a number of its thetas, quantised.
 
-    Raises ValueError if a tensor is not one that `read` gives back equal, OSError if the file cannot be written.
+    Raises ValueError if a tensor is not one that `read` gives back equal, or quantised, OSError if the file cannot be
+    written.
     """
-    text = json.dumps({"format": FORMAT, "version": VERSION, **about})
-    held = _apart({name: _plain(name, tensor) for name, tensor in tensors.items()})
-    content = to_safetensors(held, {"subspace": text, "digest": digest(text, held)})
+    put(path, to_bytes(about, tensors, bits))
+
+
+def put(path: Place, content: bytes) -> None:
+    """Write the content of a file, whole or not at all."""
     if isinstance(path, str | os.PathLike):
         write_atomically(Path(path), content)
     else:
         path.write(content)
+
+
+def to_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor], bits: int | None = None) -> bytes:
+    """The content of the file that `write` writes."""
+    if bits is not None:
+        parts = packed.take_apart(about, tensors, bits)
+        return packed.to_bytes(to_bytes(parts.about, parts.tensors), parts)
+    text = json.dumps({"format": FORMAT, "version": VERSION, **about})
+    held = _apart({name: _plain(name, tensor) for name, tensor in tensors.items()})
+    return to_safetensors(held, {"subspace": text, "digest": digest(text, held)})
 
 
 def read(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -56,6 +71,8 @@ def read(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
     else:
         raise FileNotFoundError(f"{expected} no such file")
     try:
+        is_packed = content.startswith(packed.MAGIC)
+        content, *numbers = packed.from_bytes(content) if is_packed else (content,)
         tensors = from_safetensors(content)
         metadata = _metadata(content)
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -71,7 +88,10 @@ def read(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{expected} format {form}, of version {maker}; this one reads {FORMAT}")
     if metadata.get("digest") != digest(metadata["subspace"], tensors):
         raise ValueError(f"{expected} content that differs from its digest")
-    return about, tensors
+    try:
+        return about, packed.put_together(packed.Parts(about, tensors, *numbers)) if is_packed else tensors
+    except ValueError as error:
+        raise ValueError(f"{expected} a damaged one: {error}") from error
 
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:

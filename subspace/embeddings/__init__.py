@@ -6,6 +6,7 @@ A new one is a file, a line here and a line in tests/support/cases.py: docs/exte
 from subspace.embeddings.base import Embedding
 from subspace.embeddings.basis import Basis, Transform
 from subspace.embeddings.circulant import Circulant
+from subspace.embeddings.column_scale import ColumnScale
 from subspace.embeddings.dct import DCT
 from subspace.embeddings.direct_sum import DirectSum
 from subspace.embeddings.direction import Direction
@@ -16,6 +17,7 @@ from subspace.embeddings.haar import Haar
 from subspace.embeddings.hadamard import Hadamard
 from subspace.embeddings.hashed import Hashed
 from subspace.embeddings.identity import Identity
+from subspace.embeddings.kronecker import Kronecker
 from subspace.embeddings.low_rank import LowRank
 from subspace.embeddings.row_scale import RowScale
 from subspace.embeddings.scaled import Scaled
@@ -30,6 +32,7 @@ __all__ = [
     "SRHT",
     "Basis",
     "Circulant",
+    "ColumnScale",
     "DirectSum",
     "Direction",
     "Embedding",
@@ -40,6 +43,7 @@ __all__ = [
     "Hadamard",
     "Hashed",
     "Identity",
+    "Kronecker",
     "LowRank",
     "RowScale",
     "Scaled",

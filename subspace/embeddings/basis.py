@@ -6,12 +6,14 @@ A new basis is a file of one class with `analyse` and `synthesise`, or of a `Sep
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
 from subspace.embeddings.base import Embedding
 from subspace.embeddings.sparse import Sparse
 from subspace.products.flops import Flops
@@ -22,12 +24,20 @@ OUTPUTS, INPUTS = 0, 1  # the axes of the matrix
 class Transform(Embedding):
     """W = A^T C B, A and B orthonormal, theta = the coefficients C = A W B^T; dim = numel, U^T U = I.
 
-    C has the weight's shape, and its matrix the order of the DCT's patches. Two methods make it complete: A and B along
-    the outputs and the inputs.
+    Each of several matrices in a tensor has coefficients of its own. C has the weight's shape, and its matrix the order
+    of the DCT's patches. Two methods make it complete: A and B along the outputs and the inputs.
     """
 
-    def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
-        super().__init__(like, like.numel(), key=key)
+    def __init__(self, like: Tensor, *, key: Key | None = None, layout: Layout = STANDARD) -> None:
+        super().__init__(like, like.numel(), key=key, layout=layout)
+
+    def in_layout(self, layout: Layout) -> Transform:
+        """The same for a weight that is such a matrix, or several; itself if it was made for another, or takes none."""
+        ours = self.layout != STANDARD or "layout" not in inspect.signature(type(self)).parameters
+        if layout == STANDARD or ours:
+            return self
+        options = {name: value for name, value in self.describe().items() if name != "class"}
+        return type(self)(self.like.new_empty(()).expand(self.shape), **options, layout=layout)
 
     @abc.abstractmethod
     def analyse(self, x: Tensor, axis: int) -> Tensor:
@@ -56,16 +66,18 @@ class Transform(Embedding):
         return self.layout.from_matrix(turned, self.shape).to(weight.dtype)
 
     def around(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """x W^T = A^T (C B x), by a product with C alone: (..., n_in) -> (..., n_out)."""
+        """x W^T = A^T (C B x), by a product with C alone: (..., n_in) -> (..., matrices n_out)."""
         wide = x.to(at_least_float32(x.dtype))
-        return self.synthesise(product(self.analyse(wide, INPUTS)), OUTPUTS).to(x.dtype)
+        inner = product(self.analyse(wide, INPUTS))
+        each = inner.reshape(*inner.shape[:-1], self.matrices, self.fans[0])
+        return self.synthesise(each, OUTPUTS).flatten(-2).to(x.dtype)
 
     def columns(self, kept: Tensor) -> Embedding:
         return Basis(self, Sparse(self.like.new_empty(()).expand(self.shape), index=kept))
 
     def build_flops(self) -> float:
         n_out, n_in = self.fans
-        return n_out * self.axis_flops(INPUTS) + n_in * self.axis_flops(OUTPUTS)
+        return self.matrices * (n_out * self.axis_flops(INPUTS) + n_in * self.axis_flops(OUTPUTS))
 
 
 class Basis(Embedding):
@@ -102,7 +114,7 @@ class Basis(Embedding):
                 f"transform and sparse must have one shape, got {tuple(transform.shape)} and {tuple(sparse.shape)}"
             )
         self.least_dim = sparse.least_dim
-        super().__init__(sparse.like.new_empty(()).expand(sparse.shape), sparse.dim)
+        super().__init__(sparse.like.new_empty(()).expand(sparse.shape), sparse.dim, layout=transform.layout)
         self.transform, self.sparse = transform, sparse
 
     def forward(self, theta: Tensor) -> Tensor:
@@ -120,6 +132,8 @@ class Basis(Embedding):
         return self.transform.adjoint(weight)
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
+        if self.layout[:3] != STANDARD[:3]:
+            return super().linear(theta, x)
         wide = theta.to(at_least_float32(theta.dtype))
         return self.transform.around(x, lambda z: self.sparse.linear(wide, z))
 
@@ -130,6 +144,7 @@ class Basis(Embedding):
         if groups > 1:  # each would need its own transform
             return None
         of_inputs, of_outputs = (self.transform.axis_flops(axis) for axis in (INPUTS, OUTPUTS))
+        of_outputs *= self.transform.matrices
         entries = 2.0 * self.dim
         return Flops(of_inputs + entries + of_outputs, entries + of_inputs, entries + of_outputs)
 

@@ -2,7 +2,7 @@
 
 alpha is a number of theta, and so shares its parameter group; its own rate is the length of its column. An optimizer
 that normalises gradients (Adam and its kind) moves scale theta by `scale` times as much as with a scale of 1, and one
-that does not (SGD) by scale^2 times.
+that does not (SGD) by scale^2 times. `subspace.add_alpha_group` gives it a group of its own.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ class RowScale(Embedding):
         scale: By default c gives every column length 1, so that U^T U = I; a number is c itself: with 1, IA3's, theta
             of ones is d.
         layout: Which rows are outputs, where d does not say it.
+        of: The entries of several tensors that share theta, as a layer's weight and its bias; by default those of d.
 
     Raises:
-        ValueError: If a row of d is zero, or scale not positive and finite.
+        ValueError: If scale is not positive and finite, or if a row of d is zero where no other tensor shares theta.
 
     >>> import torch
     >>> from subspace.offsets import DCT
@@ -35,49 +36,57 @@ class RowScale(Embedding):
             [0.0000, 0.0000, -0.0000, -0.0000]])
     """
 
-    def __init__(self, offset: Offset, *, scale: float | None = None, layout: Layout | None = None) -> None:
+    def __init__(
+        self, offset: Offset, *, scale: float | None = None, layout: Layout | None = None, of: int | None = None
+    ) -> None:
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
         layout = offset.layout if layout is None else Layout(*layout)
         outputs = layout.matrices(offset.shape) * layout.fans(offset.shape)[0]
-        super().__init__(offset.like.new_empty(()).expand(offset.shape), outputs, layout=layout)
+        super().__init__(offset.like.new_empty(()).expand(offset.shape), outputs, of=of, layout=layout)
+        if scale is None and self.of != self.shape.numel():
+            raise ValueError("scale must be a number where several tensors share theta, got None")
         self.offset, self.scale = offset, scale
         self.rebuild()
 
     def rebuild(self) -> None:
         d = self._matrix(self.offset())
         rows = d.square().sum(1)
-        if not d.is_meta and (zero := int((rows == 0).sum())):
+        shared = self.of != self.shape.numel()
+        if not (d.is_meta or shared) and (zero := int((rows == 0).sum())):
             raise ValueError(f"every row of offset must have an entry other than 0, got {zero} of {len(rows)} without")
         self.lengths = rows.sqrt()
 
     def _matrix(self, weight: Tensor) -> Tensor:
         return self.layout.to_rows(weight)
 
-    def _factors(self, theta: Tensor) -> Tensor:
+    def factors(self, theta: Tensor) -> Tensor:
+        """What each row of d is multiplied by: (dim,) -> (dim,)."""
         wide = theta.to(self.lengths.dtype)
         return wide / self.lengths if self.scale is None else wide * self.scale
 
     def forward(self, theta: Tensor) -> Tensor:
         d = self._matrix(self.offset())
-        rows = self._factors(theta).unsqueeze(-1) * d
+        rows = self.factors(theta).unsqueeze(-1) * d
         matrices = rows.reshape(-1, *self.fans)
         return self.layout.from_matrix(matrices, self.shape).to(theta.dtype)
 
     def adjoint(self, weight: Tensor) -> Tensor:
         products = self._matrix(self.offset() * weight.to(self.lengths.dtype))
-        return self._factors(products.sum(1)).to(weight.dtype)
+        return self.factors(products.sum(1)).to(weight.dtype)
 
     def coordinates(self, weight: Tensor) -> Tensor:
         if self.scale is None:
             return self.adjoint(weight)
+        if self.of != self.shape.numel():
+            return super().coordinates(weight)  # of rows that may be zero
         wide = weight.to(self.lengths.dtype)
         return (self.adjoint(wide) / (self.lengths * self.scale).square()).to(weight.dtype)
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         if self.layout != self.offset.layout:
             return super().linear(theta, x)
-        return (self.offset.linear(x) * self._factors(theta)).to(x.dtype)
+        return (self.offset.linear(x) * self.factors(theta)).to(x.dtype)
 
     def has_fast_linear(self) -> bool:
         return self.layout == self.offset.layout and self.offset.has_fast_linear()

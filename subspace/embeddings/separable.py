@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from subspace._base.key import Key
+from subspace._base.layout import STANDARD, Layout
 from subspace.embeddings.basis import OUTPUTS, Transform
 
 
@@ -20,15 +21,23 @@ class Separable(Transform):
         key: Not used.
         over: The "matrix": along its outputs and along its inputs, the patches of a convolution. Or the "filters", each
             by itself: along its channels and each axis of its taps, and not along the outputs.
+        layout: How the weight is a matrix, or several.
 
     Raises:
         ValueError: If `over` is neither.
     """
 
-    def __init__(self, like: Tensor, *, key: Key | None = None, over: Literal["matrix", "filters"] = "matrix") -> None:
+    def __init__(
+        self,
+        like: Tensor,
+        *,
+        key: Key | None = None,
+        over: Literal["matrix", "filters"] = "matrix",
+        layout: Layout = STANDARD,
+    ) -> None:
         if over not in ("matrix", "filters"):
             raise ValueError(f"over must be 'matrix' or 'filters', got {over!r}")
-        super().__init__(like, key=key)
+        super().__init__(like, key=key, layout=layout)
         self.over = over
 
     @abc.abstractmethod
@@ -53,7 +62,8 @@ class Separable(Transform):
         """Of the axes that are transformed one after the other."""
         if self.over == "matrix":
             return [self.fans[axis]]
-        return [] if axis == OUTPUTS else [*self.shape[2:], *self.shape[1:2]]
+        _, channels, *taps = self.layout.convolution(self.shape)
+        return [] if axis == OUTPUTS else [*taps, channels]
 
     def _along(self, x: Tensor, axis: int, transform: Callable[[Tensor], Tensor]) -> Tensor:
         sizes = self._sizes(axis)

@@ -6,6 +6,7 @@ here and a line in tests/methods/test_saliency.py: docs/extending.md.
 """
 
 from subspace.methods import budgets
+from subspace.methods.doping import KroneckerProduct, dope
 from subspace.methods.gradual_pruning import GradualPruning
 from subspace.methods.groups import blocks, rows
 from subspace.methods.lottery_ticket import LotteryTicket
@@ -25,6 +26,7 @@ from subspace.methods.trajectory import Trajectory
 __all__ = [
     "SET",
     "GradualPruning",
+    "KroneckerProduct",
     "LotteryTicket",
     "Mover",
     "Objective",
@@ -37,6 +39,7 @@ __all__ = [
     "budgets",
     "constant",
     "cosine",
+    "dope",
     "flow",
     "force",
     "gradient",

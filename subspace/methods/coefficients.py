@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from subspace._base.layout import STANDARD, Layout
 from subspace._base.ties import Tie, owned_by
 from subspace.embeddings import Basis, Embedding, Sparse, Transform
 
@@ -24,13 +25,14 @@ Bases = Mapping[str, Transform]  # by qualified name; the weights themselves for
 class _OnDemand(Mapping[str, Transform]):
     """Bases made when they are first asked for, of the weights as they were at the start."""
 
-    def __init__(self, weights: Mapping[str, Tensor], rule: BasisRule) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], rule: BasisRule, layouts: Mapping[str, Layout]) -> None:
         self.weights, self.rule = {name: weight.detach() for name, weight in weights.items()}, rule
+        self.layouts = layouts
         self.made: dict[str, Transform] = {}
 
     def __getitem__(self, name: str) -> Transform:
         if name not in self.made:
-            self.made[name] = self.rule(self.weights[name])
+            self.made[name] = self.rule(self.weights[name]).in_layout(self.layouts.get(name, STANDARD))
         return self.made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -40,11 +42,11 @@ class _OnDemand(Mapping[str, Transform]):
         return len(self.weights)
 
 
-def bases_of(weights: Mapping[str, Tensor], basis: BasisRule | Bases | None) -> Bases:
-    """The basis of each weight as it is now; those that there are already stay."""
+def bases_of(weights: Mapping[str, Tensor], basis: BasisRule | Bases | None, layouts: Mapping[str, Layout]) -> Bases:
+    """The basis of each weight as it is now, one for each of its matrices; those that there are already stay."""
     if basis is None or isinstance(basis, Mapping):
         return basis or {}
-    return _OnDemand(weights, basis)
+    return _OnDemand(weights, basis, layouts)
 
 
 def analyse(weight: Tensor, basis: Transform | None) -> Tensor:

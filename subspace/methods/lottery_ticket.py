@@ -55,10 +55,11 @@ class LotteryTicket:
     ) -> None:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
+        chosen = targets(model, include, exclude)
+        weights = {name: target.weight for name, target in chosen.items()}
         require_values(weights)
         self.supports: Supports = {name: torch.arange(w.numel(), device=w.device) for name, w in weights.items()}
-        self.bases = bases_of(weights, basis)
+        self.bases = bases_of(weights, basis, {name: target.layout for name, target in chosen.items()})
         self.numel = self.dim
         self.start, self.train, self.fraction = copy.deepcopy(model), train, fraction
         self.rounds, self.group = 0, group

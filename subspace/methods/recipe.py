@@ -86,7 +86,7 @@ class SparseRecipe:
         chosen = targets_without(model, free, include, exclude)
         weights = {name: target.weight for name, target in chosen.items()}
         keys = {name: Key(seed).fold(name) for name in weights}
-        bases = bases_of(weights, basis)
+        bases = bases_of(weights, basis, {name: target.layout for name, target in chosen.items()})
         total = entries(sum(w.numel() for w in weights.values()), density, dim)
         if objective is None and saliency is None:
             U = _random(chosen, keys, total, budget or epl, groups)

@@ -20,6 +20,7 @@ class Offset(PlugIn, abc.ABC):
     """
 
     is_drawn_by_entry = False  # so that one draw serves several matrices
+    dense: str | None = None  # the attribute that is d itself or None, if there is one: `shard_offsets` splits it
 
     if TYPE_CHECKING:
 

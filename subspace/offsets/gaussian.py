@@ -19,6 +19,7 @@ from subspace._base.exporting import as_constant, is_exporting
 from subspace._base.key import Key
 from subspace._base.layout import STANDARD, Layout
 from subspace._base.plug_in import require_key
+from subspace._base.sharded import whole
 from subspace.offsets.base import Offset
 
 
@@ -42,7 +43,7 @@ class Gaussian(Offset):
     2.0
     """
 
-    is_drawn_by_entry = True
+    is_drawn_by_entry, dense = True, "kept"
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Gaussian(Offset):
         return draw(self._stream, self.shape, uniform, self.std, self.like)
 
     def forward(self) -> Tensor:
-        return self._draw() if self.kept is None else self.kept
+        return self._draw() if self.kept is None else whole(self.kept)
 
 
 def draw(key: str, shape: Sequence[int], uniform: bool, std: float, like: Tensor) -> Tensor:

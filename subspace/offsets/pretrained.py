@@ -5,8 +5,8 @@ memory-mapped file stays on the disk, and any number of tuned models share one b
 has the same d, for nothing ever writes into it. (A plain model's deep copy holds copies of its weights before it comes
 here: tune one model and copy that, or see `subspace.Deltas`.)
 
-A quantised tensor of torchao is multiplied by with its own product, and stays quantised. Where d is asked for, as every
-read of `module.weight` does, it is dequantised.
+A quantised tensor of torchao, or of `subspace.from_bitsandbytes`, is multiplied by with its own product, and stays
+quantised. Where d is asked for, as every read of `module.weight` does, it is dequantised.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from subspace._base.key import Key
 from subspace._base.quantised import dequantised, is_quantised, quantised_linear, values_of
+from subspace._base.sharded import is_sharded, linear_in_parts, whole
 from subspace.offsets.base import Offset
 from subspace.products.flops import Flops
 from subspace.products.weight import Structure
@@ -36,12 +37,14 @@ class Pretrained(Offset):
     meta device, and through `to_empty`. Deep copies share them; moved to another dtype or device, each has its own.
 
     Args:
-        like: The weight; also a quantised one of torchao.
+        like: The weight; also a quantised one of torchao or of `subspace.from_bitsandbytes`.
         key: Not used.
 
     Raises:
         ValueError: If a value is not finite, or there are none, on the meta device.
     """
+
+    dense = "weight"
 
     def __init__(self, like: Tensor, *, key: Key | None = None) -> None:
         super().__init__(like, key=key)
@@ -53,16 +56,19 @@ class Pretrained(Offset):
         self.weight = like.detach() if is_quantised(like) else like.data
 
     def forward(self) -> Tensor:
-        """d; a quantised one is dequantised for it."""
-        return dequantised(self.weight, self.like.dtype) if is_quantised(self.weight) else self.weight
+        """d; a quantised one is dequantised for it, a sharded one gathered."""
+        return dequantised(self.weight, self.like.dtype) if is_quantised(self.weight) else whole(self.weight)
 
     def linear(self, x: Tensor) -> Tensor:
+        if is_sharded(self.weight):
+            return linear_in_parts(x, self.weight)
         if is_quantised(self.weight):
             return quantised_linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype))
 
     def structure(self) -> Structure | None:
-        return None if is_quantised(self.weight) else Structure("given", 1.0, matrix=self.weight)
+        plain = not (is_quantised(self.weight) or is_sharded(self.weight))
+        return Structure("given", 1.0, matrix=self.weight) if plain else None
 
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops:
         each, of_alpha = 2.0 * self.shape.numel(), self.fans[0] * alpha

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
+from subspace.products.geometry import in_format
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,6 +46,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.memory_format = torch.contiguous_format  # of w
         self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
@@ -68,7 +71,7 @@ class SubspaceParametrization(nn.Module):
             else:  # d is built once
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
-            w = w.to(self.like.dtype)
+            w = in_format(w.to(self.like.dtype), self.memory_format)
         warn_if_written(w, WRITTEN)
         return w
 
@@ -163,19 +166,29 @@ class SubspaceParametrization(nn.Module):
         """What tells this d and U from others."""
         return self._known()[0]
 
+    @contextmanager
+    def same_identity(self) -> Iterator[None]:
+        """Whatever the block does to the tensors that d and U hold, their numbers stay: nothing is computed anew."""
+        known = self._known()
+        yield
+        self._identity = self._stamp(), *known
+
     def _known(self) -> tuple[Identity, bytes]:
         """The identity, and as bytes, found once for as long as nothing is written to what d and U hold."""
-        tensors = [t for part in self.modules() for t in vars(part).values() if isinstance(t, Tensor)]
-        if any(t.is_inference() for t in tensors):  # which count no versions
-            found = Identity.of(self.offset, self.embedding, self.like.dtype)
-            return found, found.to_bytes()
-        supports = [U.moves for U in self.modules() if isinstance(U, Embedding)]
-        plain = [t for t in tensors if type(t) is Tensor and t.layout == torch.strided]
-        stamp = [(id(t), t._version) for t in tensors], [t.data_ptr() for t in plain], supports
-        if self._identity is None or self._identity[0] != stamp:
+        stamp = self._stamp()
+        if stamp is None or self._identity is None or self._identity[0] != stamp:
             found = Identity.of(self.offset, self.embedding, self.like.dtype)
             self._identity = stamp, found, found.to_bytes()
         return self._identity[1:]
+
+    def _stamp(self) -> object | None:
+        """Another one after every write to what d and U hold; None where writes are not counted."""
+        tensors = [t for part in self.modules() for t in vars(part).values() if isinstance(t, Tensor)]
+        if any(t.is_inference() for t in tensors):
+            return None
+        supports = [U.moves for U in self.modules() if isinstance(U, Embedding)]
+        plain = [t for t in tensors if type(t) is Tensor and t.layout == torch.strided]
+        return [(id(t), t._version) for t in tensors], [t.data_ptr() for t in plain], supports
 
 
 THETA_AND_EXTRA = ("original", "0._extra_state")

@@ -67,7 +67,7 @@ def unregister(model: nn.Module) -> nn.Module:
         stack = stack_of(space.module, space.name)
         with torch.no_grad():
             weight = nn.Parameter(space.parametrization(space.theta), trains)
-        weight.data = weight.clone(memory_format=torch.contiguous_format)
+        weight.data = weight.clone(memory_format=space.parametrization.memory_format)
         stack.__class__ = parametrize.ParametrizationList
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         if len(stack) == 1:

@@ -80,6 +80,13 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return last_format(x)
 
 
+def in_format(x: Tensor, wanted: torch.memory_format) -> Tensor:
+    """x in a memory format; inside torch.func's transforms, which know of none, as it is."""
+    if wanted == torch.contiguous_format or torch._C._are_functorch_transforms_active():
+        return x
+    return x.contiguous(memory_format=wanted)
+
+
 def last_format(x: Tensor) -> torch.memory_format:
     """channels_last for 4 axes, for 5 its like."""
     return torch.channels_last if x.ndim == 4 else torch.channels_last_3d

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from subspace import Key, SubspaceParametrization, recipes, subspaces
 from subspace.embeddings import Direction, DirectSum, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, RankOne, SignedDCT, Zero
+from tests.support.cases import each_with_one
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -21,7 +22,6 @@ OFFSETS = {
     "rank one": lambda w, key: RankOne(w, key=key),
     "gaussian": lambda w, key: Gaussian(w, key=key),
 }
-each_offset = pytest.mark.parametrize("offset", OFFSETS)
 NORMALISED = {  # a step of each is about as long whatever the gradient's size is
     "adam": lambda p: torch.optim.Adam(p, 0.01, eps=1e-30),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-30),
@@ -59,8 +59,7 @@ def alpha(space) -> Tensor:
     return found
 
 
-@each_offset
-@pytest.mark.parametrize("optimizer", [*NORMALISED, *PROPORTIONAL])
+@pytest.mark.parametrize("offset, optimizer", each_with_one(OFFSETS, [*NORMALISED, *PROPORTIONAL]))
 @pytest.mark.parametrize("rate", [0.1, 3.0, 10.0])
 def test_one_step_moves_alpha_rate_times_as_far(offset, optimizer, rate):
     make, scale = (NORMALISED[optimizer], rate) if optimizer in NORMALISED else (PROPORTIONAL[optimizer], rate**0.5)
@@ -76,8 +75,7 @@ def test_one_step_moves_alpha_rate_times_as_far(offset, optimizer, rate):
     close(moved[1], rate * moved[0], rtol=1e-6, atol=1e-12)
 
 
-@each_offset
-@pytest.mark.parametrize("optimizer", DECAYED)
+@pytest.mark.parametrize("offset, optimizer", each_with_one(OFFSETS, DECAYED))
 @pytest.mark.parametrize("scale", [1.0, 0.3, 4.0])
 @pytest.mark.parametrize("anchored", [True, False])
 def test_without_a_gradient_decay_brings_alpha_to_its_start_or_if_asked_to_0(offset, optimizer, scale, anchored):

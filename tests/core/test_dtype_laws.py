@@ -20,7 +20,7 @@ from subspace.products import LINEAR
 from subspace.products.choice.selection import possible
 from subspace.products.problem import Problem
 from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS
-from tests.support.strategies import each_embedding, numbers
+from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
 HALF = [torch.bfloat16, torch.float16]
@@ -44,9 +44,8 @@ def unit_in_the_last_place(x: Tensor, dtype: torch.dtype) -> Tensor:
     return info.eps * torch.exp2(x.abs().clamp_min(info.smallest_normal).log2().floor())
 
 
-@each_half
 @pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
-@given(seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 30.0]))
+@given(dtype=st.sampled_from(HALF), seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_the_weight_is_the_float64_sum_rounded_once_and_theta_gets_a_float32_gradient(
     offset_case, embedding_case, dtype, seed, size
 ):
@@ -69,17 +68,16 @@ def test_the_weight_is_the_float64_sum_rounded_once_and_theta_gets_a_float32_gra
 
 
 @each_half
-@each_embedding
-def test_small_steps_add_up(case, dtype):
-    _, space = half_layer(dtype, OFFSETS[1], case)
-    theta = space.theta
-    with torch.no_grad():
-        theta.fill_(1)
-    optimizer = torch.optim.SGD([theta], 1e-3)
-    theta.grad = torch.ones_like(theta)
+def test_small_steps_add_up(dtype):
+    thetas = [half_layer(dtype, OFFSETS[1], case)[1].theta for case in EMBEDDINGS]
+    for theta in thetas:
+        theta.data.fill_(1)
+        theta.grad = torch.ones_like(theta)
+    optimizer = torch.optim.SGD(thetas, 1e-3)
     for _ in range(1000):
         optimizer.step()
-    close(theta.detach(), torch.zeros_like(theta), rtol=0, atol=1e-4)
+    for theta, case in zip(thetas, EMBEDDINGS, strict=True):
+        close(theta.detach(), torch.zeros_like(theta), rtol=0, atol=1e-4, msg=case.name)
 
 
 DEFAULTS = {torch.float64: torch.float64, torch.float32: torch.float32} | dict.fromkeys(HALF, torch.float32)
@@ -129,8 +127,8 @@ def test_optimizers_and_clipping_take_half_precision_beside_theta(make, dtype):
     assert all(t.dtype == torch.float32 for t in state)
 
 
-@each_half
 @pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 def test_structured_layers_of_half_precision_give_theta_float32_gradients(offset_case, embedding_case, dtype):
     module, space = half_layer(dtype, offset_case, embedding_case)
     x = numbers(1, 4, 8).to(dtype)

@@ -16,6 +16,7 @@ from torch import nn
 
 from subspace import (
     Key,
+    Layout,
     SubspaceParametrization,
     is_structured,
     load,
@@ -32,12 +33,14 @@ from subspace.embeddings import (
     DCT,
     Basis,
     Circulant,
+    ColumnScale,
     Gaussian,
     Given,
     Haar,
     Hadamard,
     Hashed,
     Identity,
+    Kronecker,
     LowRank,
     RowScale,
     Singular,
@@ -193,6 +196,24 @@ def test_row_scale_gives_every_output_a_number(offset, shape):
     close(RowScale(d)(theta).reshape(flat.shape), torch.diag(theta) @ unit)
 
 
+@pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 4, 3, 3)])
+def test_column_scale_gives_every_input_a_number(shape):
+    d, theta = Pretrained(numbers(0, *shape)), numbers(1, shape[1])
+    close(ColumnScale(d, scale=2.0)(theta), 2 * torch.einsum("oi...,i->oi...", d(), theta))
+    lengths = d().transpose(0, 1).flatten(1).norm(dim=1)
+    close(ColumnScale(d)(theta), torch.einsum("oi...,i->oi...", d(), theta / lengths))
+    experts = Pretrained(numbers(0, 3, 5, 4))
+    theta, layout = numbers(1, 12), Layout.parse("batch out in")
+    close(ColumnScale(experts, scale=1.0, layout=layout)(theta), experts() * theta.reshape(3, 1, 4))
+
+
+def test_row_scales_of_a_weight_and_a_bias_with_zeros_share_theta():
+    w, b, theta = numbers(0, 4, 6), torch.tensor([0.0, 1.0, 0.0, -2.0], dtype=torch.float64), numbers(1, 4)
+    parts = [RowScale(Pretrained(t), scale=1.0, of=28) for t in (w, b)]
+    close(parts[0](theta), theta[:, None] * w)
+    close(parts[1](theta), theta * b)
+
+
 @given(blocks=st.tuples(st.integers(1, 4), st.integers(1, 4)), b=st.integers(1, 6), seed=seeds)
 def test_circulant_blocks_are_scipys(blocks, b, seed):
     (p, q), like = blocks, numbers(0, blocks[0] * b, blocks[1] * b)
@@ -200,6 +221,14 @@ def test_circulant_blocks_are_scipys(blocks, b, seed):
     rows = [[scipy.linalg.circulant(theta.reshape(p, q, b)[i, j].numpy()) for j in range(q)] for i in range(p)]
     np.testing.assert_allclose(U(theta), np.block(rows))
     close(Circulant(like, b)(theta), U(theta) / b**0.5)
+
+
+@given(rows=st.tuples(*2 * [st.integers(1, 4)]), columns=st.tuples(*2 * [st.integers(1, 4)]), seed=seeds)
+def test_kronecker_is_numpys(rows, columns, seed):
+    like = numbers(0, math.prod(rows), math.prod(columns))
+    U, theta = Kronecker(like, rows[0], columns[0], key=Key(seed)), numbers(seed, rows[0] * columns[0])
+    np.testing.assert_allclose(U(theta), np.kron(theta.reshape(rows[0], columns[0]), U.C))
+    assert U.C.norm().item() == pytest.approx(1)
 
 
 @given(n=st.integers(1, 30), fraction=st.floats(0, 1), seed=seeds)
@@ -294,6 +323,7 @@ FAST = {
     "tiny": lambda w: TinyLoRA(w, 2, rank=2, key=Key(0)),
     "row scale": lambda w: RowScale(offsets.DCT(w)),
     "circulant": lambda w: Circulant(w, 4),
+    "kronecker": lambda w: Kronecker(w, 2, 3, key=Key(0)),
     "dct": lambda w: Basis(DCT(w), Sparse(w, 6, key=Key(0))),
     "haar": lambda w: Basis(Haar(w), Sparse(w, 6, key=Key(0))),
     "hadamard": lambda w: Basis(Hadamard(w, over="filters"), Sparse(w, 6, key=Key(0))),
@@ -334,7 +364,7 @@ W = torch.zeros(4, 6)
         (lambda: LowRank(W, 2, 2, offset=Zero(torch.zeros(6, 4))), r"offset must have shape \(4, 6\), got \(6, 4\)"),
         (
             lambda: LowRank(W, 2, 2, offset=Pretrained(torch.ones(4, 6))),
-            "left and right must be at most 1, the rank of d, got 2 and 2",
+            "left must be at most 1, the rank of d, got 2",
         ),
         (
             lambda: TinyLoRA(W, 5, rank=2, key=Key(0)),
@@ -343,10 +373,18 @@ W = torch.zeros(4, 6)
         (lambda: TinyLoRA(W, 5, rank=5, key=Key(0)), r"left must be in \[1, 4\], .*, got 5"),
         (lambda: TinyLoRA(W, 2), "TinyLoRA needs a key=, got None"),
         (lambda: RowScale(Zero(W)), "every row of offset must have an entry other than 0, got 4 of 4 without"),
+        (lambda: RowScale(offsets.DCT(W), of=30), "scale must be a number where several tensors share theta, got None"),
+        (lambda: ColumnScale(Zero(W)), "every input of offset must have an entry other than 0, got 6 of 6 without"),
+        (lambda: ColumnScale(offsets.DCT(W), scale=0.0), "scale must be positive and finite, got 0.0"),
+        (lambda: LowRank(W, None, torch.ones(6, 2)), "right must have orthonormal columns, got others"),
+        (lambda: LowRank(W, torch.eye(6), None), r"left must have 4 rows and 1 to 4 columns, got \(6, 6\)"),
         (lambda: RowScale(offsets.DCT(W), scale=0.0), "scale must be positive and finite, got 0.0"),
         (lambda: Circulant(W, 3), "block must divide 4 outputs and 6 inputs, got 3"),
         (lambda: Circulant(W, 0), "block must divide 4 outputs and 6 inputs, got 0"),
         (lambda: Circulant(W, 2, scale=math.inf), "scale must be positive and finite, got inf"),
+        (lambda: Kronecker(W, 3, 2, key=Key(0)), "height and width must divide 4 outputs and 6 inputs, got 3 and 2"),
+        (lambda: Kronecker(W, 2, 0, key=Key(0)), "height and width must divide 4 outputs and 6 inputs, got 2 and 0"),
+        (lambda: Kronecker(W, 2, 2), "Kronecker needs a key=, got None"),
         (lambda: Given(W, torch.ones(23, 2)), r"matrix must have shape \(24, dim\), got \(23, 2\)"),
         (lambda: Given(W, torch.ones(24, 2)), "matrix must have 2 independent columns, got 1"),
         (lambda: Given(W, torch.full((24, 1), math.nan)), "matrix must be finite, got 24 entries that are not"),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Size, nn
 
-from subspace import Key, Layout, load, register, save, subspaces, targets
+from subspace import Key, Layout, embeddings, load, recipes, register, save, set_layouts, subspaces, targets, tune
 from subspace._base.layout import STANDARD
-from subspace.embeddings import Sparse
+from subspace.embeddings import Basis, Sparse
 from subspace.offsets import (
     DCT,
     BlockDCT,
@@ -98,6 +98,50 @@ def test_an_offset_is_the_same_matrix_in_every_layout(offset, shape):
     if len(shape) == 2:
         x = numbers(1, 3, shape[1])
         torch.testing.assert_close(other.linear(x), d.linear(x))
+
+
+SEVERAL = {
+    "experts": ((3, 5, 4), Layout.parse("batch out in")),
+    "experts from the right": ((3, 4, 6), Layout.parse("batch in out")),
+    "inputs first": ((4, 7), TRANSPOSED),
+    "fused": ((12, 5), Layout(blocks=3)),
+    "transposed convolution": ((3, 4, 2, 3), Layout.parse("in out tap tap")),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+@pytest.mark.parametrize("over", ["matrix", "filters"])
+@pytest.mark.parametrize("basis", [embeddings.DCT, embeddings.Haar, embeddings.Hadamard])
+def test_each_matrix_of_a_tensor_has_coefficients_of_its_own(basis, over, case):
+    shape, layout = SEVERAL[case]
+    like, c = numbers(0, *shape), numbers(1, Size(shape).numel())
+    several, one = basis(like, over=over, layout=layout), basis(numbers(0, *layout.convolution(like.shape)), over=over)
+    coefficients = layout.to_matrix(c.reshape(shape)).reshape(-1, *one.fans)
+    expected = [STANDARD.to_matrix(one(STANDARD.from_matrix(each, one.shape).flatten())) for each in coefficients]
+    w = several(c)
+    torch.testing.assert_close(layout.to_matrix(w).reshape(-1, *one.fans), torch.stack(expected))
+    torch.testing.assert_close(several.adjoint(w), c)
+    U, theta = Basis(several, Sparse(like, 9, key=Key(0))), numbers(2, 9)
+    if len(shape) == 2:
+        x = numbers(3, 3, layout.fans(like.shape)[1])
+        torch.testing.assert_close(U.linear(theta, x), x @ layout.to_rows(U(theta)).T)
+
+
+@pytest.mark.parametrize("recipe", [tune.basis, recipes.random_pruning, recipes.magnitude])
+def test_a_basis_is_made_for_each_matrix_wherever_one_is_asked_for(recipe, tmp_path):
+    def module():
+        torch.manual_seed(0)
+        experts = nn.Module()
+        experts.up = nn.Parameter(torch.randn(3, 6, 4))
+        return set_layouts(experts, {"up": Layout.parse("batch in out")})
+
+    option = {"transform": embeddings.DCT} if recipe is tune.basis else {"basis": embeddings.DCT}
+    net = recipe(module(), dim=20, **option)
+    ((_, space),) = subspaces(net)
+    assert space.embedding.transform.layout == space.embedding.layout == Layout.parse("batch in out")
+    space.theta.data.normal_()
+    save(net, tmp_path / "file")
+    assert torch.equal(load(module(), tmp_path / "file").up, net.up)
 
 
 def test_the_fans_of_an_initialisation_are_the_layouts():

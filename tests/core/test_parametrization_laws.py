@@ -13,22 +13,12 @@ from torch import nn
 from subspace import Key, SubspaceParametrization, materialize, register, share, subspaces
 from subspace.embeddings import Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Zero
-from tests.support.cases import EACH_ONCE, EACH_WITH_SEVERAL, EMBEDDINGS, MODULES, OFFSETS, ModuleCase
-from tests.support.strategies import (
-    each_embedding,
-    each_offset,
-    embedding,
-    fractions,
-    matrix,
-    numbers,
-    offset,
-    seeds,
-    shapes,
-)
+from tests.support.cases import EACH_ONCE, EMBEDDINGS, MODULES, OFFSETS, ModuleCase, each_with_one
+from tests.support.strategies import embedding, fractions, matrix, numbers, offset, seeds, shapes
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)
-PAIRS = [pytest.param(*pair, marks=() if pair in EACH_ONCE else pytest.mark.slow) for pair in EACH_WITH_SEVERAL]
+each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
 
 
 def built(case: ModuleCase) -> nn.Module:
@@ -51,7 +41,7 @@ def fits(case: ModuleCase, offset_case) -> bool:
     return not offset_case.fans or getattr(case.make(), case.tensor).ndim > 1
 
 
-@pytest.mark.parametrize("offset_case, embedding_case", PAIRS, ids=lambda case: case.name)
+@each_pair
 @given(module_case=st.sampled_from(MODULES), seed=st.integers(0, 99), fraction=fractions)
 def test_the_weight_is_d_plus_u_theta_and_theta_gets_its_gradient(
     offset_case, embedding_case, module_case, seed, fraction
@@ -92,24 +82,22 @@ def test_theta_starts_nearest_to_the_weight(module_case):
     close(space.theta.detach(), 2 * before.flatten()[U.index] - d().flatten()[U.index])
 
 
-@each_offset
+@each_pair
 @given(shape=shapes, seed=seeds)
-def test_right_inverse_inverts_and_projects(case, shape, seed):
-    d = offset(case, shape, seed)
-    for other in EMBEDDINGS:
-        U = embedding(other, d.shape, 0.3, seed)
-        space = SubspaceParametrization(d, U)
-        theta, w = numbers(seed + 1, U.dim), numbers(seed + 2, *d.shape)
-        close(space.right_inverse(space(theta)), theta, rtol=1e-6, atol=1e-6)
-        projection = space(space.right_inverse(w))
-        close(U.adjoint(w - projection), torch.zeros(U.dim, dtype=w.dtype), rtol=0, atol=1e-6)
+def test_right_inverse_inverts_and_projects(offset_case, embedding_case, shape, seed):
+    d = offset(offset_case, shape, seed)
+    U = embedding(embedding_case, d.shape, 0.3, seed)
+    space = SubspaceParametrization(d, U)
+    theta, w = numbers(seed + 1, U.dim), numbers(seed + 2, *d.shape)
+    close(space.right_inverse(space(theta)), theta, rtol=1e-6, atol=1e-6)
+    projection = space(space.right_inverse(w))
+    close(U.adjoint(w - projection), torch.zeros(U.dim, dtype=w.dtype), rtol=0, atol=1e-6)
 
 
-@each_offset
-@pytest.mark.parametrize("shape", [(5, 8), (8, 5)])
-def test_linear_never_needs_the_weight(case, shape):
-    for other in EMBEDDINGS:
-        d, U = offset(case, shape), embedding(other, shape)
+@each_pair
+def test_linear_never_needs_the_weight(offset_case, embedding_case):
+    for shape in ((5, 8), (8, 5)):
+        d, U = offset(offset_case, shape), embedding(embedding_case, shape)
         space, theta, x = SubspaceParametrization(d, U), numbers(1, U.dim), numbers(2, 3, shape[1])
         close(space.linear(theta, x), x @ space(theta).T)
 
@@ -176,8 +164,7 @@ def test_orthonormal_u_and_sgd_is_projected_gradient_descent():
     close(plain.linear.weight, ours.linear.weight)
 
 
-@each_embedding
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("case, optimizer", each_with_one(EMBEDDINGS, OPTIMIZERS))
 def test_training_never_leaves_the_subspace(case, optimizer):
     net = Net()
     d = DCT(net.linear.weight)
@@ -243,15 +230,25 @@ def test_state_dict_and_deepcopy_restore_the_model(module_case):
     assert kept == {"original", "_extra_state"}
 
 
+class Beside(nn.Module):
+    """Layers beside each other, which are compiled at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 6).double() for _ in EACH_ONCE)
+        for layer, (offset_case, embedding_case) in zip(self.layers, EACH_ONCE, strict=True):
+            w = layer.weight
+            register(layer, "weight", offset_case.make(w, Key(0)), embedding_case.make(w, 20, Key(0)))
+
+    def forward(self, x):
+        return [layer(x) for layer in self.layers]
+
+
 @pytest.mark.compile
-@pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
-def test_compiles_without_a_graph_break(offset_case, embedding_case):
+def test_every_offset_and_embedding_compiles_without_a_graph_break():
     torch._dynamo.reset()
-    net = Net()
-    w = net.linear.weight
-    register(net.linear, "weight", offset_case.make(w, Key(0)), embedding_case.make(w, 20, Key(0)))
-    expected = net(X)
-    close(torch.compile(net, fullgraph=True, backend="aot_eager")(X), expected)
+    layers, x = Beside(), numbers(0, 5, 8)
+    close(torch.compile(layers, fullgraph=True, backend="aot_eager")(x), layers(x))
 
 
 def test_functional_call_grad_vmap_and_export_work_on_theta():

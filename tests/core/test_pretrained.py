@@ -15,6 +15,7 @@ from subspace.embeddings import Circulant, FourierFT, LowRank, RowScale, Sparse
 from subspace.offsets import Pretrained
 from tests.support.cases import EMBEDDINGS, MODULES
 from tests.support.memory import peak_bytes
+from tests.support.quantised import QUANTISERS
 
 each_module = pytest.mark.parametrize("case", MODULES, ids=lambda case: case.name)
 each_embedding = pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
@@ -144,19 +145,17 @@ def test_values_that_are_not_finite_are_counted(dtype, value):
 
 @pytest.fixture
 def quantised():
-    """Makes a network, with its linear layers quantised by torchao, of weights in bfloat16 or float32."""
-    quantization = pytest.importorskip("torchao.quantization")
+    """Makes a network with quantised linear layers, of weights in bfloat16 or float32."""
 
     def make(config: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32)).to(dtype)
-        quantization.quantize_(model, getattr(quantization, config)())
-        return model
+        return QUANTISERS[config](nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32)).to(dtype))
 
     return make
 
 
-CONFIGS = ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"]
+CONFIGS = list(QUANTISERS)
+WEIGHT_ONLY = [config for config in CONFIGS if "Dynamic" not in config]
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -194,7 +193,7 @@ def test_a_recipe_takes_quantised_weights_though_they_ask_for_no_gradient(config
     torch.testing.assert_close(model(x), base(x), rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("config", CONFIGS[:1])
+@pytest.mark.parametrize("config", WEIGHT_ONLY)
 def test_a_structured_quantised_base_is_never_dequantised_whole(config, quantised, monkeypatch):
     model = quantised(config)
     for place in (0, 2):
@@ -212,15 +211,16 @@ def test_a_structured_quantised_base_is_never_dequantised_whole(config, quantise
     y.sum().backward()
 
 
-def test_a_quantised_base_round_trips_through_a_file(quantised):
-    model = quantised(CONFIGS[0])
+@pytest.mark.parametrize("config", WEIGHT_ONLY)
+def test_a_quantised_base_round_trips_through_a_file(config, quantised):
+    model = quantised(config)
     recipes.sparse_finetuning(model, density=0.1)
     with torch.no_grad():
         for _, space in subspaces(model):
             space.theta.normal_()
     file, x = io.BytesIO(), torch.randn(5, 64)
     subspace.save(model, file)
-    again = subspace.load(quantised(CONFIGS[0]), io.BytesIO(file.getvalue()))
+    again = subspace.load(quantised(config), io.BytesIO(file.getvalue()))
     torch.testing.assert_close(again(x), model(x))
     torch.manual_seed(0)
     other = nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32))

@@ -16,6 +16,7 @@ from subspace import Layout, methods, register, set_layouts, subspaces, summary,
 from subspace.embeddings import DCT, Identity, LowRank
 from subspace.offsets import Pretrained
 from tests.core import test_transformers as zoo
+from tests.support.quantised import QUANTISERS
 
 
 def energy(net: nn.Module) -> Tensor:
@@ -275,10 +276,10 @@ def test_one_rate_trains_every_tuner(tuner):
 
 
 @each_tuner
-def test_a_quantised_base_is_tuned_or_refused(tuner):
-    quantization = pytest.importorskip("torchao.quantization")
+@pytest.mark.parametrize("quantiser", ["Int8WeightOnlyConfig", "nf4", "int8"])
+def test_a_quantised_base_is_tuned_or_refused(tuner, quantiser):
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).requires_grad_(False)
-    quantization.quantize_(net, quantization.Int8WeightOnlyConfig())
+    QUANTISERS[quantiser](net)
     x = torch.randn(4, 64)
     expected = net(x)
     if tuner in (TUNERS["sparse-gradient"], TUNERS["sparse-magnitude"]):
@@ -291,6 +292,7 @@ def test_a_quantised_base_is_tuned_or_refused(tuner):
     else:
         assert {each for each, _ in subspaces(tuner(net))} == {"0.weight", "2.weight"}
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(subspace.structured(net)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @each_tuner

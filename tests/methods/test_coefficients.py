@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from subspace import budgets, embeddings, load, materialize, methods, recipes, s
 from subspace.embeddings import Basis, Identity, Singular, Sparse
 from subspace.offsets import DCT, Pretrained
 from tests.methods.test_saliency import SALIENCIES, batch, convolutional, each_network, loss, made, state
+from tests.support.cases import each_with_one
 from tests.support.strategies import matrix, numbers
 
 BASES = {
@@ -47,11 +49,10 @@ def test_in_the_identity_basis_scores_are_those_of_weights_to_the_bit(saliency, 
     assert equal(saliency(model, loss, basis=Identity), saliency(model, loss))
 
 
-@each_saliency
+@pytest.mark.parametrize("saliency, basis", each_with_one(SALIENCIES, BASES))
 @each_network
-@each_basis
-def test_scoring_in_a_basis_leaves_the_model_as_it_was(saliency, network, basis):
-    model = made(network)
+def test_scoring_in_a_basis_leaves_the_model_as_it_was(saliency, basis, network):
+    saliency, basis, model = SALIENCIES[saliency], BASES[basis], made(network)
     loss(model).backward()
     before, parameters = state(model), list(model.parameters())
     scores = saliency(model, loss, basis=basis)
@@ -169,9 +170,9 @@ def test_in_the_identity_basis_a_recipe_is_the_same_and_trains_the_same(name):
         trained(one), trained(other)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@each_basis
+@pytest.mark.parametrize("name, basis", each_with_one(RECIPES, BASES))
 def test_a_recipe_in_a_basis_has_exactly_as_many_coefficients(name, basis):
+    basis = BASES[basis]
     model = RECIPES[name](made(convolutional), basis=basis)
     N = sum(space.shape.numel() for _, space in subspaces(model))
     dims = [U.dim for _, space in subspaces(model) for U in space.embedding.parts() if U.direction() is None]
@@ -266,10 +267,9 @@ def test_in_the_identity_basis_movers_move_the_same(mover, start):
         assert torch.equal(a.theta, b.theta)
 
 
-@each_basis
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("fast", [False, True])
-def test_rigl_grows_where_the_gradient_to_coefficients_is_largest(basis, start, fast):
+@pytest.mark.parametrize("basis, moving", each_with_one(BASES, product(STARTS, [False, True])), ids=str)
+def test_rigl_grows_where_the_gradient_to_coefficients_is_largest(basis, moving):
+    basis, (start, fast) = BASES[basis], moving
     model = STARTS[start](made(convolutional, dtype=torch.float64).eval(), density=0.2, basis=basis)
     if fast:
         structured(model)

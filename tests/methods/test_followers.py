@@ -10,6 +10,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from subspace import recipes, structured, subspaces
 from subspace.methods import SET, constant
 from tests.methods.test_moving import MOVERS, STARTS, X, loss, net, parts, train
+from tests.support.cases import each_with_one
 
 Averages = dict[str, Tensor]
 each_mover = pytest.mark.parametrize("mover", MOVERS.values(), ids=MOVERS)
@@ -136,12 +138,12 @@ def steps(model, optimizer, mover, count: int) -> Iterator[int]:
         yield 2 * t + 1
 
 
-@each_mover
-@each_start
-@each_average
-@pytest.mark.parametrize("before", [False, True])
-def test_an_average_is_that_of_the_dense_weights_where_it_is_defined(mover, start, average, before):
+@pytest.mark.parametrize(
+    "averaging, moving", each_with_one(product(AVERAGES, [False, True]), product(MOVERS, STARTS)), ids=str
+)
+def test_an_average_is_that_of_the_dense_weights_where_it_is_defined(averaging, moving):
     """before: it is updated before the mover's step, else after it."""
+    average, before, mover, start = AVERAGES[averaging[0]], averaging[1], MOVERS[moving[0]], STARTS[moving[1]]
     model = start(net(), density=0.3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
     ema = average.make(model)

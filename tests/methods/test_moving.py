@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
+from itertools import product
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from subspace.embeddings import DirectSum, Sparse
 from subspace.methods import SET, RigL, constant, cosine, growth, linear
 from subspace.methods.growth import largest
 from subspace.methods.set import _outside
+from tests.support.cases import each_with_one
 from tests.support.memory import peak_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
@@ -89,12 +91,11 @@ def entries(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     return {"placed": placed, "apart": apart}
 
 
-@each_mover
-@each_start
-@each_optimizer
-def test_entries_keep_their_slot_and_state_and_grow_at_zero(mover, start, optimizer):
+@pytest.mark.parametrize("optimizer, moving", each_with_one(OPTIMIZERS, product(MOVERS, STARTS)), ids=str)
+def test_entries_keep_their_slot_and_state_and_grow_at_zero(optimizer, moving):
+    mover, start = MOVERS[moving[0]], STARTS[moving[1]]
     model = start(net(), density=0.3)
-    optimizer = optimizer(model.parameters())
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
     moving = mover(model, optimizer, t_end=100, delta_t=4, decay=constant)
     train(model, optimizer, moving, 3)
     loss(model).backward()  # accumulates gradients that are due to the present entries

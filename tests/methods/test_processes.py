@@ -14,18 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from subspace import methods, recipes, structured, subspaces
 from subspace.methods import GradualPruning, LotteryTicket, RigL, constant, growth
 from tests.methods.test_moving import MOVERS, STARTS, mlp, parts
-from tests.support.processes import processes
 
 pytestmark = pytest.mark.torchrun
 X = torch.linspace(-1, 2, 24 * 64, dtype=torch.float64).mul(7).sin().reshape(24, 64)
 Y = torch.arange(24) % 3
 BATCHES = list(zip(X.tensor_split(2), Y.tensor_split(2), strict=True))
-
-
-@pytest.fixture(scope="module")
-def run():
-    with processes() as run:
-        yield run
 
 
 class Experts(nn.Module):

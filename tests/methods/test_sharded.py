@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import product
 
 import pytest
 import torch
@@ -17,15 +18,28 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from subspace import Key, load, materialize, methods, recipes, register, save, structured, subspaces
+from subspace import (
+    Key,
+    add_alpha_group,
+    load,
+    materialize,
+    methods,
+    recipes,
+    register,
+    save,
+    shard_offsets,
+    structured,
+    subspaces,
+    tune,
+)
 from subspace._base.sharded import is_sharded, reshard, set_zero, whole
 from subspace.checkpoint.sealed import read
 from subspace.embeddings import Sparse
 from subspace.methods import GradualPruning, constant, growth
-from subspace.offsets import Zero
+from subspace.offsets import Pretrained, Zero
 from tests.methods.test_moving import MOVERS, STARTS, mlp, parts
 from tests.methods.test_processes import X, both, loss
-from tests.support.processes import processes
+from tests.support.cases import each_with_one
 
 pytestmark = [pytest.mark.torchrun, pytest.mark.filterwarnings("ignore:the budget of")]
 close = torch.testing.assert_close
@@ -33,12 +47,6 @@ OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.03, amsgrad=True),
 }
-
-
-@pytest.fixture(scope="module")
-def run():
-    with processes() as run:
-        yield run
 
 
 def by_layers(model: nn.Module) -> nn.Module:
@@ -100,18 +108,40 @@ def agree(run, function, *arguments) -> None:
             torch.testing.assert_close(other[name], tensor, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("shard", [by_layers, at_once])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("mover", MOVERS)
-def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, mover, start, optimizer, shard):
-    agree(run, moved, mover, start, optimizer, shard, False, 1 << 20)
+@pytest.mark.parametrize(
+    "moving, training", each_with_one(product(MOVERS, STARTS), product(OPTIMIZERS, [by_layers, at_once])), ids=str
+)
+def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, moving, training):
+    agree(run, moved, *moving, *training, False, 1 << 20)
 
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
 @pytest.mark.parametrize("shard", [by_layers, at_once])
 def test_layers_that_never_build_their_weight_move_in_parts_too(run, shard, block):
     agree(run, moved, "RigL", "dctps", "momentum", shard, True, block)
+
+
+def with_alphas(rank, optimizer, shard) -> dict[str, Tensor]:
+    model = recipes.dctps(mlp(), density=0.21)
+    model = model if rank is None else shard(model)
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    add_alpha_group(optimizer, model, lr=0.3, weight_decay=0.2)
+    with torch.no_grad():
+        model(X)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (both(model) if rank is None else loss(model, rank)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            model(X)
+    reshard(model)
+    return {name: whole(space.theta.detach()) for name, space in subspaces(model)}
+
+
+@pytest.mark.parametrize("shard", [by_layers, at_once])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_alphas_of_a_sharded_model_train_as_those_of_a_whole_one(run, optimizer, shard):
+    agree(run, with_alphas, optimizer, shard)
 
 
 def pruned(rank, optimizer, shard) -> dict[str, Tensor]:
@@ -225,6 +255,12 @@ def biased() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 3)).double()
 
 
+def by_biases(model: nn.Module) -> nn.Module:
+    """Shard layer by layer, but for a theta of several."""
+    thetas = [space.theta for _, space in subspaces(model)]
+    return leave_out(model) if thetas[0] is thetas[1] else by_layers(model)
+
+
 def leave_out(model: nn.Module) -> nn.Module:
     """Shard every layer but for the one theta of all."""
     theta, mesh = next(subspaces(model))[1].theta, init_device_mesh("cpu", (2,))
@@ -264,6 +300,119 @@ def written(rank: int, shard) -> int:
 def test_the_first_process_alone_writes(run, shard):
     first, second = run(written, shard)
     assert first > 0 == second
+
+
+TUNED = {
+    "pretrained": lambda m: recipes.sparse_finetuning(m, density=0.3, also_train=["bias"]),
+    "structured": lambda m: structured(recipes.sparse_finetuning(m, density=0.3, also_train=["bias"])),
+    "of low rank": lambda m: structured(tune.lora_xs(m, rank=2)),
+    "drawn and kept": lambda m: recipes.random_subspace(m, dim=7, also_train=["bias"]),
+    "one theta": lambda m: recipes.random_subspace(m, dim=7, also_train=["bias"], offset=lambda w, key: Pretrained(w)),
+}
+
+
+def dense_parts(model: nn.Module) -> list[Tensor]:
+    return [getattr(space.offset, space.offset.dense) for _, space in subspaces(model)]
+
+
+def tuned(rank, how, shard) -> dict[str, Tensor]:
+    model = TUNED[how](biased())
+    if rank is not None:
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        shard(model)
+        assert shard_offsets(model) is model
+        for d in dense_parts(model):
+            local = d.to_local()
+            assert local.untyped_storage().nbytes() == 8 * local.numel()
+            assert local.numel() <= -(-len(d) // 2) * d.shape[1:].numel()
+        whole_state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        assert state.keys() == whole_state.keys()
+        assert all(torch.equal(whole_state[name], tensor) for name, tensor in state.items())
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (both(model) if rank is None else loss(model, rank)).backward()
+        average_left_out(model)
+        optimizer.step()
+    return {name: whole(p.detach()) for name, p in model.named_parameters()} | {"y": model(X).detach()}
+
+
+def average_left_out(model: nn.Module) -> None:
+    """The gradient of a theta that is not sharded, over the processes."""
+    reshard(model)
+    theta = next(subspaces(model))[1].theta
+    if dist.is_initialized() and not is_sharded(theta):
+        dist.all_reduce(theta.grad)
+        theta.grad /= dist.get_world_size()
+
+
+@pytest.mark.parametrize("shard", [by_biases, at_once])
+@pytest.mark.parametrize("how", TUNED)
+def test_a_model_whose_d_is_in_parts_trains_as_a_whole_one(run, how, shard):
+    agree(run, tuned, how, shard)
+
+
+def tuned_and_kept(rank: int, how: str, folder: str) -> None:
+    """A file and a checkpoint in parts bring all of it back, in parts and whole."""
+    model = shard_offsets(at_once(TUNED[how](biased())))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    loss(model, rank).backward()
+    optimizer.step()
+    y = model(X)
+    save(model, f"{folder}/file")
+    close(load(biased(), f"{folder}/file")(X), y)
+    dcp.save(get_model_state_dict(model), checkpoint_id=f"{folder}/dcp")
+    again = shard_offsets(at_once(TUNED[how](biased())))
+    state = get_model_state_dict(again)
+    dcp.load(state, checkpoint_id=f"{folder}/dcp")
+    set_model_state_dict(again, state)
+    close(again(X), y)
+    with pytest.raises(ValueError, match="model must be whole to become dense, got one sharded by fully_shard"):
+        materialize(again)
+
+
+@pytest.mark.parametrize("how", TUNED)
+def test_a_model_whose_d_is_in_parts_is_saved_and_loaded(run, how, tmp_path):
+    run(tuned_and_kept, how, str(tmp_path))
+
+
+def moved_in_parts(rank, mover) -> dict[str, Tensor]:
+    model = recipes.sparse_finetuning(mlp(), density=0.21)
+    model = model if rank is None else shard_offsets(by_layers(model))
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    moving = MOVERS[mover](model, optimizer, t_end=100, delta_t=3, decay=constant)
+    train(model, optimizer, moving, both if rank is None else lambda net: loss(net, rank), {})
+    reshard(model)
+    return {name: whole(theta.detach()) for name, (theta, _, _) in parts(model).items()}
+
+
+@pytest.mark.parametrize("mover", MOVERS)
+def test_places_move_on_a_d_in_parts(run, mover):
+    agree(run, moved_in_parts, mover)
+
+
+def keeps_a_weight(rank: int, how: str) -> bool:
+    """Whether a tensor of the size of w or d is kept for the backward pass."""
+    model, x = shard_offsets(at_once(TUNED[how](biased()))), X.clone().requires_grad_()
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        y = model(x)
+    y.sum().backward()
+    return 20 * 64 in kept
+
+
+def test_structured_layers_keep_no_d_between_their_passes(run):
+    assert run(keeps_a_weight, "structured") == [False, False]
+    assert run(keeps_a_weight, "pretrained") == [True, True]
+
+
+def not_sharded(rank: int) -> None:
+    with pytest.raises(ValueError, match="model must have a Parameter that fully_shard has sharded, got none"):
+        shard_offsets(TUNED["pretrained"](biased()))
+
+
+def test_a_whole_model_is_refused(run):
+    run(not_sharded)
 
 
 STYLES = {
@@ -327,18 +476,18 @@ REGISTERING = {
 }
 
 
-def too_late(rank: int, what: str, tensor_parallel: bool) -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-    if tensor_parallel:
-        parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    else:
-        at_once(model)
-    with pytest.raises(ValueError, match="weight must be whole to be .*, got a DTensor: register before"):
-        REGISTERING[what](model)
-    assert not list(subspaces(model))
+def too_late(rank: int, tensor_parallel: bool) -> None:
+    for what in REGISTERING:
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        if tensor_parallel:
+            parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        else:
+            at_once(model)
+        with pytest.raises(ValueError, match="weight must be whole to be .*, got a DTensor: register before"):
+            REGISTERING[what](model)
+        assert not list(subspaces(model)), what
 
 
 @pytest.mark.parametrize("tensor_parallel", [True, False])
-@pytest.mark.parametrize("what", REGISTERING)
-def test_what_is_sharded_already_is_not_registered(run, what, tensor_parallel):
-    run(too_late, what, tensor_parallel)
+def test_what_is_sharded_already_is_not_registered(run, tensor_parallel):
+    run(too_late, tensor_parallel)

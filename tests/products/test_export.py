@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -49,10 +49,7 @@ LAYERS = {  # a network of two registered layers, and a sample
 }
 
 
-NETWORKS = [
-    *((recipe, layers) for recipe in RECIPES for layers in ("linear", "conv2d")),
-    *(("dctps", layers) for layers in LAYERS),
-]
+each_layers = pytest.mark.parametrize("layers", LAYERS)
 
 
 def network(recipe: str, layers: str, fast: bool) -> tuple[nn.Module, Tensor]:
@@ -63,6 +60,24 @@ def network(recipe: str, layers: str, fast: bool) -> tuple[nn.Module, Tensor]:
         for theta in net.parameters():
             theta.add_(0.3 * torch.randn_like(theta))
     return (structured(net) if fast else net).eval(), torch.randn(4, *shape)
+
+
+class Several(nn.Module):
+    """Networks beside each other, which are exported and compiled at once."""
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [net(x) for net in self.networks]
+
+
+def several(layers: str, thorough: Sequence[str] = ("linear", "conv2d")) -> tuple[nn.Module, Tensor]:
+    """Networks of those layers, registered and structured: of every recipe where `thorough`, else of one."""
+    recipes = RECIPES if layers in thorough else ["dctps"]
+    pairs = [network(recipe, layers, fast) for recipe in recipes for fast in (False, True)]
+    return Several(net for net, _ in pairs).eval(), pairs[0][1]
 
 
 def foreign(program: torch.export.ExportedProgram) -> list[str]:
@@ -77,13 +92,11 @@ def _graphs(module: nn.Module):
     return [child.graph for child in module.modules() if hasattr(child, "graph")]
 
 
-each_fast = pytest.mark.parametrize("fast", [False, True], ids=["registered", "structured"])
-
-
-@each_fast
-@pytest.mark.parametrize("recipe, layers", NETWORKS)
-def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(recipe, layers, fast):
-    net, x = network(recipe, layers, fast)
+@pytest.mark.parametrize(
+    "layers", [pytest.param(name, marks=pytest.mark.slow if name == "conv2d" else ()) for name in LAYERS]
+)
+def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(layers):
+    net, x = several(layers)
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
     assert not foreign(program)
     for count in (1, 3, 9):
@@ -91,17 +104,16 @@ def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(recipe, l
         close(program.module()(inputs), net(inputs), rtol=1e-4, atol=1e-4)
 
 
-@each_fast
+@pytest.mark.slow
 @pytest.mark.parametrize("offset, embedding", EACH_ONCE, ids=lambda case: case.name)
-def test_every_offset_and_embedding_is_exported_or_refused(offset, embedding, fast):
-    net, x = nn.Linear(12, 7), torch.randn(4, 12)
-    U = embedding.make(net.weight, 10, Key(1))
-    register(net, "weight", offset.make(net.weight, Key(2)), U)
-    if fast:
-        structured(net)
+def test_every_offset_and_embedding_is_exported_or_refused(offset, embedding):
+    plain, x = nn.Linear(12, 7), torch.randn(4, 12)
+    register(plain, "weight", offset.make(plain.weight, Key(2)), embedding.make(plain.weight, 10, Key(1)))
+    net = Several([plain, structured(copy.deepcopy(plain))])
     if embedding.name == "gaussian-drawn":
-        with pytest.raises(ValueError, match="U must be stored to be exported, got a Gaussian that is drawn"):
-            export(net, (x,))
+        for each in net.networks:
+            with pytest.raises(ValueError, match="U must be stored to be exported, got a Gaussian that is drawn"):
+                export(each, (x,))
         return
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))  # before the first eager call
     assert not foreign(program)
@@ -109,13 +121,11 @@ def test_every_offset_and_embedding_is_exported_or_refused(offset, embedding, fa
 
 
 @pytest.mark.slow
-@each_fast
-def test_a_strict_export_is_the_same(fast):
-    for recipe in RECIPES:
-        net, x = network(recipe, "conv2d", fast)
-        program = export(net, (x,), dynamic_shapes=({0: BATCH},), strict=True)
-        assert not foreign(program)
-        close(program.module()(x[:2]), net(x[:2]), rtol=1e-4, atol=1e-4)
+def test_a_strict_export_is_the_same():
+    net, x = several("conv2d")
+    program = export(net, (x,), dynamic_shapes=({0: BATCH},), strict=True)
+    assert not foreign(program)
+    close(program.module()(x[:2]), net(x[:2]), rtol=1e-4, atol=1e-4)
 
 
 class Functions(nn.Module):
@@ -140,14 +150,12 @@ def test_the_functions_are_exported_too():
     close(program.module()(x[:3]), net(x[:3]))
 
 
-@each_fast
-def test_a_trace_of_torchscript_computes_the_same(fast, tmp_path):
-    for recipe in RECIPES:
-        net, x = network(recipe, "conv2d", fast)
-        traced = torch.jit.trace(net, x)
-        torch.jit.save(traced, tmp_path / "net.pt")
-        close(torch.jit.load(tmp_path / "net.pt")(x[:3]), net(x[:3]), rtol=1e-4, atol=1e-4)
-        assert "PythonOp" not in str(traced.graph)
+def test_a_trace_of_torchscript_computes_the_same(tmp_path):
+    net, x = several("conv2d")
+    traced = torch.jit.trace(net, x, strict=False)  # which are in a list
+    torch.jit.save(traced, tmp_path / "net.pt")
+    close(torch.jit.load(tmp_path / "net.pt")(x[:3]), net(x[:3]), rtol=1e-4, atol=1e-4)
+    assert "PythonOp" not in str(traced.inlined_graph)
 
 
 def test_what_export_computes_is_not_kept_from_eager_calls():
@@ -172,7 +180,7 @@ import sys
 sys.modules["subspace"] = None  # which makes importing it an error
 import torch
 for path in sys.argv[1:]:
-    program, x, y = torch.export.load(path + ".pt2"), *torch.load(path + ".pt")
+    program, (x, y) = torch.export.load(path + ".pt2"), torch.load(path + ".pt")
     torch.testing.assert_close(program.module()(x), y, rtol=1e-4, atol=1e-4)
 """
 
@@ -185,32 +193,30 @@ def without_subspace(code: str, *arguments: object) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
+def detached(ys: list[Tensor]) -> list[Tensor]:
+    return [y.detach() for y in ys]
+
+
 @pytest.mark.slow
 def test_saved_programs_run_without_this_package(tmp_path):
-    paths = []
-    for (recipe, layers), fast in itertools.product(NETWORKS, (False, True)):
-        net, x = network(recipe, layers, fast)
-        path = tmp_path / f"{len(paths)}"
-        torch.export.save(export(net, (x,), dynamic_shapes=({0: BATCH},)), f"{path}.pt2")
-        torch.save([x[:3], net(x[:3]).detach()], f"{path}.pt")
-        paths.append(path)
-    without_subspace(LOADER, *paths)
+    for layers in LAYERS:
+        net, x = several(layers)
+        torch.export.save(export(net, (x,), dynamic_shapes=({0: BATCH},)), tmp_path / f"{layers}.pt2")
+        torch.save([x[:3], detached(net(x[:3]))], tmp_path / f"{layers}.pt")
+    without_subspace(LOADER, *(tmp_path / layers for layers in LAYERS))
 
 
 @pytest.mark.slow
-@each_fast
-@pytest.mark.parametrize(
-    "recipe, layers", [*((recipe, "linear") for recipe in RECIPES), *(("dctps", layers) for layers in LAYERS)]
-)
-def test_onnx_computes_the_same(recipe, layers, fast, tmp_path):
+@each_layers
+def test_onnx_computes_the_same(layers, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
-    net, x = network(recipe, layers, fast)
+    net, x = several(layers, thorough=["linear"])
     path = tmp_path / "net.onnx"
     torch.onnx.export(net, (x,), path, dynamo=True, dynamic_shapes=({0: BATCH},), verbose=False)
     session = runtime.InferenceSession(path)
     for inputs in (x, x[:1]):
-        (y,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-        close(torch.from_numpy(y), net(inputs).detach(), rtol=1e-4, atol=1e-4)
+        found = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        close(list(map(torch.from_numpy, found)), detached(net(inputs)), rtol=1e-4, atol=1e-4)
 
 
 RUNNER = """
@@ -219,21 +225,18 @@ sys.modules["subspace"] = None
 import torch
 for path in sys.argv[1:]:
     model, (x, y) = torch._inductor.aoti_load_package(path + ".pt2"), torch.load(path + ".pt")
-    torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(list(model(x)), y, rtol=1e-4, atol=1e-4)
 """
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize(
-    "recipe, fast",
-    [("dctps", False), ("dctps", True), ("signed", True), ("hadamard", True), ("random_subspace", False)],
-)
-def test_aot_inductor_computes_the_same(recipe, fast, tmp_path):
-    net, x = network(recipe, "conv1d", fast)
-    path = tmp_path / "net"
+def test_aot_inductor_computes_the_same(tmp_path):
+    cases = [("dctps", False), ("dctps", True), ("signed", True), ("hadamard", True), ("random_subspace", False)]
+    nets, (x, *_) = zip(*(network(recipe, "conv1d", fast) for recipe, fast in cases), strict=True)
+    net, path = Several(nets).eval(), tmp_path / "net"
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
     torch._inductor.aoti_compile_and_package(program, package_path=f"{path}.pt2")
-    torch.save([x[:3], net(x[:3]).detach()], f"{path}.pt")
+    torch.save([x[:3], detached(net(x[:3]))], f"{path}.pt")
     without_subspace(RUNNER, path)
 
 

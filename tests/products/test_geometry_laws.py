@@ -63,7 +63,7 @@ def agree(size, geometry, transform, dtype, seed, last=False):
 
 @pytest.mark.parametrize("transform", ["dct", "hadamard", "zero"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@settings(max_examples=40)
+@settings(max_examples=5 * settings().max_examples)
 @given(convolutions(), seeds, st.booleans())
 def test_in_any_geometry(transform, dtype, convolution, seed, last):
     agree(*convolution, transform, dtype, seed, last and dtype in (torch.float64, torch.float32))

@@ -20,6 +20,7 @@ from subspace.products.choice import selection
 from subspace.products.native import load
 from subspace.products.parts import sparse_conv, sparse_matrix
 from subspace.products.routes import fft
+from tests.support.cases import each_with_one
 
 TRANSFORMS = ["dct", "hadamard", "zero"]
 EVERY = [route.name for route in ROUTES]
@@ -177,18 +178,16 @@ def check(case: Case, transform: str, route: str, dtype=torch.float64, last=Fals
         assert gx.is_contiguous(memory_format=form)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("case", [*LINEAR, *CONV, *CONV2D], ids=str)
+@pytest.mark.parametrize("case, order", each_with_one([*LINEAR, *CONV, *CONV2D], ORDERS), ids=str)
 def test_every_route_is_the_dense_product(case, transform, order):
     for route in sorted(case.routes(transform)):
         check(case, transform, route, order=order)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("case", SOME, ids=str)
+@pytest.mark.parametrize("case, order", each_with_one(SOME, ORDERS), ids=str)
 def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype, order):
     for route in sorted(case.routes(transform, dtype)):
         check(case, transform, route, dtype, order=order)

@@ -50,6 +50,7 @@ def test_the_top_level_shows_the_ideas():
         "deltas",
         "tune",
         "study",
+        "integrations",
     }
     assert shown - {"py"} == ideas
 
@@ -63,6 +64,7 @@ def test_public_names_are_documented():
 
 
 @pytest.mark.slow
-def test_the_study_is_not_imported_with_the_package():
-    code = "import sys, subspace; print([m for m in sys.modules if m.startswith(('subspace.study', 'pandas', 'rich'))])"
+def test_the_study_and_the_shells_are_not_imported_with_the_package():
+    apart = ("subspace.study", "subspace.integrations", "pandas", "rich", "transformers", "lightning")
+    code = f"import sys, subspace; print([m for m in sys.modules if m.startswith({apart})])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

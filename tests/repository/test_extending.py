@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,19 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 RECIPES = dict(re.findall(r"^## \d+\. ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 BLOCK = re.compile(r'^ *```(\w+)(?: title="([^"]+)")?\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
 COPIED = ("subspace", "tests", "pyproject.toml")
-PROGRAMS = {"python": [sys.executable], "subspace": [sys.executable, "-m", "subspace.study.cli"]}
+COMMANDS = """
+import shlex, sys
+import pytest
+from subspace.study.cli.app import app
+for line in sys.argv[1:]:
+    program, *arguments = shlex.split(line.removeprefix("$ ").removeprefix("python -m "))
+    try:
+        status = {"pytest": pytest.main, "subspace": app}[program](arguments)
+    except SystemExit as end:
+        status = end.code
+    assert status == 0, f"{line}: {status}"
+    print("done:", line)
+"""  # all in one process, which imports torch once
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +45,28 @@ def changed(text: str, diff: str) -> str:
     return text
 
 
-def run(line: str, folder: Path) -> None:
-    """Run a command of the page in the copy; it must succeed."""
-    program, *arguments = shlex.split(line.removeprefix("$ "))
-    environment = os.environ | {"PYTHONPATH": str(folder), "SUBSPACE_COSTS": "typical"}
-    command = [*PROGRAMS[program], *arguments]
+def follow(recipe: str, folder: Path) -> list[str]:
+    """Write a recipe's files and make its changes in a copy of the checkout; the commands that it then runs."""
+    commands = []
+    for language, name, block in BLOCK.findall(RECIPES[recipe]):
+        text, place = textwrap.dedent(block), folder / name
+        if language == "console":
+            commands += text.splitlines()
+        elif language == "diff":
+            place.write_text(changed(place.read_text(), text))
+        else:
+            assert not place.exists()
+            place.write_text(text)
+    return commands
+
+
+def run(commands: list[str], folder: Path) -> None:
+    """Run commands of the page in the copy; each must succeed."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "SUBSPACE_COSTS": "typical", "PYTEST_ADDOPTS": "-n0"}
+    command = [sys.executable, "-c", COMMANDS, *commands]
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    done = [line.removeprefix("done: ") for line in ended.stdout.splitlines() if line.startswith("done: ")]
+    assert (ended.returncode, done) == (0, commands), ended.stdout[-3000:] + ended.stderr[-3000:]
 
 
 def test_there_is_a_recipe_for_every_kind_of_plug_in():
@@ -48,21 +74,10 @@ def test_there_is_a_recipe_for_every_kind_of_plug_in():
     assert list(RECIPES) == kinds
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_does_what_it_says(recipe, tmp_path):
+def test_the_recipes_do_what_they_say(tmp_path):
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    commands = 0
-    for language, name, block in BLOCK.findall(RECIPES[recipe]):
-        text, place = textwrap.dedent(block), tmp_path / name
-        if language == "console":
-            for line in text.splitlines():
-                run(line, tmp_path)
-                commands += 1
-        elif language == "diff":
-            place.write_text(changed(place.read_text(), text))
-        else:
-            assert not place.exists()
-            place.write_text(text)
-    assert commands
+    commands = [follow(recipe, tmp_path) for recipe in RECIPES]
+    assert all(commands)
+    run([line for each in commands for line in each], tmp_path)

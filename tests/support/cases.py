@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from subspace import Key, Layout, embeddings, offsets
+from subspace._base.frames import random_frame
 from subspace._base.layout import STANDARD
 from subspace.embeddings import (
     SRHT,
     Basis,
     Circulant,
+    ColumnScale,
     Direction,
     DirectSum,
     Embedding,
@@ -22,6 +25,7 @@ from subspace.embeddings import (
     Given,
     Hashed,
     Identity,
+    Kronecker,
     LowRank,
     RowScale,
     Scaled,
@@ -45,6 +49,9 @@ from subspace.offsets import (
     SignedPermutation,
     Zero,
 )
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,17 @@ def _fourier(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return make
 
 
+def _several_fourier(like: Tensor, dim: int, key: Key) -> Embedding:
+    layout = _several(like)
+    most = layout.matrices(like.shape) * frequency_count(*layout.fans(like.shape))
+    return FourierFT(like, min(dim, most), key=key, layout=layout)
+
+
+def _fourier_index(like: Tensor, dim: int, key: Key) -> Embedding:
+    most = frequency_count(*STANDARD.fans(like.shape))
+    return FourierFT(like, index=torch.from_numpy(key.distinct(most, min(max(dim, 1), most))))
+
+
 def _half(n: int) -> int:
     return (n + 1) // 2
 
@@ -175,6 +193,24 @@ def _turned_row_scale(like: Tensor, dim: int, key: Key) -> Embedding:
     return RowScale(DCT(like), layout=STANDARD if like.ndim == 2 else Layout((1,), (0,)))
 
 
+def _column_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return ColumnScale(SignedDCT(like, key=Key(7)))
+
+
+def _turned_column_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return ColumnScale(DCT(like), scale=4.0, layout=STANDARD if like.ndim == 2 else Layout((1,), (0,)))
+
+
+def _shared_row_scale(like: Tensor, dim: int, key: Key) -> Embedding:
+    return RowScale(DCT(like), scale=1.0, of=like.numel() + 5)
+
+
+def _lora_given(like: Tensor, dim: int, key: Key) -> Embedding:
+    n_out, n_in = STANDARD.fans(like.shape)
+    frames = [random_frame(key.fold(str(n)), n, _half(n)) for n in (n_out, n_in)]
+    return LowRank(like, *frames)
+
+
 def _dense(like: Tensor, key: Key) -> Offset:
     return offsets.Gaussian(like, key=key) if like.ndim > 1 else DCT(like)
 
@@ -186,6 +222,17 @@ def _tiny(like: Tensor, dim: int, key: Key) -> Embedding:
 
 def _circulant(scale: float | None) -> Callable[[Tensor, int, Key], Embedding]:
     return lambda like, dim, key: Circulant(like, math.gcd(*STANDARD.fans(like.shape)), scale=scale)
+
+
+def _kronecker(layout: Callable[[Tensor], Layout]) -> Callable[[Tensor, int, Key], Embedding]:
+    def largest(n: int) -> int:
+        return next((n // factor for factor in range(2, n) if n % factor == 0), 1)
+
+    def make(like: Tensor, dim: int, key: Key) -> Embedding:
+        n_out, n_in = layout(like).fans(like.shape)
+        return Kronecker(like, largest(n_out), largest(n_in), key=key, layout=layout(like))
+
+    return make
 
 
 def _given(like: Tensor, dim: int, key: Key) -> Embedding:
@@ -218,8 +265,14 @@ EMBEDDINGS = [
     EmbeddingCase("tiny-lora", _tiny, free=False, scaled=True),
     EmbeddingCase("row-scale", lambda like, dim, key: RowScale(DCT(like)), False, True, True, random=False),
     EmbeddingCase("row-scale-ia3", lambda like, dim, key: RowScale(DCT(like), scale=1.0), free=False, random=False),
+    EmbeddingCase("row-scale-shared", _shared_row_scale, False, random=False),
+    EmbeddingCase("column-scale", _column_scale, False, True, True, random=False),
+    EmbeddingCase("column-scale-turned", _turned_column_scale, False, random=False),
+    EmbeddingCase("lora-given", _lora_given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("circulant", _circulant(None), False, True, True, random=False),
     EmbeddingCase("circulant-c3a", _circulant(1.0), free=False, random=False),
+    EmbeddingCase("kronecker", _kronecker(lambda like: STANDARD), False, True, True),
+    EmbeddingCase("kronecker-several", _kronecker(_several), False, True, True),
     EmbeddingCase("given", _given, free=False, orthonormal=True, scaled=True, held=True),
     EmbeddingCase("dct", lambda like, dim, key: embeddings.DCT(like), False, True, True, random=False),
     EmbeddingCase("haar", lambda like, dim, key: embeddings.Haar(like), False, True, True, random=False),
@@ -231,6 +284,8 @@ EMBEDDINGS = [
     EmbeddingCase("basis-identity", _basis(Identity), orthonormal=True),
     EmbeddingCase("fourier-ft", _fourier(None), free=False, orthonormal=True, scaled=True),
     EmbeddingCase("fourier-ft-peft", _fourier(150.0), free=False),
+    EmbeddingCase("fourier-ft-several", _several_fourier, free=False, orthonormal=True, scaled=True),
+    EmbeddingCase("fourier-ft-index", _fourier_index, free=False, orthonormal=True, scaled=True),
     EmbeddingCase("direction", lambda like, dim, key: Direction(DCT(like)), free=False, random=False),
     EmbeddingCase("direct-sum", _sum(1.0)),
     EmbeddingCase("direct-sum-scaled", _sum(-2.5)),
@@ -277,6 +332,17 @@ def _recur(module: nn.Module) -> Tensor:
     x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(3, 2, 5).cos()
     output: Tensor = module(x)[0]
     return output
+
+
+def each_with_one(ones: Iterable[T], others: Iterable[S]) -> list[tuple[T, S]]:
+    """Pairs of which each of both is in one at least: where all pairs would show nothing else."""
+
+    def place(i: int, n: int) -> int:
+        return (i + i // n) % n  # from one place further in every round, so that no two always meet
+
+    ones, others = list(ones), list(others)
+    count = range(max(len(ones), len(others)))
+    return [(ones[place(i, len(ones))], others[place(i, len(others))]) for i in count]
 
 
 # d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs

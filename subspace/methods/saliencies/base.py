@@ -68,14 +68,16 @@ def saliency(score: Callable[[nn.Module, Objective | None, Weights], Scores]) ->
         basis: BasisRule | Bases | None = None,
         group: Group = "auto",
     ) -> Scores:
-        weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
+        chosen = targets(model, include, exclude)
+        weights = {name: target.weight for name, target in chosen.items()}
+        layouts = {name: target.layout for name, target in chosen.items()}
         require_values(weights)
         processes, device = together(model, group), next(iter(weights.values())).device
         require_same(weights, "the weights that are scored", processes, device)
         with preserved(model), torch.enable_grad(), unsynced(model), _scoring(processes):
             for weight in weights.values():
                 weight.requires_grad_(True)
-            with differentiable(model, weights, bases_of(weights, basis)) as coefficients:
+            with differentiable(model, weights, bases_of(weights, basis, layouts)) as coefficients:
                 scores = {name: s.detach() for name, s in score(model, objective, coefficients).items()}
         require_same(scores, "scores", processes, device)
         return scores

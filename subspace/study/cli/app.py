@@ -6,6 +6,8 @@ import typer
 
 from subspace.study.cli.dimension import dimension
 from subspace.study.cli.jacobian import jacobian
+from subspace.study.cli.pack import pack
+from subspace.study.cli.phase import phase
 from subspace.study.cli.plan import plan
 from subspace.study.cli.presets import presets
 from subspace.study.cli.report import report
@@ -15,7 +17,7 @@ from subspace.study.cli.status import status
 from subspace.study.cli.trainability import trainability
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-for command in (run, plan, status, report, show, presets, jacobian, trainability, dimension):
+for command in (run, plan, status, report, show, presets, jacobian, trainability, dimension, phase, pack):
     app.command()(command)
 
 

@@ -31,12 +31,12 @@ OUT, FIRST = Path("subspace-study"), "first/resnet20"  # the folder of results, 
 def read_study(asked: Sequence[str], default: str = FIRST) -> Study:
     """The study of the command line: a file's or a preset's, or else the default one, with settings.
 
-    In the default one dims take the place of its densities.
+    In the default one dims or bytes take the place of its densities.
     """
     if asked and not re.match(r"[\w.]*=", asked[0]):
         return files.load(asked[0], asked[1:])
     table = files.read(default)
-    if any(setting.startswith("dims=") for setting in asked):
+    if any(setting.startswith(("dims=", "bytes=")) for setting in asked):
         table.pop("densities", None)
     return files.load(table, asked)
 

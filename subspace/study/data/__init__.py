@@ -19,6 +19,7 @@ from subspace.study.data.idx import FASHION, MNIST, Published, fashion_mnist, mn
 from subspace.study.data.mnist1d import mnist1d
 from subspace.study.data.mnist5k import mnist5k
 from subspace.study.data.samples import Data, Items, Samples, Tensors
+from subspace.study.data.stdlib import stdlib
 from subspace.study.data.subsets import stratified
 from subspace.study.data.tiny_imagenet import ARCHIVE, tiny_imagenet
 from subspace.study.entries.entry import Choice
@@ -30,6 +31,7 @@ DATA: dict[str, Callable[..., Data]] = {
     "mnist5k": mnist5k,
     "digits": digits,
     "mnist1d": mnist1d,
+    "stdlib": stdlib,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -85,6 +87,11 @@ def checked(made: Any, name: str) -> Data:
     for part, purpose in ((train, "train"), (test, "test")):
         if not len(part):
             raise ValueError(f"data of {name} must have samples to {purpose} on, got none")
+    shapes = [tuple(part.labels.shape[1:]) for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"labels of {name} must be of one shape to train and to test on, got {shapes[0]} and {shapes[1]}"
+        )
     lowest = min(int(part.labels.min()) for part in (train, test))
     highest = max(int(part.labels.max()) for part in (train, test))
     num_classes = made[2] if len(made) == 3 else highest + 1

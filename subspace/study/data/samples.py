@@ -21,7 +21,7 @@ Augment: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # inputs (b, ...), rand
 
 
 class Samples(abc.ABC):
-    """n inputs and their labels, (n,) in int64, on the CPU."""
+    """n inputs and their labels, (n,) or, of sequences, (n, length), in int64, on the CPU."""
 
     labels: Tensor
 
@@ -30,7 +30,7 @@ class Samples(abc.ABC):
 
     @abc.abstractmethod
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs (b, ...) and labels (b,) at these places as they are, without augmentation."""
+        """The inputs (b, ...) and labels (b, ...) at these places as they are, without augmentation."""
 
     @abc.abstractmethod
     def batches(self, order: Iterable[Tensor], key: Key) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,13 +131,18 @@ def labels_of(dataset: Dataset[Any]) -> Tensor:
 def numbers(labels: Any) -> Tensor:
     """A list of labels as a tensor; no label at all is a tensor of integers too."""
     try:
-        return torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
-    except (TypeError, ValueError):
+        if not len(labels):
+            return torch.empty(0, dtype=torch.int64)
+        of_tensors = not isinstance(labels, Tensor) and isinstance(labels[0], Tensor)
+        return torch.stack(tuple(labels)) if of_tensors else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"labels must be one integer a sample, got {labels[0]!r}") from None
 
 
 def integers(labels: Tensor) -> Tensor:
-    """Labels (n,) in int64; ValueError if they are not integers, one for each sample."""
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be one integer a sample, got {labels.dtype} of shape {tuple(labels.shape)}")
+    """Labels (n,) or (n, length) in int64; ValueError if they are not integers, one or a row of them a sample."""
+    if labels.ndim not in (1, 2) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"labels must be one integer a sample, or a row of them, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     return labels.long()

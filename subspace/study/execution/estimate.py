@@ -11,7 +11,7 @@ from statistics import median
 from subspace.study.entries.entry import canonical
 from subspace.study.entries.words import duration
 from subspace.study.results.store import Store
-from subspace.study.spec.study import Run
+from subspace.study.spec.study import SIZES, Run
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Estimate:
 
 def estimate(runs: Sequence[Run], store: Store, workers: int) -> Estimate:
     """What these runs would take: the median time of finished ones that differ in the seed alone, or else in size."""
-    exact, alike = ("seed", "version"), ("seed", "version", "density", "dim")
+    exact, alike = ("seed", "version"), ("seed", "version", *SIZES)
     times: dict[str, list[float]] = {}
     for run, seconds in finished(store):
         for apart in (exact, alike):

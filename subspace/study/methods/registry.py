@@ -29,6 +29,7 @@ from subspace.study.methods.variants import (
     budget_arguments,
     by_score,
     controlled,
+    doped,
     force,
     format_option,
     loss_of,
@@ -128,7 +129,7 @@ def _rigl(model: nn.Module, optimizer: Optimizer, s: Setting) -> Mover:
 
 SHUFFLE, REINIT, INVERT = {"shuffle": False}, {"reinit": False}, {"invert": False}
 BASIS = {"basis": "identity"}
-SUBSPACE = {"embedding": "gaussian", "offset": "gaussian"}
+SUBSPACE = {"embedding": "gaussian", "offset": "gaussian", "tensors": "weights", "burn_in": 0}
 
 
 def _gradual(model: nn.Module, optimizer: Optimizer, s: Setting) -> GradualPruning:
@@ -146,7 +147,7 @@ def _scored(label: str, family: str, choose: Apply, options: Mapping[str, Any], 
 
 
 RANDOM, SALIENCY, ROUNDS = "random support", "saliency, one shot", "saliency, in rounds"
-TRAINED, COSINES, GAUSSIAN = "U from training", "DCT offset", "Gaussian offset"
+TRAINED, COSINES, GAUSSIAN, FACTORS = "U from training", "DCT offset", "Gaussian offset", "factors and S"
 # The papers' numbers, but for the length of these runs: a move every 8 steps in place of 100, and rounds of IMP that
 # take more than 20 % at densities below 0.13.
 SAMPLES, LOSS, FRESH = {"samples": 128}, {"loss": "cross_entropy"}, {"steps": 60, "batches": "fresh"}
@@ -186,6 +187,7 @@ METHODS = {
     "dctps_rigl": Method("DCTpS + RigL, ERK", COSINES, plus_sparse(moving=True), MOVES | ERK | OFFSET, _rigl),
     "freezenet": Method("FreezeNet (random), EPL", GAUSSIAN, random(recipes.freezenet), EPL | RULE | BASIS),
     "freezenet_snip": _scored("FreezeNet (SNIP)", GAUSSIAN, _freezenet_snip, SAMPLES, **DATA),
+    "doped": Method("doping", FACTORS, doped, {"factors": "both", "share": 0.5, "dropout": 0.0}),
     "random_subspace": Method(
         "random subspace",
         GAUSSIAN,

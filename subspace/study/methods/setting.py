@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 
 from subspace import Key, methods
@@ -25,8 +25,9 @@ class Setting:
 
     size: {"density": fraction} or {"dim": number}, what a recipe takes; empty for ordinary training. density: the same
     as a fraction of the weights. options: the method's own, by name. samples: to train on. steps: the optimizer's.
-    fit(model) trains a model in place, as the run trains its last one. resume(search) brings a search for a lottery
-    ticket to where the run was interrupted, and stores it from then on.
+    fit(model, epochs, after_step) trains a model in place as the run trains its last one, or for other epochs, and
+    calls after_step after every step. resume(search) brings a search for a lottery ticket to where the run was
+    interrupted, and stores it from then on.
     """
 
     size: Mapping[str, Any]
@@ -35,7 +36,7 @@ class Setting:
     options: Mapping[str, Any]
     samples: Samples
     steps: int
-    fit: Callable[[nn.Module], object]
+    fit: Callable[..., object]
     resume: Callable[[LotteryTicket], object] = lambda search: None
     device: torch.device | None = None
 
@@ -54,6 +55,10 @@ class Setting:
 
     def balanced_loss(self, per_class: float, temperature: float) -> Objective:
         """The cross-entropy of logits / temperature on `per_class` samples of every class: the data of GraSP."""
+        if self.samples.labels.ndim > 1:
+            raise ValueError(
+                f"labels must be one a sample to take as many of every class, got {self.samples.labels.shape[1]}"
+            )
         places = []
         for label in sorted(set(self.samples.labels.tolist())):
             members = (self.samples.labels == label).nonzero().squeeze(1)

@@ -28,12 +28,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
 
 from subspace import Key, budgets, embeddings, methods, owner_of, recipes, register, subspaces, targets
+from subspace._base.selection import layouts_of
 from subspace.embeddings import Embedding, Singular, Sparse
 from subspace.methods import Objective, Saliency, Supports
 from subspace.methods.coefficients import Bases, BasisRule, bases_of, embedding
@@ -116,6 +118,7 @@ EMBEDDINGS: dict[str, Callable[..., Embedding] | None] = {
     "gaussian": None,
     "srht": embeddings.SRHT,
     "hashed": embeddings.Hashed,
+    "lottery": None,
 }
 VALUES = {
     "budget": tuple(BUDGETS),
@@ -128,6 +131,8 @@ VALUES = {
     "batches": ("fresh", "one"),
     "basis": tuple(BASES),
     "embedding": tuple(EMBEDDINGS),
+    "factors": ("both", "one"),
+    "tensors": ("weights", "all"),
 }
 COUNTS = ("steps", "rounds", "samples", "per_class", "delta_t")
 
@@ -139,8 +144,10 @@ def require_value(option: str, value: Any, name: str) -> None:
         raise ValueError(f"{option} of {name} must be one of {known}, got {value!r}")
     if option in COUNTS and not (isinstance(value, int) and 1 <= value < 2**63):
         raise ValueError(f"{option} of {name} must be an integer of at least 1 and below 2^63, got {value!r}")
-    if option in ("fraction", "t_start", "t_end") and not 0 <= value <= 1:
+    if option in ("fraction", "t_start", "t_end", "share", "dropout") and not 0 <= value <= 1:
         raise ValueError(f"{option} of {name} must be in [0, 1], got {value!r}")
+    if option == "burn_in" and not 0 <= value < 2**63:
+        raise ValueError(f"burn_in of {name} must be at least 0 and below 2^63, got {value}")
     if option in ("gain", "temperature") and not 0 < value < math.inf:
         raise ValueError(f"{option} of {name} must be positive and finite, got {value!r}")
 
@@ -214,18 +221,53 @@ def by_fan_in(model: nn.Module) -> nn.Module:
 
 
 def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
-    """One theta of all tensors, by the options `embedding` and `offset`; "initial": the weights as they are."""
-    name = s.options["offset"]
+    """One theta of all tensors, by the options `embedding`, `offset`, `tensors` and `burn_in`.
+
+
+    Larsen et al. (2022): `burn_in` epochs of ordinary training first, and "lottery", the directions of one from there.
+    """
+    name, burn_in, is_lottery = s.options["offset"], s.options["burn_in"], s.options["embedding"] == "lottery"
     if name == "zero":
         raise ValueError("offset must not be zero in a random subspace, where no weight would be trained, got zero")
+    if name != "initial" and (burn_in or is_lottery):
+        raise ValueError(f"offset must be initial after a burn-in and in a lottery subspace, got {name}")
+    if burn_in:
+        s.fit(model, burn_in)
+    if is_lottery:
+        return lottery_subspace(model, s)
     offset = (
         None
         if name == "gaussian"
         else (lambda w, key: Pretrained(w) if name == "initial" else OFFSETS[name](w, key, 1.0))
     )
     return recipes.random_subspace(
-        model, **s.size, seed=s.seed, offset=offset, embedding=EMBEDDINGS[s.options["embedding"]]
+        model, **s.size, seed=s.seed, offset=offset, embedding=EMBEDDINGS[s.options["embedding"]], include=chosen(s)
     )
+
+
+def chosen(s: Setting) -> Callable[[str, Tensor], bool] | None:
+    """The selection of the option `tensors`: None for the weight matrices."""
+    return (lambda name, tensor: True) if s.options["tensors"] == "all" else None
+
+
+def lottery_subspace(model: nn.Module, s: Setting) -> nn.Module:
+    """The first principal directions of an ordinary training from here, of about 4 points held for each."""
+    dim = s.size.get("dim") or max(1, round(s.density * sum(t.weight.numel() for t in targets(model).values())))
+    trained = copy.deepcopy(model)
+    trajectory = methods.Trajectory(trained, include=chosen(s))
+    every, step = max(1, s.steps // (4 * dim)), count(1)
+    s.fit(trained, after_step=lambda: trajectory.record() if next(step) % every == 0 else None)
+    return recipes.lottery_subspace(model, trajectory, dim=dim)
+
+
+def doped(model: nn.Module, s: Setting) -> nn.Module:
+    """A Kronecker product and a sparse matrix, by the options `factors`, `share` and `dropout`."""
+    share, dropout = float(s.options["share"]), float(s.options["dropout"])
+    if s.options["factors"] == "both":
+        return methods.dope(model, **s.size, seed=s.seed, share=share, dropout=dropout)
+    if dropout:
+        raise ValueError(f"dropout must be 0 with one factor trained, got {dropout}")
+    return recipes.doped(model, **s.size, seed=s.seed, share=share)
 
 
 def plus_sparse(moving: bool = False) -> Apply:
@@ -286,7 +328,8 @@ def controlled(choose: Apply) -> Apply:
         spaces = dict(subspaces(choose(copy.deepcopy(model), s)))
         sparse = {q: part for q, space in spaces.items() if (part := space.embedding.sparse_part()) is not None}
         weights = {q: model.get_parameter(q) for q in spaces}
-        bases = bases_of({q: w.detach().clone() for q, w in weights.items()}, basis_argument(s).get("basis"))
+        copies = {q: w.detach().clone() for q, w in weights.items()}
+        bases = bases_of(copies, basis_argument(s).get("basis"), layouts_of(model))
         if reinit:
             redraw(weights, Key(s.seed).fold("reinit"))
         if len(sparse) < len(spaces):

@@ -3,6 +3,7 @@
 A new one is a file and a line in `MODELS`. One of your own is named by its import path, as "mypkg.mymodule:build", and
 one of torchvision, timm or transformers as "timm:resnet18" (`libraries`). A function is given by name those of
 num_classes, input_shape, in_channels, image_size and key that it has a parameter for, and the options of its entry.
+The logits are (n, num_classes), or (n, num_classes, length) of sequences.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from subspace.study.entries.options import call_with_options
 from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
+from subspace.study.models.gpt import gpt
 from subspace.study.models.initialisation import draw_biases
 from subspace.study.models.lenet5 import lenet5
 from subspace.study.models.libraries import is_of_library, of_library, require_in_library
+from subspace.study.models.lstm_lm import lstm_lm
 from subspace.study.models.mlp import mlp
 from subspace.study.models.mobilenet_v2 import mobilenet_v2
 from subspace.study.models.resnet18 import resnet18
@@ -36,6 +39,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "mlp": mlp,
     "conv1d": conv1d,
+    "lstm_lm": lstm_lm,
+    "gpt": gpt,
     "resnet20": resnet20,
     "resnet18": resnet18,
     "resnet50": resnet50,

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from subspace.study.spec.study import SIZES
+
 
 def asked_size(row: pd.Series) -> str:
-    """What was asked to train: a density, a dim, or all."""
-    found = [(name, row[name]) for name in ("density", "dim") if pd.notna(row[name])]
+    """What was asked to train: a density, a dim, bytes, or all."""
+    found = [(name, row[name]) for name in SIZES if pd.notna(row[name])]
     return format_size(found[0]) if found else "dense"
 
 
@@ -45,6 +47,13 @@ def spread(mean: float, std: float, sign: str = "") -> str:
     if pd.isna(mean):
         return "-"
     return f"{100 * mean:{sign}.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
+
+
+def bits(mean: float, std: float) -> str:
+    """A mean of bits, and its standard deviation where there is one."""
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:.3f}" + ("" if pd.isna(std) else f" ± {std:.3f}")
 
 
 def hundredth(fraction: float) -> str:

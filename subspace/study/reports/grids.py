@@ -23,6 +23,7 @@ from subspace.study.reports.grid import Cell, Grid
 from subspace.study.results.equal_cost import MEANING
 from subspace.study.results.schema import TABLES
 from subspace.study.results.summary import DENSE, rows_of_size, sizes
+from subspace.study.spec.study import SIZES
 
 LARGE = 1e308  # what is missing sorts as -LARGE, the dense network's size as LARGE; scripts take no infinity
 Column = tuple[str, Callable[[pd.Series], Cell]]  # an explanation, and the cell of a row
@@ -53,7 +54,7 @@ def summary_grid(table: pd.DataFrame) -> Grid:
     }
     if table["validation"].notna().any():
         columns["validation %"] = _figure("validation", hundredth, "mean accuracy on the samples held apart")
-    columns |= {name: _figure(name, exact) for name in ("weights", "theta", *PARTS)}
+    columns |= bits_columns(table) | {name: _figure(name, exact) for name in ("weights", "theta", *PARTS)}
     return _grid("Means over seeds", table, columns | cost_columns(table))
 
 
@@ -62,7 +63,7 @@ def accuracy_grid(part: pd.DataFrame, where: str) -> Grid:
     kinds = ["theta", *(kind for kind in PARTS if part[kind].gt(0).any())]
     columns = size_columns() | accuracy_columns() | {kind: _figure(kind, formats.counted) for kind in kinds}
     columns |= {head: _figure(COSTS[head], short) for head in ("file B", "peak B", "total FLOP")}
-    return _grid(f"Test accuracy: {where}", part, columns)
+    return _grid(f"Test accuracy: {where}", part, columns | bits_columns(part))
 
 
 def costs_grid(part: pd.DataFrame, where: str) -> Grid:
@@ -200,6 +201,16 @@ def accuracy_columns() -> dict[str, Column]:
     }
 
 
+def bits_columns(table: pd.DataFrame) -> dict[str, Column]:
+    """The loss on the test samples in bits, where it is known."""
+    if table["bits"].isna().all():
+        return {}
+    says = "cross-entropy of the test labels in bits, of text per character: mean ± standard deviation over the seeds"
+    return {
+        "test bits": (says, lambda row: Cell(formats.bits(row["bits"], row["bits_std"]), order=_order(row["bits"])))
+    }
+
+
 def cost_columns(table: pd.DataFrame) -> dict[str, Column]:
     """What a run costs."""
     names = COSTS | (REDUCED if table["reduced_bytes"].gt(0).any() else {})
@@ -214,7 +225,7 @@ def _grid(caption: str, table: pd.DataFrame, columns: Mapping[str, Column]) -> G
 
 
 def _size(row: pd.Series) -> Cell:
-    asked = [float(row[name]) for name in ("density", "dim") if pd.notna(row[name])]
+    asked = [float(row[name]) for name in SIZES if pd.notna(row[name])]
     return Cell(asked_size(row), order=asked[0] if asked else LARGE)
 
 

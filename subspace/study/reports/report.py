@@ -9,6 +9,7 @@ import pandas as pd
 
 from subspace.study.reports.formats import format_size
 from subspace.study.results.summary import setting
+from subspace.study.spec.study import SIZES
 
 
 class Report(NamedTuple):
@@ -23,7 +24,7 @@ class Report(NamedTuple):
 
 def describe_run(run: pd.Series) -> str:
     """A row of the runs table in words."""
-    asked = [f"{name} {format_size((name, run[name]))}" for name in ("density", "dim") if pd.notna(run[name])]
+    asked = [f"{name} {format_size((name, run[name]))}" for name in SIZES if pd.notna(run[name])]
     return ", ".join([setting(run), run["label"], *asked, f"seed {run['seed']}"])
 
 

@@ -17,10 +17,11 @@ import pandas as pd
 from scipy import stats
 
 from subspace.study.results.summary import DENSE, SETTING
+from subspace.study.spec.study import SIZES
 
 LEVEL, POWER, MOST = 0.95, 0.8, 10_000  # MOST: the seeds that are counted up to
 EQUAL = 1e-12  # accuracies that differ by less are the same
-SIZE, METHOD = ["density", "dim"], ["method", "label", "options"]
+SIZE, METHOD = [*SIZES], ["method", "label", "options"]
 OTHER = [f"other_{name}" for name in METHOD]
 FIGURES = ["pairs", "difference", "low", "high", "bootstrap_low", "bootstrap_high", "better"]
 
@@ -45,7 +46,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
             same = dense if other in dense.columns else sized
             figures = compare((sized[best] - same[other]).dropna())
             rows.append([*where, *best, *other, *figures])
-    types = {"density": "float64", "dim": "Int64", "pairs": "int64", "better": "bool"}
+    types = {"density": "float64", "dim": "Int64", "bytes": "Int64", "pairs": "int64", "better": "bool"}
     table: pd.DataFrame = pd.DataFrame(rows, columns=[*SETTING, *SIZE, *METHOD, *OTHER, *FIGURES]).astype(types)
     return table
 
@@ -71,7 +72,7 @@ def typical_spreads(runs: pd.DataFrame) -> dict[tuple[str, float], float]:
     """
     found: dict[tuple[str, float], list[float]] = {}
     for where, sized, _ in _accuracies(runs):
-        for size in [(name, value) for name, value in zip(SIZE, where[-2:], strict=True) if pd.notna(value)]:
+        for size in [(name, value) for name, value in zip(SIZE, where[-len(SIZE) :], strict=True) if pd.notna(value)]:
             pairs = (sized[one] - sized[other] for one, other in itertools.combinations(sized.columns, 2))
             found.setdefault(size, []).extend(float(each.std()) for each in pairs if each.std() > EQUAL)
     return {size: median(deviations) for size, deviations in found.items() if deviations}

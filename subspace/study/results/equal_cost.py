@@ -18,6 +18,7 @@ import pandas as pd
 
 from subspace.study.entries.lookup import lookup
 from subspace.study.results.summary import ENTRY, SETTING
+from subspace.study.spec.study import SIZES
 
 COSTS = {
     "bytes": "file_bytes",
@@ -51,7 +52,7 @@ def at_equal(table: pd.DataFrame, cost: str, budgets: Sequence[float] | None = N
         for budget in grid_budgets(part, cost) if budgets is None else budgets:
             for _, entries in part.groupby(["method", "label", "options"], sort=False):
                 rows.append(entry(entries, cost, float(budget), measure))
-    found: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS).astype({"dim": "Int64"})
+    found: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS).astype({"dim": "Int64", "bytes": "Int64"})
     return found
 
 
@@ -68,5 +69,5 @@ def entry(entries: pd.DataFrame, cost: str, budget: float, measure: str) -> dict
 
 def grid_budgets(table: pd.DataFrame, cost: str) -> list[float]:
     """The budgets of one data set and network, rising; none where no cost was measured."""
-    medians = table.groupby(["density", "dim"], dropna=False)[COSTS[cost]].median().dropna()
+    medians = table.groupby([*SIZES], dropna=False)[COSTS[cost]].median().dropna()
     return sorted({float(f"{1.05 * median:.1e}") for median in medians if median > 0})

@@ -43,8 +43,9 @@ IDENTITY = {
     "data": _text("the data set"),
     "model": _text("the network"),
     "label": _text("the method's label, with its non-default options"),
-    "density": _number("fraction", "requested share of trained weights; missing for dense training or a dim"),
-    "dim": _count("requested count of trained numbers; missing for dense training or a density"),
+    "density": _number("fraction", "requested share of trained weights; missing where another size was, or none"),
+    "dim": _count("requested count of trained numbers; missing where another size was, or none"),
+    "bytes": _count("requested size of the file that is kept; missing where another size was, or none", "bytes"),
     "seed": _count("fixes initialisation, U, order of the samples and augmentation", ""),
 }
 TRAINING = {
@@ -62,6 +63,7 @@ TRAINING = {
     "threads": _count("of torch in every process, as configured", "threads"),
     "processes": _count("over how many a batch was divided", "processes"),
     "jacobian": _count("test samples at which the Jacobian was measured", "samples"),
+    "theta_bits": _count("of a number of theta in the file, as tested; 0 for exact numbers", "bits"),
 }
 SIZES = {
     "weights": _count("numbers in the re-parametrized tensors, N"),
@@ -111,6 +113,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "finished_at": _text("when it ended, well or not", "UTC, ISO 8601"),
         "test_accuracy": _number("fraction", "of the test samples, after the last epoch; no epoch is chosen"),
         "validation_accuracy": _number("fraction", "of the samples held apart, after the last epoch"),
+        "test_loss": _number("nats", "mean over the test labels, after the last epoch; missing if it is not finite"),
         "train_loss": _number("nats", "mean over the batches of the last epoch"),
         "train_accuracy": _number("fraction", "of the last epoch's samples, augmented, as they were met"),
         "start_rate": _number("", "the learning rate at the first step"),
@@ -130,6 +133,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "train_loss": _number("nats", "mean over the epoch's batches"),
         "train_accuracy": _number("fraction", "of the epoch's samples, augmented, as they were met"),
         "test_accuracy": _number("fraction", "of the test samples, at the epoch's end"),
+        "test_loss": _number("nats", "mean over the test labels, at the epoch's end; missing if it is not finite"),
         "validation_accuracy": _number("fraction", "of the samples held apart, at the epoch's end"),
         "learning_rate": _number("", "during the epoch"),
         "seconds": _number("s", "wall time of the epoch and its test"),

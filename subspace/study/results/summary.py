@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pandas as pd
 
 from subspace.study.methods import METHODS
 from subspace.study.results.schema import BYTES, FLOPS, SIZES, TRAINING
+from subspace.study.spec.study import SIZES as ASKED
 
 DENSE = "ordinary"  # the method whose accuracy every other's is compared with
 SETTING = ["data", "data_options", "model", "model_options"]
-ENTRY = ["method", "options", "label", "density", "dim"]
+ENTRY = ["method", "options", "label", *ASKED]
 ACCURACY = ["mean", "std", "min", "max", "seeds", "failed", "change", "change_std", "paired", "validation"]
+BITS = ["bits", "bits_std"]
 COSTS = [*FLOPS, *BYTES, "samples", "seconds"]
 
 
@@ -23,15 +26,15 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     accuracy after the last epoch of the finished runs, `seeds` of them; std is the sample standard deviation (n - 1;
     NaN for one seed). `failed` counts the runs that failed; where no other is, the row is there and its figures are
     NaN. change and change_std are of the difference to the dense network of the same seed, `paired` of them; NaN where
-    there is none. validation is the mean accuracy on the samples held apart. Sizes are the largest over the seeds,
-    costs are means. Rows are in order of appearance, but for methods, which are in that of `METHODS`, and for what was
-    asked to train, which falls.
+    there is none. validation is the mean accuracy on the samples held apart; bits and bits_std are of the test loss in
+    bits for each label, so of text per character. Sizes are the largest over the seeds, costs are means. Rows are in
+    order of appearance, but for methods, which are in that of `METHODS`, and for what was asked to train, which falls.
     """
     if mixed := [name for name in [*TRAINING, "version"] if runs[name].nunique(dropna=False) > 1]:
         values = ", ".join(map(str, runs[mixed[0]].unique()))
         raise ValueError(f"runs must be trained alike to be summed up, got {mixed[0]} {values}")
     runs = runs.drop_duplicates("hash")
-    runs = runs.assign(**{name: runs[name].astype("float64") for name in ("dim", "classes", *SIZES, *COSTS)})
+    runs = runs.assign(**{name: runs[name].astype("float64") for name in ("dim", "bytes", "classes", *SIZES, *COSTS)})
     finished = runs[runs["status"] == "finished"]
     dense = finished.loc[finished["method"] == DENSE, [*SETTING, "seed", "test_accuracy"]]
     dense = dense.rename(columns={"test_accuracy": "dense"})
@@ -41,12 +44,13 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     accuracy = groups["test_accuracy"].agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "seeds"})
     change = groups["change"].agg(change="mean", change_std="std", paired="count")
     validation = groups["validation_accuracy"].mean().rename("validation")
-    parts = [accuracy, groups["bad"].sum().rename("failed"), change, validation]
+    bits = groups["test_loss"].agg(["mean", "std"]).div(math.log(2)).rename(columns={"mean": "bits", "std": "bits_std"})
+    parts = [accuracy, groups["bad"].sum().rename("failed"), change, validation, bits]
     parts += [groups[["classes", *SIZES]].max(), groups[COSTS].mean()]
     table: pd.DataFrame = pd.concat(parts, axis=1).reset_index()
-    whole = ["dim", "classes", *(name for name, column in SIZES.items() if column.type == "integer")]
+    whole = ["dim", "bytes", "classes", *(name for name, column in SIZES.items() if column.type == "integer")]
     table = table.astype({**dict.fromkeys(whole, "Int64"), "seeds": "int64", "failed": "int64", "paired": "int64"})
-    columns = [*SETTING, *ENTRY, *ACCURACY, "classes", *SIZES, *COSTS]
+    columns = [*SETTING, *ENTRY, *ACCURACY, *BITS, "classes", *SIZES, *COSTS]
     return ordered(table.reindex(columns=columns))
 
 
@@ -57,7 +61,8 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     method = table["method"].map(known).astype("float64").fillna(len(known))
     name = pd.factorize(table["label"])[0]
     keys = pd.DataFrame({"setting": where, "method": method, "name": name, "density": -table["density"]})
-    keys["dim"] = -table["dim"].astype("float64")
+    for size in ("dim", "bytes"):
+        keys[size] = -table[size].astype("float64")
     rows: pd.DataFrame = table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
     return rows
 
@@ -86,8 +91,8 @@ def with_options(name: str, options: str) -> str:
 
 
 def sizes(table: pd.DataFrame) -> list[tuple[str, float]]:
-    """The sizes that were asked for, falling, as ("density", 0.1) or ("dim", 100)."""
-    return [(name, size) for name in ("density", "dim") for size in sorted(table[name].dropna().unique(), reverse=True)]
+    """The sizes that were asked for, falling, as ("density", 0.1), ("dim", 100) or ("bytes", 1000)."""
+    return [(name, size) for name in ASKED for size in sorted(table[name].dropna().unique(), reverse=True)]
 
 
 def extreme_sizes(table: pd.DataFrame) -> list[tuple[str, float]]:

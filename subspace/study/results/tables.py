@@ -14,7 +14,7 @@ from subspace.study.results.store import Record
 from subspace.study.spec.study import label as labelled
 
 Row = dict[str, Any]
-CLOSING = ("test_accuracy", "validation_accuracy", "train_loss", "train_accuracy")  # of the last epoch
+CLOSING = ("test_accuracy", "test_loss", "validation_accuracy", "train_loss", "train_accuracy")  # of the last epoch
 
 
 def runs_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -49,6 +49,7 @@ def run_row(record: Record) -> Iterator[Row]:
     row = {
         **identity(configuration),
         **{name: train.get(name) for name in TRAINING},
+        "theta_bits": train.get("theta_bits", 0),
         **_flat(Choice(**configuration["data"]), "data"),
         **_flat(Choice(**configuration["model"]), "model"),
         "method": configuration["method"]["name"],

@@ -20,10 +20,10 @@ from tomlkit.exceptions import TOMLKitError
 from subspace.study.entries.entry import listed
 from subspace.study.entries.lookup import require_known
 from subspace.study.spec.presets import preset
-from subspace.study.spec.study import Study, Training
+from subspace.study.spec.study import AXES, Study, Training
 
 TABLES = {"train": Training}
-LISTS = ("methods", "densities", "dims", "models", "data")
+LISTS = ("methods", "models", "data", *AXES.values())
 
 
 def load(asked: Study | Mapping[str, Any] | Path | str, settings: Iterable[str] = ()) -> Study:

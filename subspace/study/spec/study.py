@@ -23,7 +23,9 @@ from subspace.study.methods.registry import earlier, recipe_name
 
 MODEL, DATA = Choice("lenet5"), Choice("mnist5k")
 DENSITIES = (0.1, 0.01, 0.001)
+SIZES = ("density", "dim", "bytes")  # of what is trained: a run has one of them
 WHERE = ("data_dir", "download")  # options of data that say where they are found
+AXES = dict(zip(SIZES, ("densities", "dims", "bytes"), strict=True))  # the field of a study that lists each size
 LIMIT = 100_000
 ENTRIES = {"methods": "method", "models": "model", "data": "data"}  # the lists of entries, and what one of them is
 
@@ -42,6 +44,8 @@ class Training:
     device: torch's name of it. threads: torch's, in every process.
     processes: over how many a batch is divided (`training.team`).
     jacobian: the number of test samples at which the Jacobian's singular values are measured (`training.jacobian`).
+    theta_bits: of a number of theta in the file that is kept, 2 to 8 as `subspace.save` has them, 0 for exact numbers;
+    networks are tested as their files give them back.
     """
 
     epochs: int = 4
@@ -56,11 +60,14 @@ class Training:
     threads: int = 1
     processes: int = 1
     jacobian: int = 0
+    theta_bits: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "threads", "processes"):
             require_integer(name, getattr(self, name), 1)
         require_integer("jacobian", self.jacobian, 0)
+        if type(self.theta_bits) is not int or self.theta_bits not in (0, *range(2, 9)):
+            raise ValueError(f"theta_bits must be 0 or an integer from 2 to 8, got {self.theta_bits!r}")
         if self.batch < self.processes:
             raise ValueError(f"batch must be at least processes, {self.processes}, got {self.batch}")
         if not 0 < self.learning_rate < math.inf:
@@ -76,10 +83,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, of exactly one of a density in (0, 1] and a dim (neither: ordinary training).
+    """One training run, of exactly one of a density in (0, 1], a dim and bytes (none: ordinary training).
 
-    The method's options are completed with its defaults. ValueError for an unknown method or option, and for a density,
-    a dim or a seed that is out of range.
+    bytes: of the file that is kept, at most; as many numbers are trained as surely fit. The method's options are
+    completed with its defaults. ValueError for an unknown method or option, and for a density, a dim, bytes or a seed
+    that is out of range.
     """
 
     method: Choice
@@ -87,6 +95,7 @@ class Run:
     data: Choice = DATA
     density: float | None = None
     dim: int | None = None
+    bytes: int | None = None
     seed: int = 0
     train: Training = field(default_factory=Training)
     version: str = subspace.__version__
@@ -94,15 +103,16 @@ class Run:
     def __post_init__(self) -> None:
         known, name = method(self.method.name), self.method.name
         object.__setattr__(self, "method", Choice(name, known.with_defaults(name, self.method.options)))
-        if not known.has_density:
-            if self.density is not None or self.dim is not None:
-                raise ValueError(f"density and dim must be None for {name}, got {self.density} and {self.dim}")
-        elif (self.density is None) == (self.dim is None):
-            raise ValueError(f"exactly one of density and dim must be given, got {self.density} and {self.dim}")
-        elif self.density is not None and not 0 < self.density <= 1:
+        given = {each: value for each in SIZES if (value := getattr(self, each)) is not None}
+        if len(given) != known.has_density:
+            wanted = f"exactly one of {', '.join(SIZES)}" if known.has_density else "no size"
+            raise ValueError(f"{wanted} must be given for {name}, got {given or 'none'}")
+        if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"density must be in (0, 1], got {self.density}")
-        elif self.dim is not None:
-            require_integer("dim", self.dim, 1)
+        for each in given.keys() - {"density"}:
+            require_integer(each, given[each], 1)
+        if self.bytes is not None and (known.prunes or "rounds" in known.options):
+            raise ValueError(f"bytes must be None for {name}, whose size training tells, got {self.bytes}")
         require_integer("seed", self.seed, 0)
 
     def __hash__(self) -> int:
@@ -122,6 +132,8 @@ class Run:
         """How much is trained, in words; empty for ordinary training."""
         if self.dim is not None:
             return f"dim {self.dim:,}"
+        if self.bytes is not None:
+            return f"{self.bytes:,} bytes"
         return "" if self.density is None else f"density {self.density:g}"
 
     @cached_property
@@ -132,7 +144,9 @@ class Run:
     @property
     def epochs(self) -> int:
         """The most epochs that there can be, those of the rounds that choose U included."""
-        return self.train.epochs * (1 + int(self.method.options.get("rounds", 0)))
+        options = self.method.options
+        rounds = int(options.get("rounds", 0)) + (options.get("embedding") == "lottery")
+        return self.train.epochs * (1 + rounds) + int(options.get("burn_in", 0))
 
     @property
     def cost(self) -> float:
@@ -151,6 +165,9 @@ class Run:
         found["method"]["options"] = {name: o for name, o in options.items() if before.get(name, None) != o}
         found["train"]["learning_rate"] = float(self.train.learning_rate)
         found["density"] = None if self.density is None else float(self.density)
+        for table, name in ((found, "bytes"), (found["train"], "theta_bits")):
+            if not table[name]:
+                del table[name]
         return found
 
     @classmethod
@@ -163,13 +180,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Methods x densities (or dims) x seeds x models x data; ordinary training has no density, and is there once.
+    """Methods x densities (or dims, bytes) x seeds x models x data; ordinary training has no size, and is there once.
 
-    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities: fractions
-    in (0, 1], or in their place dims: numbers of trained entries. seeds: these, or how many: 0, 1, ... limit: the most
-    runs that there may be. A value stands for a list of it, a table for a `Training`, a function or class of a module,
-    or a recipe, for its name. ValueError for a list that is empty, for both densities and dims, and for a function that
-    other processes cannot import.
+    name: of the folder that tables, figures and the report go to. methods: "all" stands for each. densities:
+    fractions in (0, 1], or in their place dims: numbers of trained entries, or bytes: of the files that are kept.
+    seeds: these, or how many: 0, 1, ... limit: the most runs that there may be. A value stands for a list of it, a
+    table for a `Training`, a function or class of a module, or a recipe, for its name. ValueError for a list that
+    is empty, for two kinds of sizes, and for a function that other processes cannot import.
     """
 
     name: str = "study"
@@ -181,20 +198,23 @@ class Study:
     data: tuple[Entry, ...] = ("mnist5k",)
     train: Training = field(default_factory=Training)
     limit: int = LIMIT
+    bytes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self._take_bare_values()
-        if self.densities is None and self.dims is None:
+        given = {name: value for name in AXES.values() if (value := getattr(self, name)) is not None}
+        if not given:
             object.__setattr__(self, "densities", DENSITIES)
-        if self.densities is not None and self.dims is not None:
-            raise ValueError(f"densities or dims must be given, not both, got {self.densities} and {self.dims}")
+        if len(given) > 1:
+            got = " and ".join(map(str, given.values()))
+            raise ValueError(f"one of {', '.join(AXES.values())} must be given, got {got}")
         if not self.methods:
             raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
         if not self.data:
             needing = [chosen.name for chosen in self.choices() if method(chosen.name).needs_data]
             also = f", which {', '.join(needing)} also choose U by" if needing else ""
             raise ValueError(f"data must be at least one data set to train on{also}, got none")
-        for name in ("densities", "dims", "models"):
+        for name in (*AXES.values(), "models"):
             if getattr(self, name) == ():
                 raise ValueError(f"{name} must have at least one entry, got none")
         if self.seeds == () or (isinstance(self.seeds, int) and self.seeds < 1):
@@ -205,11 +225,11 @@ class Study:
 
     def _take_bare_values(self) -> None:
         """Make lists of values that stand for one, and entries as a file has them of what Python has for them."""
-        for name in (*ENTRIES, "densities", "dims"):
+        for name in (*ENTRIES, *AXES.values()):
             if (value := getattr(self, name)) is not None:
                 entries = [as_entry(each, ENTRIES[name]) if name in ENTRIES else each for each in listed(value)]
                 object.__setattr__(self, name, tuple(entries))
-        for name in ("densities", "dims"):
+        for name in AXES.values():
             numbers = [each for each in getattr(self, name) or () if isinstance(each, Real)]
             if other := [each for each in getattr(self, name) or () if each not in numbers]:
                 raise ValueError(f"{name} must be numbers, got {other[0]!r}")
@@ -220,9 +240,13 @@ class Study:
         """The methods, those that "all" stands for included."""
         return [Choice.of(name, "method") for entry in self.methods for name in expand_all(entry)]
 
+    def sizes(self) -> list[dict[str, Any]]:
+        """The sizes of the grid, each as a field of a `Run`."""
+        return [{size: value} for size, axis in AXES.items() for value in getattr(self, axis) or ()]
+
     def count(self) -> int:
         """How many runs the grid has, without building them; one that is there twice counts twice."""
-        sizes = len(self.dims if self.dims is not None else self.densities or ())
+        sizes = len(self.sizes())
         sized = sum(sizes if method(chosen.name).has_density else 1 for chosen in self.choices())
         seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)
         return len(self.data) * len(self.models) * sized * seeds
@@ -234,10 +258,7 @@ class Study:
         """
         if (count := self.count()) > self.limit:
             raise ValueError(f"a study must have at most {self.limit:,} runs, got {count:,}: set limit to allow them")
-        if self.dims is not None:
-            sizes: list[dict[str, Any]] = [{"dim": dim} for dim in self.dims]
-        else:
-            sizes = [{"density": density} for density in self.densities or ()]
+        sizes = self.sizes()
         grid = (
             Run(chosen, model, data, seed=seed, train=self.train, **size)
             for data in (Choice.of(entry, "data") for entry in self.data)

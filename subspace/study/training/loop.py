@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +71,11 @@ class Loop:
 
     def setting(self) -> Setting:
         """What the method is given."""
-        run = self.run
-        size = {name: value for name, value in (("density", run.density), ("dim", run.dim)) if value is not None}
+        run, dim = self.run, self.run.dim or self.state.fitting
+        size = {name: value for name, value in (("density", run.density), ("dim", dim)) if value}
         return Setting(
             size=size,
-            density=run.dim / self.state.metrics.weights if run.dim else run.density or 1.0,
+            density=dim / self.state.metrics.weights if dim else run.density or 1.0,
             seed=run.seed,
             options=run.method.options,
             samples=self.data.train,
@@ -92,23 +92,30 @@ class Loop:
                 search.load_state_dict(self.state.saved["search"])
         self.state.search = search
 
-    def fit(self, model: nn.Module) -> None:
-        """Train a network of a round, while the dense network is held to rewind to."""
+    def fit(self, model: nn.Module, epochs: int | None = None, after_step: Callable[[], object] | None = None) -> None:
+        """Train a network of a round, while the dense network is held to rewind to; epochs: None for the run's."""
         with self.meter.paused():
-            self.train(model, subspace.summary(model).density or 1.0, is_final=False)
+            self.train(model, subspace.summary(model).density or 1.0, is_final=False, epochs=epochs, after=after_step)
 
-    def train(self, model: nn.Module, density: float, is_final: bool = True) -> None:
+    def train(
+        self,
+        model: nn.Module,
+        density: float,
+        is_final: bool = True,
+        epochs: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None:
         """Train at the learning rate of this density; is_final: not a round, so that every epoch ends with a test.
 
-        FloatingPointError where the loss stops being finite.
+        after: is called after every step. FloatingPointError where the loss stops being finite.
         """
-        parts = self.prepare(model, density)
+        parts = self.prepare(model, density, after)
         first = self.restore(model, parts, is_final)
         if self.run.train.structured and any(subspace.subspaces(model)):
             subspace.structured(model)
         cost = costs.flops(model, self.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(self.device))
         peak = self.peak(model, parts, first)
-        for number in range(first, self.run.train.epochs):
+        for number in range(first, self.run.train.epochs if epochs is None else epochs):
             rate = parts.optimizer.param_groups[0]["lr"]
             key = Key(self.run.seed).fold("generators").fold(str(len(self.state.done)))
             with seeded(self.team.key(key)):
@@ -124,11 +131,14 @@ class Loop:
         if parts.mover and is_final:
             parts.mover.cut()
 
-    def prepare(self, model: nn.Module, density: float) -> Parts:
+    def prepare(self, model: nn.Module, density: float, after: Callable[[], object] | None = None) -> Parts:
         """The optimizer, schedule and mover of a training, as at its start."""
         train = self.run.train
         rate = train.learning_rate / math.sqrt(density) if train.scaling == "root" else train.learning_rate
-        parts = Parts(instantiate(torch.optim, Choice.of(train.optimizer, "optimizer"), model.parameters(), lr=rate))
+        optimizer = instantiate(torch.optim, Choice.of(train.optimizer, "optimizer"), model.parameters(), lr=rate)
+        if after:
+            optimizer.register_step_post_hook(lambda *_: after())
+        parts = Parts(optimizer)
         if train.schedule:
             schedule = Choice.of(train.schedule, "schedule")
             parts.schedule = instantiate(torch.optim.lr_scheduler, schedule, parts.optimizer)
@@ -182,7 +192,7 @@ class Loop:
             if self.team.size == 1:  # one of several processes must not leave the others waiting
                 self.require_finite(losses[-1])
         mean = self.require_finite(self.team.total(math.fsum(losses)) / len(losses))
-        return {"train_loss": mean, "train_accuracy": self.team.total(right) / len(self.data.train)}
+        return {"train_loss": mean, "train_accuracy": self.team.total(right) / self.data.train.labels.numel()}
 
     def require_finite(self, loss: float) -> float:
         """The loss; FloatingPointError if it is not finite."""
@@ -201,11 +211,16 @@ class Loop:
         return objective
 
     def test(self, model: nn.Module, is_final: bool) -> dict[str, float | None]:
-        """The accuracy on the test samples and on those for validation; None in a round."""
-        parts = {"test_accuracy": self.data.test, "validation_accuracy": self.validation}
+        """The accuracy on the test samples and on those for validation, and the loss on the former; None in a round."""
+        if not is_final:
+            return {"test_accuracy": None, "validation_accuracy": None, "test_loss": None}
+        with subspace.rounded(model, self.run.train.theta_bits or None):
+            right, loss = evaluate(model, self.data.test, self.device)
+            apart = None if self.validation is None else evaluate(model, self.validation, self.device)[0]
         return {
-            name: accuracy(model, part, self.device) if part is not None and is_final else None
-            for name, part in parts.items()
+            "test_accuracy": right,
+            "validation_accuracy": apart,
+            "test_loss": loss if math.isfinite(loss) else None,
         }
 
     def measure(self, model: nn.Module, peak: Peak, dense: int) -> None:
@@ -233,12 +248,14 @@ def batches(n: int, size: int, key: Key) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, samples: Samples, device: torch.device, size: int = 500) -> float:
-    """The fraction of the samples whose largest logit is at their label."""
+def evaluate(model: nn.Module, samples: Samples, device: torch.device, size: int = 500) -> tuple[float, float]:
+    """The fraction of the labels that have the largest logit, and the mean cross-entropy of all, in nats."""
     model.eval()
-    right = 0
+    right, losses = 0, []
     for start in range(0, len(samples), size):
         inputs, labels = samples.batch(torch.arange(start, min(start + size, len(samples))))
-        right += int((model(inputs.to(device)).argmax(dim=1) == labels.to(device)).sum())
+        logits, wanted = model(inputs.to(device)), labels.to(device)
+        right += int((logits.argmax(dim=1) == wanted).sum())
+        losses.append(float(cross_entropy(logits.double(), wanted, reduction="sum")))
     model.train()
-    return right / len(samples)
+    return right / samples.labels.numel(), math.fsum(losses) / samples.labels.numel()

@@ -20,6 +20,7 @@ from subspace.study.entries.seeding import seeded
 from subspace.study.methods import method
 from subspace.study.spec.study import Run
 from subspace.study.training import costs
+from subspace.study.training.fitting import largest_dim
 from subspace.study.training.jacobian import jacobian_spectra
 from subspace.study.training.loop import Loop
 from subspace.study.training.metrics import Metrics
@@ -84,6 +85,8 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     metrics.weights = sum(weight.numel() for *_, weight in subspace.targets(dense).values())
     state.dense_bytes = costs.stored(dense)
     metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)
+    if loop.run.bytes:
+        state.fitting = largest_dim(dense, loop.setting(), chosen, loop.run.bytes, loop.run.train.theta_bits)
     if state.saved and state.saved["search"] is None:
         return restore_model(dense, state.saved["model"])
     with loop.meter:
@@ -109,16 +112,18 @@ def measure_spectra(loop: Loop, model: nn.Module, when: str) -> None:
 def complete(loop: Loop, model: nn.Module) -> Metrics:
     """The metrics with what is known after training."""
     metrics, inputs = loop.state.metrics, loop.data.train.batch(torch.zeros(1, dtype=torch.long))[0].to(loop.device)
-    size = subspace.summary(model)
+    size, bits = subspace.summary(model), loop.run.train.theta_bits
     metrics.dim, metrics.alpha = size.dim, size.alpha
     metrics.flops_training = metrics.flops_total / metrics.samples
     metrics.flops_total += metrics.flops_init
     metrics.flops_forward = costs.flops(model, inputs).forward
     metrics.tensors = costs.tensors(model)
     metrics.stored_bytes = costs.stored(model)
-    metrics.file_bytes, metrics.file_bytes_dense = costs.file_bytes(model), costs.file_bytes_dense(model)
+    metrics.file_bytes, metrics.file_bytes_dense = costs.file_bytes(model, bits), costs.file_bytes_dense(model)
     batch = min(loop.run.train.batch, len(loop.data.train))
     metrics.activation_bytes = costs.activation_bytes(model, loop.setting().loss(batch))
+    if loop.run.bytes and metrics.file_bytes > loop.run.bytes:
+        raise ValueError(f"the file must have at most {loop.run.bytes:,} bytes, got {metrics.file_bytes:,}")
     dense = subspace.unstructured(model)
     metrics.flops_dense_training = costs.computed(dense, loop.setting().loss(batch), batch)
     metrics.flops_dense_forward = costs.computed_forward(dense, inputs)

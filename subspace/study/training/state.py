@@ -54,11 +54,12 @@ class StateStore:
 class RunState:
     """How far a run has come.
 
-    metrics: so far; flops_total is of training alone until the run is finished. done: the figures of every epoch, those
-    of rounds included: "epoch" (from 1), "train_loss" (nats, the mean over the batches), "train_accuracy" (a fraction,
-    of the batches as they were met), "test_accuracy" and "validation_accuracy" (fractions, None in a round and where
-    nothing is held apart), "learning_rate" and "seconds". saved: what an interrupted run has still to go on from.
-    search: for a lottery ticket, until it is found. dense_bytes: of the network that the search rewinds to.
+    metrics: so far; flops_total is of training alone until the run is finished. done: the figures of every epoch,
+    those of rounds included: "epoch" (from 1), "train_loss" (nats, the mean over the batches), "train_accuracy" (a
+    fraction, of the batches as they were met), "test_accuracy" and "validation_accuracy" (fractions, None in a
+    round and where nothing is held apart), "learning_rate" and "seconds". saved: what an interrupted run has still
+    to go on from. search: for a lottery ticket, until it is found. dense_bytes: of the network that the search
+    rewinds to. fitting: the dim of a run that was given bytes.
     """
 
     metrics: Metrics = field(default_factory=Metrics)
@@ -66,6 +67,7 @@ class RunState:
     saved: State | None = None
     search: LotteryTicket | None = None
     dense_bytes: int = 0
+    fitting: int = 0
 
     @classmethod
     def of(cls, saved: State | None) -> RunState:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import subspace
@@ -186,7 +188,7 @@ def test_on_a_terminal_there_are_bars_unless_lines_are_asked_for(small, tmp_path
     def shown(*options):
         parent, child = pty.openpty()
         fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        study = subprocess.Popen([*COMMAND, small, "--launch", "workers=1", *options], stdout=child, stderr=child)
+        study = subprocess.Popen([*COMMAND, small, "--launcher", "inline", *options], stdout=child, stderr=child)
         os.close(child)
         text = b""
         while True:
@@ -243,7 +245,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(small, tmp_path
         (["methods=snip", "data="], r"data must be at least one data set .*, which snip also choose U by, got none"),
         (["densities=0.1,1.5"], r"density must be in \(0, 1\], got 1.5"),
         (["densities=0.1,ten"], r"densities\[1\]: Expected `float`, got `str`"),
-        (["densities=0.1", "dims=3"], r"densities or dims must be given, not both, got \(0.1,\) and \(3,\)"),
+        (["densities=0.1", "dims=3"], r"one of densities, dims, bytes must be given, got \(0.1,\) and \(3,\)"),
         (["seeds=0"], r"seeds must be at least one, got none"),
         (["seeds=1000000000"], r"at most 100,000 runs, got 16,000,000,000: set limit to allow them"),
         (
@@ -383,43 +385,55 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the file of a study of three runs, and their results in `out`."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "small.toml").write_text(FILE.replace('"dctps"]', '"dctps", "freezenet"]'))
+    done = invoke("run", folder / "small.toml", "--out", folder / "out", "--launcher", "inline")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def done(trained, tmp_path):
+    """The trained study's file, and a copy of its results, as words of a command."""
+    return [trained / "small.toml", "--out", shutil.copytree(trained / "out", tmp_path / "out")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["result.json", "epochs.json", "state.pt"])
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, name, small, tmp_path):
-    where = [small, "--out", tmp_path / "out"]
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-    store, run = Store(tmp_path / "out"), files.load(small).runs()[0]
-    whole = store.read(run)
-    path = store.directory(run) / name
-    if name != "result.json":
-        store.path(run).unlink()
-        path.write_bytes(b"")
-    DAMAGE[kind](path)
+def test_a_damaged_file_is_told_and_the_same_command_goes_on(kind, done):
+    store, runs = Store(done[-1]), files.load(done[0]).runs()
+    whole = [store.read(run) for run in runs]
+    for run, name in zip(runs, ["result.json", "epochs.json", "state.pt"], strict=True):
+        path = store.directory(run) / name
+        if name != "result.json":
+            store.path(run).unlink()
+            path.write_bytes(b"")
+        DAMAGE[kind](path)
     for verb in ("status", "plan", "report"):
-        told = invoke(verb, *where)
-        assert (told.exit_code, told.exception) in ((0, None), (0, told.exception)), told.output
-    assert not store.path(run).is_file() or name == "result.json"
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-    epochs = [{**epoch, "seconds": 0} for epoch in store.read(run)["metrics"]["epochs"]]
-    assert epochs == [{**epoch, "seconds": 0} for epoch in whole["metrics"]["epochs"]]
+        told = invoke(verb, *done)
+        assert told.exit_code == 0, told.output
+    assert not any(store.path(run).is_file() for run in runs[1:])
+    assert invoke("run", *done, "--launcher", "inline").exit_code == 0
+    for run, before in zip(runs, whole, strict=True):
+        epochs = [{**epoch, "seconds": 0} for epoch in store.read(run)["metrics"]["epochs"]]
+        assert epochs == [{**epoch, "seconds": 0} for epoch in before["metrics"]["epochs"]]
 
 
 @pytest.mark.slow
-def test_a_folder_that_can_only_be_read_has_its_status_and_its_report_elsewhere(small, tmp_path, monkeypatch):
-    where = [small, "--out", tmp_path / "out"]
-    assert invoke("run", *where, "--launcher", "inline").exit_code == 0
-
+def test_a_folder_that_can_only_be_read_has_its_status_and_its_report_elsewhere(done, tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refused)
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
-    assert invoke("status", *where).stdout.count("finished, ") == 2
-    told = invoke("report", *where, "--to", tmp_path / "elsewhere")
+    assert invoke("status", *done).stdout.count("finished, ") == 3
+    told = invoke("report", *done, "--to", tmp_path / "elsewhere")
     assert told.exit_code == 0, told.output
     assert (tmp_path / "elsewhere" / "report.html").exists()
-    assert invoke("run", *where).exit_code == 1
+    assert invoke("run", *done).exit_code == 1
 
 
 def test_the_library_needs_none_of_the_extras():
@@ -470,3 +484,31 @@ def test_a_result_of_a_newer_version_is_named_and_left_alone(small, tmp_path):
         assert result.exit_code == 1
         assert "must be of schema 2 or older, got 99, which version 9.9 wrote: update torch-subspace" in result.stderr
     assert store.path(run).read_text() == newer
+
+
+def test_packing_writes_a_smaller_file_and_says_what_is_lost(tmp_path, monkeypatch):
+    model = subspace.recipes.random_pruning(torch.nn.Linear(100, 50), dim=2000)
+    subspace.save(model, tmp_path / "exact")
+    (tmp_path / "losses.py").write_text(
+        "import subspace, torch\n"
+        "def largest(file):\n"
+        "    weight = subspace.load(torch.nn.Linear(100, 50), file).weight\n"
+        "    return float(weight.detach().abs().max())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = invoke("pack", "exact", "small", "--bits", "8,6,4", "--measure", "losses:largest", "--rise", 1)
+    assert (told.exit_code, told.stderr) == (0, "")
+    small, exact = ((tmp_path / name).stat().st_size for name in ("small", "exact"))
+    assert re.search(rf"small: 4 bits, {small:,} bytes in place of {exact:,}; theta changes by \d+\.\d\d%", told.stdout)
+    assert "exact: 0.09" in told.stdout
+    for words, why in (
+        (["exact", "other", "--bits", "8,6"], "bits must be one number where there is no measure"),
+        (["exact", "other", "--bits", "a"], "bits must be integers with commas between, got 'a'"),
+        (["exact", "other", "--bits", "9"], "bits must be an integer from 2 to 8, got 9"),
+        (["none", "other"], "none must be a checkpoint written by subspace.save, got no such file"),
+        (["small", "other"], "theta must be exact in a file to pack"),
+    ):
+        refused = invoke("pack", *words)
+        assert refused.exit_code == 2
+        assert why in " ".join(refused.stderr.replace("│", " ").split())
+    assert not (tmp_path / "other").exists()

@@ -14,12 +14,39 @@ from torch.utils.data import TensorDataset, random_split
 from subspace import Key
 from subspace.study import data, models
 from subspace.study.data import mnist1d as mnist1d_function
+from subspace.study.data import stdlib as stdlib_function
 from subspace.study.data.samples import Tensors
 from subspace.study.data.subsets import proportional_subset
 from subspace.study.entries.entry import Choice
 
 LABELS = torch.arange(5).repeat_interleave(20)[torch.from_numpy(Key(3).permutation(100))].numpy()
-signals = sys.modules[mnist1d_function.__module__]
+signals, texts = (sys.modules[each.__module__] for each in (mnist1d_function, stdlib_function))
+
+
+def test_text_is_characters_and_the_next_of_each_and_the_test_is_of_other_files():
+    train, test, classes = data.load(Choice("stdlib", {"length": 50}))
+    for part, names, count in ((train, texts.TRAIN, 167_913), (test, texts.TEST, 33_269)):
+        assert part.inputs.shape == part.labels.shape == ((count - 1) // 50, 50)
+        assert torch.equal(part.inputs.flatten()[1:], part.labels.flatten()[:-1])
+        text = bytes(part.inputs.flatten().tolist()).decode("ascii")
+        assert texts.read(names).decode("ascii").startswith(text)
+    assert bytes(train.inputs[0].tolist()).startswith(b'"""\nModule difflib')
+    assert not set(texts.TRAIN) & set(texts.TEST)
+    assert max(int(part.labels.max()) for part in (train, test)) < classes == 128
+
+
+def test_another_text_is_warned_of_and_none_or_a_window_that_does_not_fit_is_refused(monkeypatch, tmp_path):
+    for length in (0, 33_269, True, 2.0):
+        with pytest.raises(ValueError, match=rf"^length must be an integer in \[1, 33268\] for stdlib, got {length}$"):
+            texts.stdlib(length)
+    monkeypatch.setattr(texts.os, "__file__", str(tmp_path / "os.py"))
+    with pytest.raises(ValueError, match=r"^Python must come with its sources for stdlib, got none of difflib\.py$"):
+        texts.stdlib()
+    for name in (*texts.TRAIN, *texts.TEST):
+        (tmp_path / name).write_bytes("an \u00e4\r\n".encode())
+    with pytest.warns(UserWarning, match="must have the SHA-256 2127373ca43586b7"):
+        train, _, _ = texts.stdlib(4)
+    assert bytes(train.inputs.flatten().tolist()) == b"an ?\nan ?\nan ?\nan ?"[:16]
 
 
 def test_the_split_is_stratified_disjoint_complete_and_the_same_every_time():
@@ -183,8 +210,12 @@ GOOD = labelled(0, 1)
         ((GOOD, 3), r"^samples must be a map-style Dataset, got int$"),
         ((labelled(), GOOD), r"^data of mine:make must have samples to train on, got none$"),
         ((GOOD, labelled()), r"^data of mine:make must have samples to test on, got none$"),
-        ((GOOD, labelled(0.5)), r"^labels must be one integer a sample, got torch.float32 of shape \(1,\)$"),
-        ((labelled([0, 1]), GOOD), r"^labels must be one integer a sample, got"),
+        (
+            (GOOD, labelled(0.5)),
+            r"^labels must be one integer a sample, or a row of them, got torch.float32 of shape \(1,\)$",
+        ),
+        ((labelled([0, 1]), GOOD), r"^labels of .* must be of one shape to train and to test on, got \(2,\) and \(\)$"),
+        ((labelled([[0, 1]]), GOOD), r"^labels must be one integer a sample, or a row of them, got"),
         ((GOOD, [(0.0, "cat")]), r"^labels must be one integer a sample, got 'cat'$"),
         ((GOOD, [(0.0, 1, 2)]), r"^items must be pairs of an input and a label, got tuple at 0$"),
         ((GOOD, labelled(-1)), r"^labels of mine:make must be in range\(2\), got -1$"),

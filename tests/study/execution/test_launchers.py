@@ -50,7 +50,7 @@ def figures(metrics):
 def test_every_run_has_its_result_and_no_failure_stops_another(launched, tmp_path):
     store, here = Store(tmp_path), os.getpid()
     launcher = launched(store)
-    runs = [run(seed) for seed in range(3)] + [run(3, "raises")]
+    runs = [run(0), run(3, "raises"), run(1)]
     runs += [run(4, "killed")] if type(launcher).__name__ != "Inline" else []
     carry_out(runs, store, launcher, Callback())
     for each in runs:

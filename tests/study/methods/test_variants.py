@@ -1,6 +1,7 @@
 """Options of the study's methods: without them nothing changes, and each does what it says."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from subspace.study.methods.alphas import set_alphas
 from subspace.study.methods.setting import Setting
 from subspace.study.methods.variants import VALUES
 from subspace.study.spec.study import Run, label
+from tests.support.cases import each_with_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 IMAGES = torch.from_numpy(Key(0).normal(60 * 784, dtype="float32")).reshape(60, 1, 28, 28)
@@ -40,7 +42,7 @@ N = 61_210
 
 def setting(name, density=0.01, seed=3, **options):
     chosen = Run(Choice(name, options), density=density).method.options
-    return Setting({"density": density}, density, seed, chosen, SAMPLES, 4, lambda model: None)
+    return Setting({"density": density}, density, seed, chosen, SAMPLES, 4, lambda model, **_: None)
 
 
 def applied(name, density=0.01, model=None, **options):
@@ -61,6 +63,15 @@ def supports(model):
         for q, s in subspaces(model)
     }
     return {q: index[0] for q, index in parts.items() if index}
+
+
+FEW = {name: {n: 2 for n in ("steps", "rounds") if n in known.options} for name, known in METHODS.items()}
+
+
+@functools.cache
+def chosen(name, **options):
+    """The support that a method chooses."""
+    return supports(applied(name, **options))
 
 
 def dense():
@@ -136,13 +147,12 @@ def test_a_number_is_the_same_however_it_is_written():
         ("signed_permutation", lambda w, key: SignedPermutation(w, key=key.fold("d"), gain=1.5)),
     ],
 )
-@pytest.mark.parametrize("alpha", ["trained", "fixed"])
-@pytest.mark.parametrize("method_", ["dctps", "dctps_rigl"])
+@pytest.mark.parametrize(("method_", "alpha"), [("dctps", "trained"), ("dctps_rigl", "fixed")])
 def test_the_first_weights_are_the_offset(method_, alpha, name, offset):
     model = applied(method_, offset=name, gain=1.5, alpha=alpha)
     size = subspace.summary(model)
     assert (size.dim - size.alpha, size.alpha) == (612, 5 if alpha == "trained" else 0)
-    assert supports(model) == supports(applied(method_))
+    assert supports(model) == chosen(method_)
     for q, space in subspaces(model):
         w = space.module.weight.detach()
         torch.testing.assert_close(w, offset(w, Key(3).fold(q))())
@@ -225,9 +235,8 @@ CHOOSING = ["magnitude", "snip", "grasp", "iterative_snip", "force", "synflow", 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING)
 def test_a_reshuffled_support_has_the_same_counts_at_other_places(name):
-    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
-    chosen, model = applied(name, **few), applied(name, shuffle=True, **few)
-    one, other, before = supports(chosen), supports(model), dict(dense().named_parameters())
+    model = applied(name, shuffle=True, **FEW[name])
+    one, other, before = chosen(name, **FEW[name]), supports(model), dict(dense().named_parameters())
     assert {q: len(index) for q, index in one.items()} == {q: len(index) for q, index in other.items()}
     assert sum(map(len, other.values())) == 612
     largest = other["conv3.weight"]
@@ -244,8 +253,7 @@ def test_a_reshuffled_support_has_the_same_counts_at_other_places(name):
 
 @pytest.mark.parametrize("name", ["magnitude", "snip", "grasp", "iterative_snip", "synflow"])
 def test_an_inverted_score_keeps_as_many_of_the_lowest(name):
-    few = {"steps": 2} if "steps" in METHODS[name].options else {}
-    kept, inverted = (supports(applied(name, **few, invert=invert)) for invert in (False, True))
+    kept, inverted = chosen(name, **FEW[name]), chosen(name, **FEW[name], invert=True)
     assert {q: len(index) for q, index in kept.items()} == {q: len(index) for q, index in inverted.items()}
     if name == "magnitude":
         for q, w in dense().named_parameters():
@@ -260,9 +268,8 @@ def test_an_inverted_score_keeps_as_many_of_the_lowest(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["magnitude", "snip", "force", "imp"])
 def test_reinitialised_weights_are_others_of_the_same_distribution_at_the_same_places(name):
-    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
-    chosen, model = applied(name, **few), applied(name, reinit=True, **few)
-    assert supports(chosen) == supports(model)
+    model = applied(name, reinit=True, **FEW[name])
+    assert chosen(name, **FEW[name]) == supports(model)
     for q, space in subspaces(model):
         first = dense().get_parameter(q).detach()
         w = space.module.weight.detach()
@@ -270,19 +277,17 @@ def test_reinitialised_weights_are_others_of_the_same_distribution_at_the_same_p
         assert torch.isin(kept, first.flatten()).all()
         if len(kept) > 20:
             assert (kept != first.flatten()[supports(model)[q]]).float().mean() > 0.9
-    shuffled = applied(name, reinit=True, shuffle=True, **few)
-    assert supports(shuffled) == supports(applied(name, shuffle=True, **few)) != supports(model)
+    shuffled = chosen(name, reinit=True, shuffle=True, **FEW[name])
+    assert shuffled == chosen(name, shuffle=True, **FEW[name]) != supports(model)
 
 
 BASED = [name for name, known in METHODS.items() if "basis" in known.options]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("basis", ["dct", "haar_filters", "singular"])
-@pytest.mark.parametrize("name", BASED)
+@pytest.mark.parametrize("name, basis", each_with_one(BASED, ["dct", "haar_filters", "singular"]))
 def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
-    few = {option: 2 for option in ("steps", "rounds") if option in METHODS[name].options}
-    model = applied(name, basis=basis, **few)
+    model = applied(name, basis=basis, **FEW[name])
     size = subspace.summary(model)
     if METHODS[name].prunes:
         assert all(isinstance(space.embedding, Transform) for _, space in subspaces(model))
@@ -293,7 +298,7 @@ def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
         assert isinstance(U, Basis)
         assert type(U.transform).__name__ == {"dct": "DCT", "haar_filters": "Haar", "singular": "Singular"}[basis]
     if "shuffle" in METHODS[name].options:
-        other = applied(name, basis=basis, shuffle=True, **few)
+        other = applied(name, basis=basis, shuffle=True, **FEW[name])
         counts = [[len(index) for index in supports(m).values()] for m in (model, other)]
         assert counts[0] == counts[1]
         assert supports(model) != supports(other)
@@ -301,7 +306,7 @@ def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
 
 
 def test_every_sparse_method_has_a_basis():
-    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace"}
+    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace", "doped"}
 
 
 @pytest.mark.parametrize(
@@ -312,6 +317,22 @@ def test_every_sparse_method_has_a_basis():
         ("rigl", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
         ("gradual", {"budget": "n:4"}, "budget must be one that a moving U keeps, got n:4"),
         ("gradual", {"budget": "epf"}, "budget must be one of tensors to prune gradually, got epf"),
+        (
+            "random_subspace",
+            {"burn_in": 1},
+            "offset must be initial after a burn-in and in a lottery subspace, got gau",
+        ),
+        ("random_subspace", {"embedding": "lottery"}, "offset must be initial after a burn-in and in a lottery subsp"),
+        ("random_subspace", {"offset": "zero"}, "offset must not be zero in a random subspace, where no weight would"),
+        (
+            "random_subspace",
+            {"embedding": "lottery", "offset": "initial"},
+            r"dim must be in \[1, 0\], the independent d",
+        ),
+        ("random_subspace", {"burn_in": -1}, "burn_in of random_subspace must be at least 0 and below 2\\^63, got -1"),
+        ("doped", {"factors": "one", "dropout": 0.1}, "dropout must be 0 with one factor trained, got 0.1"),
+        ("doped", {"factors": "two"}, "factors of doped must be one of 'both', 'one', got 'two'"),
+        ("doped", {"dropout": 1.5}, r"dropout of doped must be in \[0, 1\], got 1.5"),
         ("dctps", {"budget": "n:4"}, "density must be a multiple of 1/4 for the budget n:4, got 0.01"),
     ],
 )

@@ -21,6 +21,12 @@ def data(*shape, num_classes=7):
     return Data(samples, samples, num_classes)
 
 
+def text(length, num_classes=7):
+    """Two windows of characters."""
+    samples = Tensors(*torch.zeros(2, 2, length, dtype=torch.int64))
+    return Data(samples, samples, num_classes)
+
+
 IMAGES = data(3, 32, 32)
 
 
@@ -38,9 +44,11 @@ def mine(monkeypatch):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_a_model_by_name_fits_the_data(name):
-    of = {"lenet5": data(1, 28, 28), "conv1d": data(2, 50), "mlp": data(2, 5, 4, 3)}.get(name, data(1, 16, 16))
+    special = {"lenet5": data(1, 28, 28), "conv1d": data(2, 50), "mlp": data(2, 5, 4, 3)}
+    special |= {"lstm_lm": text(9), "gpt": text(9)}
+    of = special.get(name, data(1, 16, 16))
     model = build(name, of)
-    assert model.eval()(of.train.inputs).shape == (2, 7)
+    assert model.eval()(of.train.inputs).shape == (2, 7, *of.train.labels.shape[1:])
 
 
 def test_options_go_to_the_function():

@@ -19,8 +19,9 @@ from subspace.study import models
 from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
 from subspace.study.methods.alphas import set_alphas
+from subspace.study.models.gpt import rotated
 
-CIFAR, MNIST, SIGNAL = (3, 32, 32), (1, 28, 28), (1, 40)
+CIFAR, MNIST, SIGNAL, TEXT = (3, 32, 32), (1, 28, 28), (1, 40), (12,)
 # name, options, input, tensors L, weights N, what trains beside them, all numbers, 10^6 multiply-adds (others' figures)
 SIZES = [
     ("lenet5", {}, MNIST, 5, 61_210, {}, 61_210, 0.416),
@@ -28,6 +29,10 @@ SIZES = [
     ("mlp", {}, MNIST, 3, 198_800, {"bias": 410}, 199_210, 0.199),
     ("mlp", {"hidden": [300, 100]}, MNIST, 3, 266_200, {"bias": 410}, 266_610, 0.266),
     ("conv1d", {}, SIGNAL, 4, 5_125, {"bias": 85}, 5_210, None),
+    ("lstm_lm", {}, TEXT, 3, 147_456, {"bias": 1_152}, 148_608, None),
+    ("lstm_lm", {"width": 64, "depth": 2}, TEXT, 5, 90_112, {"bias": 1_152}, 91_264, None),
+    ("gpt", {}, TEXT, 14, 356_352, {}, 356_352, None),
+    ("gpt", {"width": 64, "depth": 2, "heads": 2}, TEXT, 10, 114_688, {}, 114_688, None),
     ("resnet20", {}, CIFAR, 20, 268_336, {"norm": 1_376, "bias": 10}, 269_722, 40.8),
     ("resnet20", {"blocks": 1, "width": 8}, CIFAR, 8, 18_968, {"norm": 240, "bias": 10}, 19_218, None),
     ("lenet5", {"norm": True}, MNIST, 5, 61_210, {"norm": 448}, 61_658, None),
@@ -59,6 +64,8 @@ def test_every_network_is_in_the_table_of_sizes():
 def test_sizes_are_the_published_ones(name, options, shape, tensors, weights, beside, numbers, macs):
     model = on_meta(name, options)
     prunable = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    recurrent = (m.named_parameters() for m in model.modules() if isinstance(m, nn.LSTM))
+    prunable += [weight for named in recurrent for name, weight in named if name.startswith("weight")]
     assert (len(prunable), sum(weight.numel() for weight in prunable)) == (tensors, weights)
     assert sum(p.numel() for p in model.parameters()) == numbers
     if macs:
@@ -97,6 +104,8 @@ def test_weights_are_kaiming_normal_norms_and_biases_neutral(name, built):
                 wanted = std(full, parameter)
                 assert values.std() == pytest.approx(wanted, rel=5 / len(values) ** 0.5), full
                 assert abs(values.mean()) <= 5 * wanted / len(values) ** 0.5, full
+            elif isinstance(module, nn.LSTM) and "weight" in short:
+                assert values.std() == pytest.approx((3 * parameter.shape[1]) ** -0.5, rel=5 / len(values) ** 0.5), full
             elif short in ("start", "positions"):
                 assert values.std() == pytest.approx(0.02, rel=5 / len(values) ** 0.5), full
             else:
@@ -137,6 +146,8 @@ def test_every_network_trains_dense_and_structured(name, built):
     model, shape = copy.deepcopy(built[name]), INPUTS[name]
     inputs, labels = torch.from_numpy(Key(1).normal(3 * int(np.prod(shape)), dtype="float32")), torch.tensor([0, 1, 2])
     inputs = inputs.reshape(3, *shape)
+    if shape == TEXT:
+        inputs, labels = inputs.abs().long(), labels[:, None].expand(-1, *shape)
     cross_entropy(model(inputs), labels).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     model.zero_grad()
@@ -144,7 +155,8 @@ def test_every_network_trains_dense_and_structured(name, built):
     if name == "fixup_resnet110":
         set_alphas(model)
     plain = model.eval()(inputs)
-    assert plain.shape == (3, 100 if name == "resnet50" else 10)
+    classes = {"resnet50": (100,), "lstm_lm": (128, *TEXT), "gpt": (128, *TEXT)}
+    assert plain.shape == (3, *classes.get(name, (10,)))
     fast = subspace.structured(model)(inputs)
     assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
     cross_entropy(model.train()(inputs), labels).backward()
@@ -197,11 +209,37 @@ def test_fixup_under_dctps_starts_by_the_alphas_of_the_rule(rule, equal, wider, 
         (lambda: models.vit_tiny(Key(0), image_size=30), "image_size must be a multiple of patch, 4, .*got 30"),
         (lambda: models.vit_tiny(Key(0), heads=5), "width must be a multiple of heads, 5, got 192"),
         (lambda: models.vit_tiny(Key(0), depth=0), "depth must be an integer of at least 1 for vit_tiny, got 0"),
+        (lambda: models.gpt(Key(0), depth=True), "depth must be an integer of at least 1 for gpt, got True"),
+        (lambda: models.gpt(Key(0), width=9), "width must be a multiple of twice the heads, 6, for gpt, got 9"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm_lm"])
+def test_a_language_model_sees_no_later_character(name):
+    model = getattr(models, name)(Key(0), num_classes=7).eval()
+    text = torch.from_numpy(Key(1).integers(24, 7)).reshape(2, 12)
+    changed = text.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % 7
+    before, after = model(text), model(changed)
+    assert torch.allclose(before[..., :8], after[..., :8], atol=1e-5)
+    assert not torch.allclose(before[..., 8], after[..., 8])
+
+
+def test_a_gpt_knows_the_order_of_characters_and_not_where_they_begin():
+    model = models.gpt(Key(0), num_classes=7, depth=1).eval()
+    text = torch.tensor([[1, 2, 3], [2, 1, 3]])
+    one, other = model(text)[..., -1]
+    assert not torch.allclose(one, other)
+    x = torch.randn(4, 2, 5, 8, dtype=torch.float64)
+    scores = rotated(x) @ rotated(x).mT
+    same = x[:, :, :1].expand_as(x)
+    relative = rotated(same) @ rotated(same).mT
+    assert torch.allclose(relative[..., 1:, 1:], relative[..., :-1, :-1])
+    assert torch.allclose(scores.diagonal(dim1=-2, dim2=-1), x.square().sum(-1))
 
 
 def test_a_stem_and_biases_can_be_torchs_default():

@@ -79,7 +79,7 @@ def test_assignments_set_single_values_of_any_kind_and_leave_the_rest():
         ({"train": {"epochs": 0}}, "train: epochs must be an integer of at least 1 and below 2^63, got 0"),
         ({"train": 3}, "train: Expected `object`, got `int`"),
         ({"densities": [0.1, "ten"]}, "densities[1]: Expected `float`, got `str`"),
-        ({"densities": [0.1], "dims": [3]}, "densities or dims must be given, not both, got (0.1,) and (3,)"),
+        ({"densities": [0.1], "dims": [3]}, "one of densities, dims, bytes must be given, got (0.1,) and (3,)"),
         ({"seeds": 1.5}, "seeds: Expected `int | array`, got `float`"),
         ({"train": {"scaling": "log"}}, "train.scaling: Invalid enum value 'log'"),
     ],

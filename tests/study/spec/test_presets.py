@@ -15,7 +15,8 @@ NAMES = list(presets())
 FULL = [name for name in NAMES if name.endswith("-full")]
 FASHION = [name for name in NAMES if name.startswith("fashion/")]
 SMALL = [name for name in NAMES if name not in [*FULL, *FASHION]]
-OFFLINE = {"mnist5k", "digits", "mnist1d"}
+OFFLINE = {"mnist5k", "digits", "mnist1d", "stdlib"}
+ONE_KIND = [f"questions/{name}" for name in ("width-conv", "width-attention", "doping", "bytes", "bytes-dense")]
 SIX = [0.01, 0.005, 0.001, 0.0005, 0.0002, 0.0001]
 
 
@@ -43,7 +44,7 @@ def test_small_presets_need_no_download_and_have_three_seeds_and_networks_with_a
     found = runs(name)
     assert {run.data.name for run in found} <= OFFLINE
     assert len({run.seed for run in found}) >= 3
-    if name.startswith("questions/") and name not in ("questions/width-conv", "questions/width-attention"):
+    if name.startswith("questions/") and name not in ONE_KIND:
         normed = {run.model.name == "resnet20" or run.model.options.get("norm", False) for run in found}
         assert normed == {True, False}
 

@@ -18,6 +18,7 @@ from subspace.study.spec.study import Run, Study, Training, label
 
 RUN = Run(Choice("dctps"), density=0.01)
 OTHER = {
+    "bytes": 9,
     "method": Choice("freezenet"),
     "model": Choice("other"),
     "data": Choice("other", {"train": 9}),
@@ -28,6 +29,7 @@ OTHER = {
     "version": "other",
 }
 OTHER_TRAINING = {
+    "theta_bits": 6,
     "epochs": 9,
     "batch": 9,
     "optimizer": {"name": "SGD", "momentum": 0.9},
@@ -51,9 +53,11 @@ def test_the_hash_changes_with_every_field():
     assert OTHER.keys() == {field.name for field in dataclasses.fields(Run)}
     assert OTHER_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
     changed = [
-        dataclasses.replace(RUN, **{name: value}) for name, value in OTHER.items() if name not in ("density", "dim")
+        dataclasses.replace(RUN, **{name: value})
+        for name, value in OTHER.items()
+        if name not in ("density", "dim", "bytes")
     ]
-    changed += [run("dctps", density=0.02), run("dctps", dim=9)]
+    changed += [run("dctps", density=0.02), run("dctps", dim=9), run("dctps", bytes=9)]
     changed += [run("rigl", density=0.01), Run(Choice("rigl", {"delta_t": 9}), density=0.01)]
     changed += [
         dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, **{name: value}))
@@ -190,12 +194,15 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: run("dctps", density=1.5), r"density must be in \(0, 1\], got 1.5"),
         (lambda: run("dctps", density=float("nan")), r"density must be in \(0, 1\], got nan"),
         (lambda: run("dctps", dim=0), r"dim must be an integer of at least 1 and .*, got 0"),
-        (lambda: run("dctps"), r"exactly one of density and dim must be given, got None and None"),
-        (lambda: run("dctps", density=0.1, dim=3), r"exactly one of density and dim must be given, got 0.1 and 3"),
-        (lambda: run("ordinary", density=0.1), r"density and dim must be None for ordinary, got 0.1 and None"),
+        (lambda: run("dctps"), r"exactly one of density, dim, bytes must be given for dctps, got none"),
+        (
+            lambda: run("dctps", density=0.1, dim=3),
+            r"exactly one of density, dim, bytes must be given for dctps, got .*0.1.*3",
+        ),
+        (lambda: run("ordinary", density=0.1), r"no size must be given for ordinary, got .*0.1"),
         (
             lambda: Run(Choice("random_subspace", {"steps": 3}), density=0.1),
-            r"options of random_subspace must be embedding, offset, got 'steps'",
+            r"options of random_subspace must be burn_in, embedding, offset, tensors, got 'steps'",
         ),
         (
             lambda: Run(Choice("force", {"step": 3}), density=0.1),
@@ -222,7 +229,7 @@ def test_a_method_of_ones_own_is_named_by_its_import_path():
         (lambda: Study(models=()), r"models must have at least one entry, got none"),
         (
             lambda: Study(densities=(0.1,), dims=(3,)),
-            r"densities or dims must be given, not both, got \(0.1,\) and \(3,\)",
+            r"one of densities, dims, bytes must be given, got \(0.1,\) and \(3,\)",
         ),
         (
             lambda: Study(methods=("dctps", "snip", "grasp"), data=()),

@@ -12,7 +12,7 @@ from subspace.embeddings import Gaussian, Sparse
 from subspace.offsets import DCT, Zero
 from subspace.study import models
 from subspace.study.training import costs as accounting
-from subspace.study.training.costs import computed, computed_forward, flops, reads, transform
+from subspace.study.training.costs import Meter, computed, computed_forward, flops, reads, transform
 
 IMAGES = torch.from_numpy(Key(0).normal(8 * 784, dtype="float32")).reshape(8, 1, 28, 28)
 LABELS = torch.arange(8)
@@ -224,3 +224,15 @@ def test_a_transposed_convolution_counts_as_torch_counts_it():
 def test_the_same_count_with_structured_layers_and_with_plain_ones():
     net = lenet(recipes.dctps, dim=50, budget=budgets.epl)
     assert flops(net, IMAGES[:1]) == flops(structured(net), IMAGES[:1])
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_an_lstm_counts_two_products_a_gate_and_step_whoever_computes_it(native):
+    net, x = nn.LSTM(7, 5, num_layers=2, batch_first=True), torch.zeros(3, 11, 7, requires_grad=True)
+    products = 2 * 3 * 11 * 4 * 5 * (7 + 5 + 5 + 5)
+    first = 2 * 3 * 2 * 4 * 5 * 5  # torch's own has no gradient of a state that is 0, in two layers
+    with torch.backends.mkldnn.flags(enabled=native), Meter() as forward:
+        y = net(x)[0].sum()
+    with Meter() as backward:
+        y.backward()
+    assert (forward.flops, backward.flops) == (products, 2 * products - (0 if native else first))

@@ -1,5 +1,6 @@
 """Laws of data-parallel training: as in one process, only theta travels, and no crash loses or hangs anything."""
 
+import functools
 import multiprocessing
 import os
 import re
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing import start_processes
 
 from subspace.study.entries.entry import Choice
 from subspace.study.execution.execute import execute
 from subspace.study.execution.launchers.inline import Inline
 from subspace.study.results.store import Store
 from subspace.study.spec.study import Run, Training
+from subspace.study.training import processes
 from subspace.study.training.team import Team
 
 MODULE = """
@@ -74,6 +77,23 @@ def place(tmp_path_factory):
     sys.modules.pop("small", None)
 
 
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["subspace.study.training.run"])
+start_quickly = functools.partial(start_processes, start_method="forkserver")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The processes of a run come of one that has imported torch; test_launchers.py has them as users have."""
+    monkeypatch.setattr(processes, "spawn", start_quickly)
+
+
+def execute_quickly(run, folder):
+    """The same in another process than pytest's."""
+    processes.spawn = start_quickly
+    execute(run, folder)
+
+
 @pytest.fixture(scope="module")
 def store(place):
     return Store("results")
@@ -88,6 +108,7 @@ def trained(store, each):
 
 
 @pytest.mark.torchrun
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_train_as_one_does_and_send_the_trained_numbers_alone(name, store):
     two, one = trained(store, SAME[name](2)), trained(store, SAME[name](1))
@@ -105,12 +126,14 @@ def test_two_processes_train_as_one_does_and_send_the_trained_numbers_alone(name
 
 
 @pytest.mark.torchrun
+@pytest.mark.usefixtures("quick")
 def test_processes_move_u_alike_though_dropout_and_norms_differ_in_each(store):
     metrics = trained(store, run(Choice("rigl", {"delta_t": 2}), 0.2, norm=True, dropout=0.3))
     assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
 
 
 @pytest.mark.torchrun
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
@@ -141,13 +164,14 @@ def alive(pid):
 
 @pytest.mark.torchrun
 @pytest.mark.crash
+@pytest.mark.usefixtures("quick")
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_killed_processes_lose_the_epoch_at_most_and_change_no_bit(place):
     undisturbed, store = Store("undisturbed"), Store("disturbed")
     expected = trained(undisturbed, LONG)
     for victim in ("one of them", "all but them"):
         before = len(store.progress(LONG))
-        process = multiprocessing.get_context("spawn").Process(target=execute, args=(LONG, store.folder))
+        process = FORKSERVER.Process(target=execute_quickly, args=(LONG, store.folder))
         process.start()
         wait_until(lambda before=before: len(store.progress(LONG)) > before)
         pids = [int(Path(f"pid-{number}").read_text()) for number in range(2)]

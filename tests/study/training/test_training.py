@@ -17,7 +17,7 @@ from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
 from subspace.study.methods.setting import Setting
 from subspace.study.spec.study import Run, Training
-from subspace.study.training.loop import accuracy, batches
+from subspace.study.training.loop import batches, evaluate
 from subspace.study.training.run import held_apart, train
 from subspace.study.training.state import pack, unpack
 
@@ -144,7 +144,71 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
 def test_accuracy_is_the_share_of_largest_logits_at_the_label():
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
     samples = Tensors(logits, torch.tensor([0, 1, 1, 1]))
-    assert accuracy(torch.nn.Identity(), samples, torch.device("cpu"), size=3) == 0.75
+    assert evaluate(torch.nn.Identity(), samples, torch.device("cpu"), size=3)[0] == 0.75
+
+
+def test_the_test_loss_is_the_mean_over_all_labels_of_a_sequence_too():
+    logits = torch.from_numpy(Key(0).normal(7 * 5 * 4)).float().reshape(7, 5, 4)  # 7 samples of 4 labels of 5 classes
+    labels = torch.from_numpy(Key(1).integers(28, 5)).reshape(7, 4)
+    share, loss = evaluate(torch.nn.Identity(), Tensors(logits, labels), torch.device("cpu"), size=3)
+    by_label = logits.transpose(1, 2).reshape(28, 5).double()
+    assert share == pytest.approx((by_label.argmax(1) == labels.flatten()).double().mean().item())
+    assert loss == pytest.approx(-by_label.log_softmax(1)[torch.arange(28), labels.flatten()].mean().item())
+
+
+def test_a_burn_in_is_ordinary_training_and_the_subspace_goes_through_its_end():
+    two, one = Training(epochs=2, batch=50), Training(epochs=1, batch=50, learning_rate=1e-12)
+    options = {"offset": "initial", "burn_in": 2}
+    metrics = train(Run(Choice("random_subspace", options), dim=5, train=replace(one, learning_rate=1e-30, epochs=1)))
+    assert metrics["samples"] == 3 * 120
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1]
+    burnt = train(Run(Choice("random_subspace", options), dim=5, train=replace(two, learning_rate=2e-3)))
+    cold = train(Run(Choice("random_subspace", {"offset": "initial"}), dim=5, train=replace(two, learning_rate=2e-3)))
+    assert burnt["samples"] == 4 * 120
+    assert cold["samples"] == 2 * 120
+    assert burnt["dim"] == cold["dim"] == 5
+    assert burnt["flops_total"] > cold["flops_total"]
+    assert losses(burnt)[0] < 0.5 * losses(cold)[0]
+
+
+def test_a_lottery_subspace_reaches_what_its_training_reached_with_a_handful_of_numbers():
+    run = Run(Choice("random_subspace", {"offset": "initial", "embedding": "lottery"}), dim=2)
+    run = replace(run, train=Training(epochs=6, batch=20, learning_rate=2e-3))
+    metrics = train(run)
+    assert metrics["dim"] == 2
+    assert metrics["samples"] == 2 * 6 * 120
+    assert run.epochs == 12
+    random = train(replace(run, method=Choice("random_subspace", {"offset": "initial"})))
+    assert losses(metrics)[-1] < 0.2 * losses(random)[-1]
+
+
+@pytest.mark.parametrize("embedding", ["gaussian", "srht", "hashed", "lottery"])
+def test_with_all_tensors_in_the_subspace_nothing_trains_beside_theta(embedding):
+    options = {"offset": "initial", "embedding": embedding, "tensors": "all"}
+    run = Run(Choice("random_subspace", options), Choice("mlp", {"norm": True}), dim=2, train=SHORT)
+    metrics = train(run)
+    assert (metrics["dim"], metrics["beside"]) == (2, {})
+    assert sum(tensor["numel"] for tensor in metrics["tensors"]) == 200_010
+
+
+def test_a_trajectory_of_fewer_points_than_directions_is_refused_in_one_sentence():
+    options = {"offset": "initial", "embedding": "lottery"}
+    with pytest.raises(ValueError, match=r"^dim must be in \[1, 3\], the independent directions of the points, got 4$"):
+        train(Run(Choice("random_subspace", options), dim=4, train=Training(epochs=1, batch=40)))
+
+
+def test_a_language_model_learns_and_its_accuracies_are_of_characters(monkeypatch):
+    text = torch.arange(40).repeat(20)[: 32 * 16 + 1] % 7  # the next one is certain
+    part = Tensors(text[:-1].reshape(32, 16), text[1:].reshape(32, 16))
+    monkeypatch.setattr(data, "load", lambda choice: Data(part, part, 7))
+    lstm = Choice("lstm_lm", {"width": 12})
+    metrics = train(run_of("ordinary", None, 0, model=lstm, train=Training(epochs=30, batch=8, learning_rate=0.02)))
+    first, last = metrics["epochs"][0], metrics["epochs"][-1]
+    assert metrics["weights"] == 4 * 12 * (7 + 12) + 12 * 7
+    assert metrics["beside"] == {"bias": 2 * 4 * 12 + 7}
+    assert last["test_loss"] < 0.3 < first["test_loss"] < 2
+    assert 0.9 < last["test_accuracy"] <= 1
+    assert 0.9 < last["train_accuracy"] <= 1
 
 
 def test_the_cost_of_a_dense_run_is_a_forward_and_a_backward_pass_of_every_image():
@@ -235,19 +299,22 @@ def interrupted(run, stop):
 SCHEDULED = Training(epochs=3, batch=40, schedule={"name": "StepLR", "step_size": 1})
 
 
-QUICK = ("ordinary", "random_pruning_epl", "snip", "imp", "rigl", "dctps")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
+THOROUGH = ("imp", "rigl", "dctps")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, one_thread):
     options = {n: 2 for n in ("rounds", "steps", "delta_t") if n in METHODS[name].options}
     density = 0.01 if METHODS[name].has_density else None
     run = Run(Choice(name, options), density=density, seed=3, train=SCHEDULED)
-    whole, keeper = figures(run), Keeper()
-    train(run, keeper)
-    for stop in {1, keeper.times // 2, keeper.times - 1, keeper.times}:
+    keeper = Keeper()
+    whole = figures(run, keeper)
+    stops = {keeper.times // 2}
+    if name in THOROUGH:
+        assert figures(run) == whole  # where nothing is kept
+        stops |= {1, keeper.times - 1, keeper.times}
+    for stop in stops:
         assert interrupted(run, stop) == whole, stop
 
 
@@ -290,7 +357,7 @@ def test_the_training_accuracy_is_that_of_the_batches_as_they_are_met():
     metrics = train(run)
     model = METHODS["dctps"].apply(models.build(run.model, data.load(None), Key(0).fold("init")), setting_of(run))
     samples, _ = held_apart(data.load(None).train, 0.25)
-    expected = accuracy(model, samples, torch.device("cpu"))
+    expected = evaluate(model, samples, torch.device("cpu"))[0]
     assert [epoch["train_accuracy"] for epoch in metrics["epochs"]] == [expected, expected]
 
 

@@ -18,11 +18,13 @@ from subspace.study.results.schema import IDENTITY, TYPES
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, SETTING, setting, sizes
 from subspace.study.results.tables import identity, run_row
+from subspace.study.spec.study import SIZES
 
 WHEN = ("initial", "trained")
+WHOLE = {"dim": "Float64", "bytes": "Float64"}  # to merge by
 NOISE = 1e-6  # nothing below this is drawn
 COLUMNS = [*IDENTITY, "method", "model_options", "data_options", "when", "sample", "rank", "value"]
-SUMMARY = ["data", "data_options", "model", "model_options", "method", "label", "density", "dim", "when"]
+SUMMARY = ["data", "data_options", "model", "model_options", "method", "label", *SIZES, "when"]
 
 
 def spectra_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -117,8 +119,8 @@ def rank_figure(spectra: pd.DataFrame, table: pd.DataFrame) -> Figure:
         spectra: a `spectra_summary`.
         table: the `summary_table` of the same runs.
     """
-    start = spectra[spectra["when"] == WHEN[0]].astype({"dim": "Float64"})
-    known = table.astype({"dim": "Float64"}).merge(start[[*SUMMARY, "rank", "condition"]], on=SUMMARY[:-1])
+    start = spectra[spectra["when"] == WHEN[0]].astype(WHOLE)
+    known = table.astype(WHOLE).merge(start[[*SUMMARY, "rank", "condition"]], on=SUMMARY[:-1])
     known = plots.finished(known)
     parts = list(known.groupby(SETTING, dropna=False, sort=False))
     looks = assign_looks(known["label"])

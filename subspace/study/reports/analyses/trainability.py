@@ -27,10 +27,10 @@ from subspace.study.reports.formats import format_size
 from subspace.study.results.store import Record
 from subspace.study.results.summary import DENSE, with_options
 from subspace.study.results.tables import run_row
-from subspace.study.spec.study import Run
+from subspace.study.spec.study import SIZES, Run
 
 DEPTHS = ("blocks", "depth", "layers")
-CELL = ["data", "data_options", "kind", "method", "label", "density", "dim", "depth"]
+CELL = ["data", "data_options", "kind", "method", "label", *SIZES, "depth"]
 
 
 def trainability_table(records: Iterable[Record], accuracy: float) -> pd.DataFrame:
@@ -84,8 +84,7 @@ def _row(record: Record, depths: dict[str, int], accuracy: float) -> dict[str, A
     return {name: row.get(name) for name in CELL} | {
         "kind": kind,
         "depth": depths[_network(record)],
-        "density": row["density"] if row["density"] is not None else math.nan,
-        "dim": row["dim"] if row["dim"] is not None else math.nan,
+        **{size: row[size] if row[size] is not None else math.nan for size in SIZES},
         "reached": first is not None,
         "epoch": first if first is not None else math.nan,
         "best": max(found, default=0.0),
@@ -115,7 +114,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
         axes = figure.subplots(height, columns, squeeze=False).flat
         for label, here in zip(labels, axes, strict=False):  # labels first: at their end no panel is taken
             own = table[table["label"] == label]
-            size = "density" if own["density"].notna().any() else "dim"
+            size = next((each for each in SIZES if own[each].notna().any()), "dim")
             every = sorted(own[size].dropna().unique(), reverse=True) or [math.nan]
             for place, value in enumerate(every):
                 for level, depth in enumerate(depths):

@@ -20,7 +20,7 @@ from subspace.study.reports.formats import format_size, spread
 from subspace.study.results.equal_cost import COSTS
 from subspace.study.results.summary import DENSE, SETTING, by_setting, extreme_sizes, rows_of_size, sizes
 
-FIRST = ("accuracy-density", "accuracy-dim")
+FIRST = ("accuracy-density", "accuracy-dim", "accuracy-budget")
 DRAWN = ("bytes", "flops", "inference")  # of `equal_cost.COSTS`
 CURVES = dict(zip(MEASURES, (("accuracy", "Test accuracy"), ("loss", "Training loss")), strict=True))
 
@@ -62,7 +62,12 @@ def drawn(
     every, least = sizes(part), alt_text(part)
     for size in dict.fromkeys(size for size, _ in every):
         title = f"Test accuracy against {size}: {place}"
-        yield f"accuracy-{size}", title, least, accuracy_against_size(part, title, size)
+        yield (
+            f"accuracy-{'budget' if size == 'bytes' else size}",
+            title,
+            least,
+            accuracy_against_size(part, title, size),
+        )
     for cost in DRAWN:
         if part[COSTS[cost]].gt(0).any():
             title = f"Test accuracy against {AXES[cost]}: {place}"

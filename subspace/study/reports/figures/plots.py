@@ -75,7 +75,7 @@ def bands(table: pd.DataFrame) -> str:
 
 
 def accuracy_against_size(table: pd.DataFrame, title: str, size: str = "density") -> Figure:
-    """A `summary.summary_table` of one data set and network against "density" or "dim", which falls to the right."""
+    """A `summary.summary_table` of one data set and network against density, dim or bytes, which fall to the right."""
     table = finished(table)
     table = table[table[size].notna() | (table["method"] == DENSE)]
 
@@ -138,7 +138,11 @@ def size_axis(axes: Axes, values: Sequence[float], size: str) -> None:
     axes.margins(x=0.02)
     if values:
         axes.set_xlim(max(values) * 1.06 ** max(span, 1), min(values) / 1.06 ** max(span, 1))
-    what = {"density": "density: share of the weights that train", "dim": "dim: how many numbers train"}[size]
+    what = {
+        "density": "density: share of the weights that train",
+        "dim": "dim: how many numbers train",
+        "bytes": "bytes of the file at most",
+    }[size]
     axes.set_xlabel(f"{what} (log scale)")
 
 

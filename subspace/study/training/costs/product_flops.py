@@ -21,6 +21,7 @@ products cost, at each position:
 | alpha times these     | m more       | m more       | 2 m      |
 | a number for each row | as alpha d   | as alpha d   | 2 m      |
 | low rank, r x s       | 2 (n s + r s + m r) | 2 (n s + r s) | 2 (m r + r s) |
+| Kronecker, B r x s, C p x q | 2 (n p + r s p) | 2 (n p + r s p) | 2 (n p + r s p) |
 | circulant, blocks b   | F(n) + C + F(m) | F(n) + C  | F(m) + C |
 | FourierFT, s numbers  | E(m) + E(n) + 4 s | E(m) + E(n) + 4 s | 4 s |
 | s coefficients        | B(n) + 2 s + B(m) | B(n) + 2 s | B(m) + 2 s |
@@ -29,7 +30,7 @@ products cost, at each position:
 Q(q) is the blocks' T, or their H and scale. F(n) is a real FFT of length b, 2.5 b log2 b, for each n / b, and C the
 complex products between, 8 (b // 2 + 1) m n / b^2. E(n) is 2.5 n log2 n, of a linear layer. B(n) is the basis's
 transform of n numbers: T(n), H and scale of powers of two, 4 (n - 1) for Haar's, 2 n^2 for singular vectors. A low rank
-counts so where that is less than 2 m n.
+and a Kronecker product count so where that is less than 2 m n.
 
 The m and n are additions to the other part's result, and products with alpha or with Hadamard's scale. Any other d or U
 has W built, and so has a DCT or Hadamard part of a grouped convolution, where every group would need transforms of its

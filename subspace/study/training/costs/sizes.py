@@ -34,11 +34,14 @@ def tensors(model: nn.Module) -> list[dict[str, Any]]:
     return rows
 
 
-def file_bytes(model: nn.Module) -> int:
-    """The size of the file that `subspace.save` writes, or of a dense one for a model without a subspace."""
+def file_bytes(model: nn.Module, bits: int = 0) -> int:
+    """The size of the file that `subspace.save` writes, or of a dense one for a model without a subspace.
+
+    bits: of a number of theta; 0 for exact ones.
+    """
     if next(subspaces(model), None) is None:
         return file_bytes_dense(model)
-    subspace.save(model, file := io.BytesIO())
+    subspace.save(model, file := io.BytesIO(), bits=bits or None)
     return file.tell()
 
 

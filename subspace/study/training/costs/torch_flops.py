@@ -1,7 +1,7 @@
 """torch's own count of the FLOPs of what is computed; what torch leaves out, as elementwise functions, is left out.
 
 For a model that is not structured, that is every pass with every W built. Three things are counted that torch does not,
-or not rightly: a matrix times a vector, attention on a CPU, and the gradients of a convolution with groups.
+or not rightly: a matrix times a vector, attention and an LSTM on a CPU, and the gradients of a convolution with groups.
 """
 
 from __future__ import annotations
@@ -94,11 +94,22 @@ def _convolution_backward(gradient: Size, x: Size, weight: Size, *rest: Any, **_
     return int(2 * x[0] * positions.numel() * weight.numel() * sum(output_mask[:2]))
 
 
+def _lstm_layer(x: Size, weight_ih: Size, weight_hh: Size, *_: Any, **__: Any) -> int:
+    """Two products a step and sequence; x: (length, n, inputs) or (n, length, inputs)."""
+    return 2 * x[0] * x[1] * (weight_ih.numel() + weight_hh.numel())
+
+
+def _lstm_layer_backward(x: Size, weight_ih: Size, weight_hh: Size, *_: Any, **__: Any) -> int:
+    return 2 * _lstm_layer(x, weight_ih, weight_hh)
+
+
 # Where torch's table is wrong, and what it lacks though it has the same of other devices.
 ATEN = torch.ops.aten
 CORRECTED = {
     ATEN.convolution_backward: _convolution_backward,
     ATEN.mv: _matrix_times_vector,
+    ATEN.mkldnn_rnn_layer: _lstm_layer,
+    ATEN.mkldnn_rnn_layer_backward: _lstm_layer_backward,
     ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
     ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

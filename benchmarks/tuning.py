@@ -1,0 +1,187 @@
+"""Tuners of this package beside peft's, at equal bytes of file: accuracy, time of a step, memory saved for backward.
+
+Every tuner gets the same search: each of some rates with one seed, the best by samples held out, which then counts with
+other seeds; and one rate for all without a search. The head is new, trains at a rate of its own, and is in no figure.
+Every run is a line of `runs.csv`, and what is there is not run again: a part of the grid can be run at a time.
+
+python -m benchmarks.tuning --tasks digits language --budgets 10000 --seeds 3 --out benchmarks/results/tuning
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import pandas as pd
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.report import Row, options, write
+from benchmarks.tasks import TASKS, Split, Task
+from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
+from subspace import Key
+from subspace.study.training.costs import activation_bytes
+
+RATES = (1e-3, 5e-3, 2.5e-2, 0.1)  # that are searched, of every tuner
+DEFAULT = 5e-3  # without a search, of every tuner
+HEAD = 5e-3  # of the head
+SEARCH = 1000  # the seed of the search
+CASE = ["task", "tuner", "budget", "rate", "seed"]
+
+
+def tuned(task: Task, name: str, size: int, rate: float, seed: int, steps: int, batch: int) -> Row:
+    """The figures of one run: Adam at this rate, on batches of a random order."""
+    model = made(task, name, size, seed).train()
+    head = [each for part, each in model.named_parameters() if each.requires_grad and "head" in part.split(".")]
+    known = {id(each) for each in head}
+    rest = [each for each in model.parameters() if each.requires_grad and id(each) not in known]
+    groups = [{"params": part, "lr": lr} for part, lr in ((rest, rate), (head, HEAD)) if part]
+    optimizer = torch.optim.Adam(groups)
+    first = task.train.at(torch.arange(batch))
+    saved = activation_bytes(model, lambda net: cross_entropy(net(*first.inputs), first.labels))
+    seconds, losses = [], []
+    for places in orders(len(task.train.labels), batch, steps, Key(seed)):
+        part = task.train.at(places)
+        start = perf_counter()
+        optimizer.zero_grad()
+        loss = cross_entropy(model(*part.inputs), part.labels)
+        loss.backward()
+        optimizer.step()
+        seconds.append(perf_counter() - start)
+        losses.append(loss.item())
+    return {
+        **{"held_out": accuracy(model, task.held_out), "test": accuracy(model, task.test)},
+        **{"first_loss": losses[0], "last_loss": sum(losses[-5:]) / len(losses[-5:])},
+        **{"step_seconds": median(seconds), "saved_bytes": saved, "file_bytes": file_bytes(model, task)},
+        "trained": sum(each.numel() for each in rest),
+    }
+
+
+def orders(n: int, batch: int, steps: int, key: Key) -> Iterator[torch.Tensor]:
+    """Places of batches, an epoch in one order after the other."""
+    epoch, left = 0, torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(left) < batch:
+            left = torch.from_numpy(key.fold(f"epoch {epoch}").permutation(n))
+            epoch += 1
+        yield left[:batch]
+        left = left[batch:]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, samples: Split) -> float:
+    """The fraction of samples whose largest logit is at their label."""
+    model.eval()
+    found = model(*samples.inputs).argmax(1) == samples.labels
+    model.train()
+    return float(found.double().mean())
+
+
+class Runs:
+    """The runs of a folder, one line of runs.csv each; new ones are added at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "runs.csv"
+        self.table = pd.read_csv(self.path) if self.path.exists() else pd.DataFrame(columns=CASE)
+
+    def get(self, case: Row) -> Row | None:
+        """What is known of a case."""
+        same = self.table
+        for name in CASE:
+            same = same[same[name] == case[name]]
+        return None if not len(same) else dict(same.iloc[0])
+
+    def add(self, row: Row) -> Row:
+        """Keep a run."""
+        line = pd.DataFrame([row])
+        self.table = line if not len(self.table) else pd.concat([self.table, line], ignore_index=True)
+        self.table.to_csv(self.path, index=False, float_format="%.6g")
+        return row
+
+
+def carry_out(task: Task, name: str, budget: int, size: int, runs: Runs, args: object) -> None:
+    """The search, the runs at its best rate and those at the default one, where they are not there yet."""
+
+    def run(rate: float, seed: int) -> Row:
+        case: Row = {"task": task.name, "tuner": name, "budget": budget, "rate": rate, "seed": seed}
+        if (known := runs.get(case)) is not None:
+            return known
+        figures = tuned(task, name, size, rate, seed, args.steps, args.batch)  # type: ignore[attr-defined]
+        print(*case.values(), f"{figures['test']:.3f}", flush=True)
+        return runs.add({**case, "size": size, **figures})
+
+    searched = {rate: run(rate, SEARCH)["held_out"] for rate in ([DEFAULT] if name == "head only" else RATES)}
+    best = max(searched, key=lambda rate: (searched[rate], -abs(rate - DEFAULT)))
+    for rate in dict.fromkeys([best, DEFAULT]):
+        for seed in range(args.seeds):  # type: ignore[attr-defined]
+            run(rate, seed)
+
+
+def summary(runs: pd.DataFrame) -> list[Row]:
+    """A row per task, budget and tuner: accuracies over seeds with Student's 95 % interval, and what it costs."""
+    table: list[Row] = []
+    for (task, budget, tuner), part in runs.groupby(["task", "budget", "tuner"], sort=False):
+        searched, rest = part[part["seed"] == SEARCH], part[part["seed"] != SEARCH]
+        nearest = (searched["rate"] - DEFAULT).abs()
+        best = searched.assign(away=nearest).sort_values(["held_out", "away"], ascending=[False, True])["rate"].iloc[0]
+        chosen, default = rest[rest["rate"] == best], rest[rest["rate"] == DEFAULT]
+        if not len(chosen) or not len(default):
+            continue
+        table.append(
+            {
+                **{"task": task, "budget": budget, "tuner": tuner, "size": int(part["size"].iloc[0])},
+                **{"rate": best, "seeds": len(chosen), "test": chosen["test"].mean(), **interval(chosen["test"])},
+                **{"default_test": default["test"].mean(), "default_last_loss": default["last_loss"].mean()},
+                **{"step_ms": 1e3 * chosen["step_seconds"].median(), "saved_MB": chosen["saved_bytes"].mean() / 1e6},
+                **{"file_bytes": int(chosen["file_bytes"].mean()), "trained": int(chosen["trained"].mean())},
+            }
+        )
+    return table
+
+
+def interval(values: pd.Series) -> dict[str, float]:
+    """Student's 95 % interval of a mean; NaN for one value."""
+    n = len(values)
+    half = stats.t.ppf(0.975, n - 1) * values.std() / n**0.5 if n > 1 else float("nan")
+    return {"low": values.mean() - half, "high": values.mean() + half}
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--tuners", nargs="+", choices=list(TUNERS), default=list(TUNERS))
+    parser.add_argument("--budgets", nargs="+", type=int, default=[1_000, 10_000, 100_000, 1_000_000], help="bytes")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=1, help="of MiniLM that are tuned, the last ones")
+    args = parser.parse_args()
+    if args.out is None:
+        parser.error("--out must be given: runs are kept there")
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    runs = Runs(args.out)
+    sizes = args.out / "sizes.json"
+    known: dict[str, int] = json.loads(sizes.read_text()) if sizes.exists() else {}
+    for task_name in args.tasks:
+        task = TASKS[task_name](args.layers)
+        for budget in args.budgets:
+            for name in args.tuners:
+                case = f"{task_name}, {budget}, {name}"
+                if case not in known:
+                    known[case] = largest_size(task, name, budget)
+                    sizes.write_text(json.dumps(known, indent=2) + "\n")
+                if known[case]:
+                    carry_out(task, name, budget, known[case], runs, args)
+    write(args.out, summary(runs.table))
+
+
+if __name__ == "__main__":
+    main()
