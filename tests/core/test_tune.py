@@ -16,6 +16,7 @@ from subspace import Layout, methods, register, set_layouts, subspaces, summary,
 from subspace.embeddings import DCT, Identity, LowRank
 from subspace.offsets import Pretrained
 from tests.core import test_transformers as zoo
+from tests.support.cases import each_with_one
 from tests.support.quantised import QUANTISERS
 
 
@@ -90,8 +91,7 @@ def test_it_starts_at_its_base_and_trains_theta_alone(tuner, name):
     assert any(p.grad.any() for p in net.parameters() if p.requires_grad)
 
 
-@each_model
-@each_tuner
+@pytest.mark.parametrize("tuner, name", each_with_one(TUNERS.values(), MODELS), ids=[*TUNERS])
 def test_its_file_holds_theta_and_what_else_trains_and_loads_onto_a_fresh_base(tuner, name, tmp_path):
     base, head = MODELS[name](), HEADS[name]
     net = tuner(copy.deepcopy(base), also_train=[head])
