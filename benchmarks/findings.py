@@ -13,12 +13,14 @@ pairs        by how many points each method is behind the best of a size, over p
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 bits         of the test loss, per character of text: mean and standard deviation over the seeds, as accuracy
+files        bits per character of networks at equal bytes (`benchmarks.small_files`; the place is not looked at)
+tuners       beside peft's (`benchmarks.tuning`), a row per tuner and budget of a task, which is the place
 dimension    of `subspace dimension`: a row per data set, network and method (the place is not looked at)
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
 digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; of accuracy against the Jacobian at the
-start where it is called rank; else one of the study's own.
+start where it is called rank; of `benchmarks.small_files` where it is called files; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
 of what `subspace jacobian`, `trainability`, `phase` and `dimension` made of it the pictures and the tables.
@@ -37,7 +39,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import sweeps
+from benchmarks import small_files, sweeps, tuning
 from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
@@ -47,12 +49,21 @@ from subspace.study.reports.grids import compared_grid, price_tanner_grid
 from subspace.study.results.comparisons import comparisons
 from subspace.study.results.schema import read
 from subspace.study.results.summary import by_setting, rows_of_size, setting, sizes, summary_table
+from subspace.study.spec.study import SIZES
 
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "findings.md", HERE / "results"
 TABLE = re.compile(r"(<!-- table: ([^;]+); ([^;]+); (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"\]\(\.\./benchmarks/results/([^/)]+)/([^/)]+)\.png\)")
-OWN = ("jacobian-summary.csv", "trainability.csv", "phase.csv", "dimension.csv", "dimension-runs.csv")
+OWN = (
+    "runs.csv",
+    "study.toml",
+    "jacobian-summary.csv",
+    "trainability.csv",
+    "phase.csv",
+    "dimension.csv",
+    "dimension-runs.csv",
+)
 OWN += ("jacobian-*.png", "trainability-*.png", "phase-*.png", "dimension-*.png")
 
 
@@ -74,16 +85,22 @@ def by_size(table: pd.DataFrame, cell: Callable[[pd.DataFrame], str]) -> str:
     every = sizes(table)
     rows = []
     for label, own in table.groupby("label", sort=False):
-        here = [own] if own[["density", "dim"]].isna().all(axis=None) else [rows_of_size(own, one) for one in every]
+        here = [own] if own[list(SIZES)].isna().all(axis=None) else [rows_of_size(own, one) for one in every]
         cells = [cell(lines) if len(lines) else "" for lines in here]
         rows.append([str(label), *cells, *[""] * (len(every) - len(here))])
     heads = ["method", *(asked_size(rows_of_size(table, one).iloc[0]) for one in every)]
     return Grid.of_texts("", heads, rows).to_markdown()
 
 
+def jacobian_summary(study: str) -> pd.DataFrame:
+    """What `subspace jacobian` found, with the sizes that nobody could ask for when it did."""
+    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    return table.reindex(columns=[*table.columns, *(size for size in SIZES if size not in table)])
+
+
 def ranks(study: str, at_place: str) -> str:
     """The ranks of Jacobians, by size."""
-    table = pd.read_csv(RESULTS / study / "jacobian-summary.csv")
+    table = jacobian_summary(study)
     table = table[table.apply(setting, axis=1) == at_place]
     return by_size(table, lambda lines: " -> ".join(f"{rank:g}" for rank in lines["rank"]))
 
@@ -116,6 +133,10 @@ def pairs(studies: str, at_place: str) -> str:
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
     own = {"rank": ranks, "channels": channels, "pairs": pairs, "dimension": dimensions}
+    if what == "tuners":
+        return tuning.markdown(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
+    if what == "files":
+        return small_files.table(runs(studies))
     if what in own:
         return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
@@ -137,9 +158,12 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+    if name == "files":
+        return small_files.figure(runs(study))
     if name == "rank":
-        return rank_figure(pd.read_csv(RESULTS / study / "jacobian-summary.csv"), summary_table(runs(study)))
-    for where, part in by_setting(summary_table(runs(study))):
+        return rank_figure(jacobian_summary(study), summary_table(runs(study)))
+    places = by_setting(summary_table(runs(study))) if (RESULTS / study / "runs.csv").exists() else []
+    for where, part in places:
         if re.sub(r"[^a-z0-9_.]+", "-", where.lower()).strip("-") == name:
             return accuracy_against_size(part, f"Test accuracy: {where}", sizes(part)[0][0])
     return None
@@ -160,7 +184,7 @@ def collect(out: Path) -> None:
     for source in sorted(folder for folder in out.iterdir() if any(folder.name.startswith(study) for study in wanted)):
         target = RESULTS / source.name
         target.mkdir(parents=True, exist_ok=True)
-        for path in [source / "runs.csv", source / "study.toml", *(path for each in OWN for path in source.glob(each))]:
+        for path in (path for each in OWN for path in source.glob(each)):
             if path.suffix == ".png":
                 put(target / path.name, path.read_bytes())
             else:

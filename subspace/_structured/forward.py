@@ -21,6 +21,7 @@ from subspace._structured.normal_form import NormalForm, why_no_normal_form
 from subspace.parametrization import Subspace, SubspaceParametrization, subspaces
 from subspace.products import LINEAR
 from subspace.products.bindings import Bindings
+from subspace.products.geometry import in_last_format
 from subspace.products.layers import LAYERS, Layer, as_product
 from subspace.products.product import check_input, multiply_by
 from subspace.products.routes import NAMES, table_of_routes
@@ -124,6 +125,8 @@ def forward_by_products(module: Layer, input: Tensor) -> Tensor:
         y = _first(stack).linear(theta, as_autocast(input))
         return y if bias is None else y + bias.to(y.dtype)
     seen, geometry = (input, LINEAR) if isinstance(module, nn.Linear) else as_product(module, input)
+    if _first(stack).is_channels_last:  # as for torch, y has the format of x or that of w
+        seen = in_last_format(seen)
     check_input(seen, products.form.shape, geometry)
     y = multiply_by(seen, products.form, (theta,), geometry, products.route, products.bindings)
     if bias is not None:

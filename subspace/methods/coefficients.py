@@ -32,7 +32,15 @@ class _OnDemand(Mapping[str, Transform]):
 
     def __getitem__(self, name: str) -> Transform:
         if name not in self.made:
-            self.made[name] = self.rule(self.weights[name]).in_layout(self.layouts.get(name, STANDARD))
+            weight = self.weights[name]
+            basis = self.rule(weight)
+            if not isinstance(basis, Transform):
+                raise TypeError(f"basis must make a Transform for {name}, got {type(basis).__name__}")
+            if basis.shape != weight.shape:
+                raise ValueError(
+                    f"basis must have the shape of {name}, {tuple(weight.shape)}, got {tuple(basis.shape)}"
+                )
+            self.made[name] = basis.in_layout(self.layouts.get(name, STANDARD))
         return self.made[name]
 
     def __iter__(self) -> Iterator[str]:

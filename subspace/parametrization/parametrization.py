@@ -18,6 +18,7 @@ from subspace._identity.members import check_members, signs_of
 from subspace._identity.state import Identity, Supports, exchange
 from subspace.embeddings import Embedding
 from subspace.offsets import Offset
+from subspace.products.geometry import in_last_format
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +46,7 @@ class SubspaceParametrization(nn.Module):
         super().__init__()
         self.offset, self.embedding = offset, embedding
         self.like = offset.like.new_empty(0, dtype=dtype)  # carries w's dtype
+        self.is_channels_last = False  # the memory format of w
         self.column = _column_of(offset, embedding)
         self.start: Tensor | None = None  # of a theta on the meta device, for `initialize`
         self.first: Tensor | None = None  # theta, while `register` hands it over
@@ -70,6 +72,7 @@ class SubspaceParametrization(nn.Module):
                 at, length = self.column
                 w = self.embedding(wide + F.pad(wide.new_full((1,), length), (at, self.dim - 1 - at)))
             w = w.to(self.like.dtype)
+            w = in_last_format(w) if self.is_channels_last else w
         warn_if_written(w, WRITTEN)
         return w
 

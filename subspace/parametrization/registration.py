@@ -20,6 +20,7 @@ from subspace.parametrization.handle import Subspace
 from subspace.parametrization.module_class import give_own_methods
 from subspace.parametrization.parametrization import SubspaceParametrization
 from subspace.parametrization.stack import Stack, set_apart, stack_of
+from subspace.products.geometry import memory_format
 
 if TYPE_CHECKING:
     pass
@@ -112,6 +113,7 @@ def prepare(
                 f"got {part.like.dtype} on {part.like.device}"
             )
     parametrization.like = torch.empty(0, dtype=weight.dtype, device=weight.device)
+    parametrization.is_channels_last = memory_format(weight) != torch.contiguous_format
     return Registration(module, name, parametrization, weight, tied)
 
 

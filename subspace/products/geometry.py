@@ -80,6 +80,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return last_format(x)
 
 
+def in_last_format(x: Tensor) -> Tensor:
+    """x in channels_last; inside torch.func's transforms, which know of no formats, as it is."""
+    return x if torch._C._are_functorch_transforms_active() else x.contiguous(memory_format=last_format(x))
+
+
 def last_format(x: Tensor) -> torch.memory_format:
     """channels_last for 4 axes, for 5 its like."""
     return torch.channels_last if x.ndim == 4 else torch.channels_last_3d

@@ -1,12 +1,14 @@
 """The page of findings says what the committed runs say, and these are the runs of the presets."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import channels, findings, sweeps
+from benchmarks import channels, findings, small_files, sweeps
 from subspace.study.entries.entry import Choice
 from subspace.study.results.tables import runs_table
 from subspace.study.spec import files
@@ -15,7 +17,9 @@ from subspace.study.spec.study import Run, Training
 from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
-STUDIES = sorted({study for found in findings.TABLE.finditer(PAGE) for study in found[2].split()} - {"channels"})
+OWN = {"channels", "bytes", "tuning"}  # of no one preset
+TABLES = [found for found in findings.TABLE.finditer(PAGE) if found[4] != "dimension"]
+STUDIES = sorted({study for found in TABLES for study in found[2].split()} - OWN)
 
 
 def test_every_table_of_the_page_is_what_the_runs_say():
@@ -76,6 +80,40 @@ def test_a_table_has_a_row_for_every_method_and_a_column_for_every_size(tmp_path
         findings.made("a", "digits, m", "accuracy")
 
 
+def test_networks_at_equal_bytes_are_put_with_the_least_budget_that_their_file_fits():
+    text, gpt = Choice("stdlib"), {width: Choice("gpt", {"width": width}) for width in (6, 12, 96)}
+    kept = [
+        (Run(Choice("dctps"), gpt[96], text, bytes=size, seed=seed, train=Training(theta_bits=6)), size - 9, loss)
+        for size, loss in ((1_000, 3.0), (10_000, 2.0))
+        for seed in (0, 1)
+    ]
+    kept += [
+        (Run(Choice("ordinary"), gpt[width], text, train=Training(theta_bits=6, learning_rate=rate)), size, loss)
+        for width, size, rate, loss in ((6, 900, 0.01, 2.5), (6, 900, 0.1, 3.5), (12, 1_001, 0.01, 1.0))
+    ]
+    records = [finished(run, file_bytes=size) for run, size, _ in kept]
+    for record, (run, _, loss) in zip(records, kept, strict=True):
+        record["metrics"]["epochs"][-1]["test_loss"] = (loss + 0.1 * run.seed) * math.log(2)
+    found = small_files.cases(runs_table(records))
+    shown = found[["at_most", "label", "width", "seeds"]].to_numpy().tolist()
+    assert shown == [
+        [1_000, "ordinary (dense)", 6, 1],
+        [1_000, "DCTpS, EPL", 96, 2],
+        [1_000, "ordinary (dense)", 6, 1],
+        [10_000, "ordinary (dense)", 12, 1],
+        [10_000, "DCTpS, EPL", 96, 2],
+    ]
+    assert found["mean"].tolist() == pytest.approx([2.5, 3.05, 3.5, 1.0, 2.05])
+    lines = small_files.table(runs_table(records)).splitlines()
+    assert lines[3].startswith("| 1,000 | DCTpS, EPL | 61,470 |")
+    assert "| 3.050 ± 0.071 | 2 |" in lines[3]
+    (axes,) = small_files.figure(runs_table(records)).axes
+    assert curves(axes) == {
+        "ordinary (dense)": [(900, 2.5), (1_001, 1.0)],
+        "DCTpS, EPL": [(991, 3.05), (9_991, 2.05)],
+    }
+
+
 def curves(axes):
     """The lines with a name: their points."""
     return {
@@ -98,6 +136,35 @@ def test_accuracy_is_drawn_against_the_rate_for_every_network_and_density():
             "DCTpS, EPL": [(0.001, dctps), (0.1, dctps)],
             "RigL, ERK": [(0.001, rigl), (0.1, rigl)],
         }
+
+
+def test_accuracy_is_drawn_against_what_an_offset_costs():
+    def entry(offset, seed, accuracy, flops):
+        run = Run(Choice("dctps", {"offset": offset}), Choice("mlp"), Choice("digits"), 0.01, seed=seed)
+        return finished(run, accuracy, flops_forward=flops)
+
+    costs = {"dct": (0.8, 900.0), "haar": (0.5, 300.0)}
+    entries = [entry(name, seed, low + 0.1 * seed, flops) for name, (low, flops) in costs.items() for seed in (0, 1)]
+    (axes,) = sweeps.offset_costs(runs_table(entries)).axes
+    assert curves(axes) == {"dct": [(900, 85)], "haar": [(300, 55)]}
+    ranges = [segment.tolist() for drawn in axes.collections[-2:] for segment in drawn.get_segments()]
+    assert np.allclose(ranges, [[[900, 80], [900, 90]], [[300, 50], [300, 60]]])
+
+
+def test_bits_and_dimensions_have_tables_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "RESULTS", tmp_path)
+    (tmp_path / "a").mkdir()
+    made = list(records())
+    for number, record in enumerate(made):
+        record["metrics"]["epochs"][-1]["test_loss"] = math.log(2) * (1 + number % 2)
+    runs_table(made).to_csv(tmp_path / "a" / "runs.csv", index=False)
+    assert "| ordinary (dense) | 1.500 ± 0.707 |" in findings.made("a", "digits, mlp", "bits")
+    found = {"data": "digits", "model": "mlp", "label": "random subspace", "ordinary": 0.9, "seeds": 3, "trainings": 20}
+    rows = [found | {"dim": 120.4, "low": 90.2, "high": 160.0}, found | {"note": "dims must reach it"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "a" / "dimension.csv", index=False)
+    lines = findings.made("a", "digits, mlp", "dimension").splitlines()
+    assert lines[2] == "| digits | mlp | random subspace | 90.0 | 120 [90, 160] | 3 | 20 |"
+    assert "dims must reach it" in lines[3]
 
 
 @pytest.mark.parametrize(("cost", "column"), [("bytes", "file_bytes"), ("flops", "flops_total"), ("time", "seconds")])

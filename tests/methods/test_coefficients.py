@@ -301,3 +301,42 @@ def test_a_moved_ticket_in_a_basis_is_saved_and_resumed(tmp_path):
     methods.RigL(fresh, torch.optim.SGD(fresh.parameters(), 0.1), t_end=9)
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(batch()[0]), model(batch()[0]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "error"),
+    [
+        (
+            lambda w: embeddings.DCT(w.mT),
+            ValueError,
+            r"^basis must have the shape of 0.weight, \(6, 8\), got \(8, 6\)$",
+        ),
+        (
+            lambda w: embeddings.DCT(w[:2]),
+            ValueError,
+            r"^basis must have the shape of 0.weight, \(6, 8\), got \(2, 8\)$",
+        ),
+        (lambda w: None, TypeError, r"^basis must make a Transform for 0.weight, got NoneType$"),
+        (lambda w: DCT(w), TypeError, r"^basis must make a Transform for 0.weight, got DCT$"),
+    ],
+)
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda model, basis: recipes.random_pruning(model, density=0.1, basis=basis),
+        lambda model, basis: recipes.dctps(model, density=0.1, basis=basis),
+        lambda model, basis: recipes.magnitude(model, density=0.1, basis=basis),
+        lambda model, basis: recipes.force(model, squares, density=0.1, basis=basis),
+        lambda model, basis: recipes.imp(model, lambda net: None, density=0.1, basis=basis),
+    ],
+)
+def test_a_basis_that_does_not_fit_is_refused_in_one_sentence_and_the_model_stays(choose, rule, kind, error):
+    model = nn.Sequential(nn.Linear(8, 6))
+    before = dict(model.named_parameters())
+    with pytest.raises(kind, match=error):
+        choose(model, rule)
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+
+
+def squares(model: nn.Module) -> Tensor:
+    return model(torch.ones(2, 8)).square().mean()

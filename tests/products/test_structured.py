@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -132,6 +133,18 @@ def test_every_offset_and_embedding_is_served_or_left_plain(offset, embedding):
         check(reference, results(structured(module), x), 1e-8)
         row = summary(module).rows[0]
         assert (row.route is None) == (row.plain_because is not None)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("recipe", [recipes.dctps, recipes.random_pruning], ids=lambda recipe: recipe.__name__)
+def test_a_network_in_channels_last_stays_so_with_images_of_one_channel(recipe, fast):
+    dense = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+    dense = dense.to(memory_format=torch.channels_last)
+    model = recipe(copy.deepcopy(dense), dim=60, seed=0)
+    model = structured(model) if fast else model
+    for net in (dense, model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert net(torch.randn(2, 1, 8, 7)).is_contiguous(memory_format=torch.channels_last)
+    assert materialize(model)[1].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_registered_network_trains_the_same_and_back():

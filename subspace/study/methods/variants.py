@@ -223,7 +223,6 @@ def by_fan_in(model: nn.Module) -> nn.Module:
 def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
     """One theta of all tensors, by the options `embedding`, `offset`, `tensors` and `burn_in`.
 
-
     Larsen et al. (2022): `burn_in` epochs of ordinary training first, and "lottery", the directions of one from there.
     """
     name, burn_in, is_lottery = s.options["offset"], s.options["burn_in"], s.options["embedding"] == "lottery"
