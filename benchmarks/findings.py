@@ -13,12 +13,14 @@ pairs        by how many points each method is behind the best of a size, over p
 rank         of the Jacobian, at the start -> after training, the median over samples and seeds (`subspace jacobian`)
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 bits         of the test loss, per character of text: mean and standard deviation over the seeds, as accuracy
+files        bits per character of networks at equal bytes (`benchmarks.small_files`; the place is not looked at)
+tuners       beside peft's (`benchmarks.tuning`), a row per tuner and budget of a task, which is the place
 dimension    of `subspace dimension`: a row per data set, network and method (the place is not looked at)
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
 digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; of accuracy against the Jacobian at the
-start where it is called rank; else one of the study's own.
+start where it is called rank; of `benchmarks.small_files` where it is called files; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
 of what `subspace jacobian`, `trainability`, `phase` and `dimension` made of it the pictures and the tables.
@@ -37,7 +39,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import sweeps
+from benchmarks import small_files, sweeps, tuning
 from subspace.study.reports.analyses.jacobian import rank_figure
 from subspace.study.reports.figures import images
 from subspace.study.reports.figures.plots import accuracy_against_size
@@ -131,6 +133,10 @@ def pairs(studies: str, at_place: str) -> str:
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
     own = {"rank": ranks, "channels": channels, "pairs": pairs, "dimension": dimensions}
+    if what == "tuners":
+        return tuning.markdown(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
+    if what == "files":
+        return small_files.table(runs(studies))
     if what in own:
         return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
@@ -152,6 +158,8 @@ def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+    if name == "files":
+        return small_files.figure(runs(study))
     if name == "rank":
         return rank_figure(jacobian_summary(study), summary_table(runs(study)))
     places = by_setting(summary_table(runs(study))) if (RESULTS / study / "runs.csv").exists() else []

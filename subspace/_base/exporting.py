@@ -30,7 +30,6 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     inference mode, which could never again be saved for a backward pass.
     """
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     @functools.wraps(make)
     def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tracer = _C._get_tracing_state()
@@ -43,4 +42,6 @@ def as_constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
             if tracer is not None:
                 _C._set_tracing_state(tracer)
 
-    return constant  # type: ignore[no-any-return]
+    # As torch.compiler.assume_constant_result does, with which all of the compiler would be imported at once.
+    constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return constant

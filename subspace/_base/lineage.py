@@ -8,10 +8,38 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from subspace._base.sharded import is_sharded
+
+
+class Missed(NamedTuple):
+    """theta as it was when a move was missed; values: its numbers, as writes through `.data` count no versions."""
+
+    version: int
+    values: Tensor
+
+    @classmethod
+    def of(cls, theta: Tensor) -> Missed:
+        return cls(theta._version, _own(theta).clone())
+
+    def was_written(self, theta: Tensor) -> bool:
+        """Whether somebody has written to theta since; on the meta device nobody can."""
+        now = _own(theta)
+        if theta._version != self.version or now.is_meta:
+            return not now.is_meta
+        values = self.values.to(now)
+        return not bool(((now == values) | now.isnan() & values.isnan()).all())
+
+
+def _own(theta: Tensor) -> Tensor:
+    """The numbers that this process has of it."""
+    shared: Any = theta.detach()
+    own: Tensor = shared.to_local() if is_sharded(theta) else shared
+    return own
 
 
 class Lineage:
@@ -20,7 +48,7 @@ class Lineage:
     def __init__(self) -> None:
         self._copies: weakref.WeakSet[Lineage] = weakref.WeakSet()
         self._theta: weakref.ref[Tensor] | None = None  # of a copy
-        self._missed: int | None = None  # the version of theta when a move was missed
+        self._missed: Missed | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lineage:
         return Lineage()
@@ -32,8 +60,10 @@ class Lineage:
         """Remember a copy, just made, by its theta."""
         copy._theta = weakref.ref(theta)
         if self._missed is not None:
-            written = self._theta is None or (mine := self._theta()) is None or mine._version != self._missed
-            copy._missed = -1 if written else theta._version
+            mine = None if self._theta is None else self._theta()
+            written = mine is None or self._missed.was_written(mine)
+            missed = Missed.of(theta)
+            copy._missed = missed._replace(version=-1) if written else missed
         self._copies.add(copy)
 
     def move(self, followers: Collection[Lineage]) -> None:
@@ -41,7 +71,7 @@ class Lineage:
         for copy in self._copies:
             theta = None if copy._theta is None else copy._theta()
             if theta is not None and copy not in followers:
-                copy._missed = theta._version if copy._missed is None else copy._missed
+                copy._missed = copy._missed or Missed.of(theta)
                 copy.move(followers)
 
     def end(self) -> None:
@@ -52,7 +82,7 @@ class Lineage:
         """Raise RuntimeError if theta is that of a copy that was written to after a move that it missed."""
         if self._theta is None or torch.compiler.is_compiling() or self._theta() is not theta:
             return
-        if self._missed is not None and theta._version != self._missed:
+        if self._missed is not None and self._missed.was_written(theta):
             raise RuntimeError(
                 "a copy of a model must move with it to be an average of it, got one that was written to after a move: "
                 "give it to the mover's `follow`, or copy the model anew"

@@ -28,7 +28,7 @@ from subspace._structured.forward import is_structured, structured
 from subspace.checkpoint import schema
 from subspace.checkpoint.description import TensorTable, decode, encode
 from subspace.checkpoint.names import Names, Renamed
-from subspace.checkpoint.sealed import Place, check_readable, check_writable, read, write
+from subspace.checkpoint.sealed import Place, check_readable, check_writable, put, read, to_bytes
 from subspace.parametrization import (
     Registration,
     Subspace,
@@ -89,9 +89,9 @@ def save(
     about = {"spaces": described, "frozen": frozen}
     schema.check(about, held)
     sharded = is_in_parts(model)
-    tensors = {name: whole(tensor) for name, tensor in held.items()}
+    content = to_bytes(about, {name: whole(tensor) for name, tensor in held.items()}, bits)  # refused by all or none
     if not sharded or dist.get_rank() == 0:
-        write(path, about, tensors, bits)
+        put(path, content)
     if sharded:
         dist.barrier()
     return list(frozen)

@@ -33,17 +33,8 @@ SAVED = (
 Place = str | os.PathLike[str] | BinaryIO  # a path, or an open file
 
 
-def write(path: Place, about: Mapping[str, Any], tensors: Mapping[str, Tensor], bits: int | None = None) -> None:
-    """Write a file of plain tensors and what is said about them; bits: of a number of its thetas, quantised.
-
-    Raises ValueError if a tensor is not one that `read` gives back equal, or quantised, OSError if the file cannot be
-    written.
-    """
-    put(path, to_bytes(about, tensors, bits))
-
-
 def put(path: Place, content: bytes) -> None:
-    """Write the content of a file, whole or not at all."""
+    """Write the content of a file, whole or not at all; raises OSError if it cannot be written."""
     if isinstance(path, str | os.PathLike):
         write_atomically(Path(path), content)
     else:
@@ -51,7 +42,10 @@ def put(path: Place, content: bytes) -> None:
 
 
 def to_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor], bits: int | None = None) -> bytes:
-    """The content of the file that `write` writes."""
+    """The content of a file of plain tensors and what is said about them; bits: of a number of its thetas, quantised.
+
+    Raises ValueError if a tensor is not one that `read` gives back equal, or quantised.
+    """
     if bits is not None:
         parts = packed.take_apart(about, tensors, bits)
         return packed.to_bytes(to_bytes(parts.about, parts.tensors), parts)
@@ -61,7 +55,7 @@ def to_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor], bits: int 
 
 
 def read(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write` was given, on the CPU; raises OSError where there is no file, ValueError where it is not that."""
+    """What `to_bytes` was given, on the CPU; raises OSError where there is no file, ValueError where it is not that."""
     named = os.fspath(path) if isinstance(path, str | os.PathLike) else "the file"
     expected = f"{named} must be a checkpoint written by subspace.save, got"
     if not isinstance(path, str | os.PathLike):

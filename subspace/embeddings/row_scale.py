@@ -7,12 +7,14 @@ lengths of d's rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from subspace._base.layout import Layout
+from subspace._base.layout import STANDARD, Layout
 from subspace.embeddings.base import Embedding
-from subspace.offsets import Offset
+from subspace.offsets import Offset, Pretrained
 from subspace.products.flops import Flops
 
 
@@ -96,3 +98,18 @@ class RowScale(Embedding):
 
     def build_flops(self) -> float:
         return 2.0 * self.shape.numel()
+
+
+def of_outputs(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, tuple[Offset, RowScale]]:
+    """d, the tensors as they are, and IA3's U of a layer's weight, the first, and its bias, which share theta.
+
+    layout: of the weight. Raises ValueError for an output without any entry other than 0.
+    """
+    of = sum(tensor.numel() for tensor in tensors.values())
+    found: dict[str, tuple[Offset, RowScale]] = {}
+    for name, tensor in tensors.items():
+        d = Pretrained(tensor)
+        found[name] = d, RowScale(d, scale=1.0, layout=STANDARD if found else layout, of=of)
+    if zero := int((torch.stack([U.lengths for _, U in found.values()]).sum(0) == 0).sum()):
+        raise ValueError(f"every output must have an entry other than 0, got {zero} without")
+    return found

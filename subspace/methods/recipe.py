@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -22,7 +22,7 @@ from subspace.methods.prune import supports
 from subspace.methods.ranking import Supports, warn_empty
 from subspace.methods.saliencies.base import Objective, Saliency, require_values
 from subspace.offsets import Offset, Zero
-from subspace.parametrization import SubspaceParametrization, prepare, subspaces
+from subspace.parametrization import SubspaceParametrization, prepare, share_theta, subspaces
 
 Start = tuple[Offset, Embedding, Tensor | None]  # d, U and the first theta, None for the point nearest to the weight
 StartRule = Callable[[Target, Embedding, Key], Start]  # of a tensor, the U chosen for it, and the tensor's key
@@ -149,6 +149,17 @@ def register_all(model: nn.Module, starts: Mapping[str, Start]) -> nn.Module:
         remember_values(module)
     for name, (_, _, theta) in starts.items():
         prepared[name].commit(theta)
+    return model
+
+
+def register_sharing(model: nn.Module, groups: Iterable[Mapping[str, Start]]) -> nn.Module:
+    """Register every tensor, those of one group with one theta, the first one's; return the model."""
+    groups = list(groups)
+    register_all(model, {name: start for group in groups for name, start in group.items()})
+    spaces = dict(subspaces(model))
+    for group in groups:
+        shared = [spaces[name] for name in group]
+        share_theta(shared, shared[0].theta)
     return model
 
 

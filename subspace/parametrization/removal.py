@@ -5,24 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
 from torch.nn.utils import parametrize
 
 from subspace._base.first_values import forget_values
+from subspace._base.qualified import unwrapped
 from subspace._base.sharded import sharded_modules
 from subspace._base.ties import restore_ties
 from subspace.parametrization.handle import Subspace, subspaces
 from subspace.parametrization.stack import stack_of
 from subspace.products.geometry import memory_format
-
-if TYPE_CHECKING:
-    pass
-
-WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)  # of whole models
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -32,15 +27,14 @@ def materialize(model: nn.Module) -> nn.Module:
         model: With any number of subspaces; it stays as it is.
 
     Returns:
-        The copy, of what torch.compile, DataParallel or DistributedDataParallel have wrapped. A Parameter of it
-        requires a gradient if its theta did, or, of a theta without numbers, any other's; other parametrizations on
-        top of a subspace stay.
+        The copy, of what torch's wrappers have inside, such as those of torch.compile or DistributedDataParallel. A
+        Parameter of it requires a gradient if its theta did, or, of a theta without numbers, any other's; other
+        parametrizations on top of a subspace stay.
 
     Raises:
         ValueError: As `unregister`.
     """
-    while isinstance(model, WRAPPERS):
-        model = cast(nn.Module, model._orig_mod if isinstance(model, OptimizedModule) else model.module)
+    model = unwrapped(model)
     require_whole(model)
     return unregister(copy.deepcopy(model))
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import channels, findings, sweeps
+from benchmarks import channels, findings, small_files, sweeps
 from subspace.study.entries.entry import Choice
 from subspace.study.results.tables import runs_table
 from subspace.study.spec import files
@@ -17,10 +17,9 @@ from subspace.study.spec.study import Run, Training
 from tests.support.records import finished
 
 PAGE = findings.PAGE.read_text()
-STUDIES = sorted(
-    {study for found in findings.TABLE.finditer(PAGE) if found[4] != "dimension" for study in found[2].split()}
-    - {"channels"}
-)
+OWN = {"channels", "bytes", "tuning"}  # of no one preset
+TABLES = [found for found in findings.TABLE.finditer(PAGE) if found[4] != "dimension"]
+STUDIES = sorted({study for found in TABLES for study in found[2].split()} - OWN)
 
 
 def test_every_table_of_the_page_is_what_the_runs_say():
@@ -79,6 +78,40 @@ def test_a_table_has_a_row_for_every_method_and_a_column_for_every_size(tmp_path
         ValueError, match=r"place must be one of digits, mlp \(norm=True\); digits, mlp, got 'digits, m'"
     ):
         findings.made("a", "digits, m", "accuracy")
+
+
+def test_networks_at_equal_bytes_are_put_with_the_least_budget_that_their_file_fits():
+    text, gpt = Choice("stdlib"), {width: Choice("gpt", {"width": width}) for width in (6, 12, 96)}
+    kept = [
+        (Run(Choice("dctps"), gpt[96], text, bytes=size, seed=seed, train=Training(theta_bits=6)), size - 9, loss)
+        for size, loss in ((1_000, 3.0), (10_000, 2.0))
+        for seed in (0, 1)
+    ]
+    kept += [
+        (Run(Choice("ordinary"), gpt[width], text, train=Training(theta_bits=6, learning_rate=rate)), size, loss)
+        for width, size, rate, loss in ((6, 900, 0.01, 2.5), (6, 900, 0.1, 3.5), (12, 1_001, 0.01, 1.0))
+    ]
+    records = [finished(run, file_bytes=size) for run, size, _ in kept]
+    for record, (run, _, loss) in zip(records, kept, strict=True):
+        record["metrics"]["epochs"][-1]["test_loss"] = (loss + 0.1 * run.seed) * math.log(2)
+    found = small_files.cases(runs_table(records))
+    shown = found[["at_most", "label", "width", "seeds"]].to_numpy().tolist()
+    assert shown == [
+        [1_000, "ordinary (dense)", 6, 1],
+        [1_000, "DCTpS, EPL", 96, 2],
+        [1_000, "ordinary (dense)", 6, 1],
+        [10_000, "ordinary (dense)", 12, 1],
+        [10_000, "DCTpS, EPL", 96, 2],
+    ]
+    assert found["mean"].tolist() == pytest.approx([2.5, 3.05, 3.5, 1.0, 2.05])
+    lines = small_files.table(runs_table(records)).splitlines()
+    assert lines[3].startswith("| 1,000 | DCTpS, EPL | 61,470 |")
+    assert "| 3.050 ± 0.071 | 2 |" in lines[3]
+    (axes,) = small_files.figure(runs_table(records)).axes
+    assert curves(axes) == {
+        "ordinary (dense)": [(900, 2.5), (1_001, 1.0)],
+        "DCTpS, EPL": [(991, 3.05), (9_991, 2.05)],
+    }
 
 
 def curves(axes):

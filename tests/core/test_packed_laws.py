@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from subspace import Key, load, pack, recipes, register, rounded, save, subspaces
+from subspace import Deltas, Key, load, pack, recipes, register, rounded, save, subspaces
 from subspace.checkpoint import packed, sealed
 from subspace.checkpoint.quantised import APART, BLOCK, quantise
 from subspace.offsets import DCT
@@ -338,3 +338,19 @@ def test_the_format_of_a_packed_file_is_told_first(tmp_path):
     path.write_bytes(changed)
     with pytest.raises(RefusedError, match="got format 99"):
         loaded(net(), path)
+
+
+def test_a_base_takes_a_packed_delta_as_any_other():
+    base = net()
+    model = recipes.sparse_finetuning(copy.deepcopy(base), dim=20)
+    for i, (_, space) in enumerate(subspaces(model)):
+        space.theta.data = numbers(i, len(space.theta)).to(space.theta)
+    save(model, file := io.BytesIO(), bits=6)
+    deltas = Deltas(base)
+    deltas.add("small", io.BytesIO(file.getvalue()))
+    x = numbers(7, 3, 8).to(base[0].weight.dtype)
+    with rounded(model.eval(), 6):
+        wanted = model(x)
+    base.eval()
+    deltas.use("small")
+    assert torch.allclose(base(x), wanted, atol=1e-5)

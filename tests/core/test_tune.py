@@ -16,6 +16,7 @@ from subspace import Layout, methods, register, set_layouts, subspaces, summary,
 from subspace.embeddings import DCT, Identity, LowRank
 from subspace.offsets import Pretrained
 from tests.core import test_transformers as zoo
+from tests.support.cases import each_with_one
 from tests.support.quantised import QUANTISERS
 
 
@@ -37,6 +38,7 @@ TUNERS: dict[str, Callable[..., nn.Module]] = {
     "ia3": tune.ia3,
     "circulant": tune.circulant,
 }
+WITH_BIASES = partial(tune.ia3, biases=True)
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 each_tuner = pytest.mark.parametrize("tuner", TUNERS.values(), ids=TUNERS)
 
@@ -89,8 +91,7 @@ def test_it_starts_at_its_base_and_trains_theta_alone(tuner, name):
     assert any(p.grad.any() for p in net.parameters() if p.requires_grad)
 
 
-@each_model
-@each_tuner
+@pytest.mark.parametrize("tuner, name", each_with_one(TUNERS.values(), MODELS), ids=[*TUNERS])
 def test_its_file_holds_theta_and_what_else_trains_and_loads_onto_a_fresh_base(tuner, name, tmp_path):
     base, head = MODELS[name](), HEADS[name]
     net = tuner(copy.deepcopy(base), also_train=[head])
@@ -232,6 +233,23 @@ def test_supports_are_the_largest_and_the_random_ones_are_of_the_seed():
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_factors_of_outputs_scale_biases_too_unless_these_train():
+    base = plain()
+    net = WITH_BIASES(copy.deepcopy(base), exclude=["7"])
+    assert {name for name, _ in subspaces(net)} == {f"{layer}.{of}" for layer in (0, 2, 5) for of in ("weight", "bias")}
+    x = torch.linspace(-1, 1, 2 * 3 * 256).sin().reshape(2, 3, 16, 16)
+    assert torch.equal(net(x), base(x))
+    net[0].parametrizations.weight.original.data += torch.arange(8.0)
+    assert net[0].parametrizations.weight.original is net[0].parametrizations.bias.original
+    torch.testing.assert_close(net[0](x), base[0](x) * (1 + torch.arange(8.0)).reshape(8, 1, 1))
+    net = WITH_BIASES(copy.deepcopy(base), also_train=["bias"])
+    assert not any(name.endswith("bias") for name, _ in subspaces(net))
+    base[5].weight.data[1] = 0  # beside a bias, which the factor scales still
+    assert isinstance(WITH_BIASES(copy.deepcopy(base)), nn.Module)
+    base[5].bias.data[1] = 0
+    refuses(WITH_BIASES, base, "5.weight cannot be tuned: every output must have an entry other than 0, got 1 without")
 
 
 def test_each_matrix_of_several_has_its_own_and_outputs_are_outputs_in_any_order():

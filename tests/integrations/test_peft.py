@@ -159,6 +159,7 @@ RECIPES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "sparse-gradient": partial(tune.sparse, dim=99, objective=lambda net: output(net, BERT).square().sum()),
     "lora-fa": partial(tune.lora_fa, rank=2),
     "lora-xs": partial(tune.lora_xs, rank=3),
+    "ia3": partial(tune.ia3, biases=True),
 }
 
 

@@ -385,6 +385,36 @@ def test_an_average_that_missed_a_move_is_refused_where_it_is_used(mover, start,
             later(X)
 
 
+WRITERS = {  # how averages write
+    "in place": lambda theta, new: theta.lerp_(new, 0.5),
+    "to .data": lambda theta, new: theta.data.lerp_(new.data, 0.5),
+    "another .data": lambda theta, new: setattr(theta, "data", torch.lerp(theta.data, new.data, 0.5)),
+    "detached": lambda theta, new: theta.detach().copy_(new.detach()),
+    "foreach": lambda theta, new: torch._foreach_lerp_([theta.data], [new.data], 0.5),
+}
+
+
+@each_mover
+@pytest.mark.parametrize("writer", WRITERS)
+def test_it_is_refused_however_it_is_written_to(mover, writer):
+    model, late = moved_on(mover)
+    late.requires_grad_(False)
+    late(X)
+    with torch.no_grad():
+        for theta, new in zip(late.parameters(), model.parameters(), strict=True):
+            WRITERS[writer](theta, new)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        late(X)
+
+
+@each_mover
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_snapshot_may_change_its_dtype(mover, dtype):
+    _, late = moved_on(mover)
+    late.requires_grad_(False).to(dtype)
+    late(X.to(dtype))
+
+
 def by_itself(model: nn.Module, late: AveragedModel) -> None:
     optimizer = sgd(late)
     for _ in range(2):

@@ -424,7 +424,7 @@ BUGS = [
     Bug(
         "an average that missed a move",
         "_base/lineage.py",
-        "and theta._version != self._missed:",
+        "and self._missed.was_written(theta):",
         "and False:",
         "followers",
         "missed_a_move",

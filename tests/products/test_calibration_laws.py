@@ -31,6 +31,7 @@ def measured(monkeypatch, tmp_path):
 
     monkeypatch.setenv("SUBSPACE_COSTS", str(tmp_path / "costs.json"))
     monkeypatch.setattr(calibration, "measure", measure)
+    monkeypatch.setattr(calibration.time, "thread_time", calibration.time.perf_counter)  # as if nobody else computed
     monkeypatch.setattr(calibration, "_SECONDS", calibration._Allowance(1000.0))
     calibration._constants.cache_clear()
     yield families
@@ -111,6 +112,17 @@ def test_where_it_cannot_be_kept_it_is_measured_every_time(where, measured, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "folder"]
 
 
+def test_what_is_measured_beside_other_programs_is_not_used(measured, tmp_path, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: 2.0 * next(clock))
+    monkeypatch.setattr(calibration.time, "thread_time", lambda: 0.0)
+    assert constants() == calibration.typical("linear", torch.float32, "cpu")
+    assert not (tmp_path / "costs.json").exists()
+    monkeypatch.setattr(calibration.time, "thread_time", calibration.time.perf_counter)
+    assert constants() != calibration.typical("linear", torch.float32, "cpu")
+    assert measured == ["linear"] * 2
+
+
 def test_a_full_disk_leaves_no_litter(measured, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -165,6 +177,7 @@ def test_a_process_measures_for_no_longer_than_a_second_whatever_it_computes(mon
 
     monkeypatch.setenv("SUBSPACE_COSTS", str(tmp_path / "costs.json"))
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(calibration.time, "thread_time", lambda: clock[0])
     monkeypatch.setattr(calibration, "time_routes", pass_by)
     monkeypatch.setattr(calibration, "_SECONDS", calibration._Allowance(calibration.SECONDS))
     calibration._constants.cache_clear()

@@ -24,9 +24,9 @@ from subspace.integrations.peft.ia3 import IA3Tuner
 from subspace.integrations.peft.lora import LoRATuner
 from subspace.integrations.peft.shira import SHiRATuner
 from subspace.integrations.peft.tuner import Fixed, Layer, Tuner
-from subspace.methods.recipe import Start, freeze_others, register_all
+from subspace.methods.recipe import Start, freeze_others, register_sharing
 from subspace.offsets import Pretrained
-from subspace.parametrization import Subspace, share_theta, subspaces
+from subspace.parametrization import Subspace, subspaces
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 TUNERS: tuple[type[Tuner], ...] = (FourierFTTuner, SHiRATuner, IA3Tuner, LoRATuner)
@@ -62,11 +62,7 @@ def read(model: nn.Module, folder: str | os.PathLike[str], *, fixed: Fixed | Non
         if name not in state or state[name].shape != tensor.shape:
             got = "none of that name" if name not in state else f"one of shape {tuple(state[name].shape)}"
             raise ValueError(f"the model must have the adapter's {name}, of shape {tuple(tensor.shape)}, got {got}")
-    freeze_others(register_all(model, {name: each for own in starts.values() for name, each in own.items()}), others)
-    spaces = dict(subspaces(model))
-    for own in starts.values():
-        shared = [spaces[name] for name in own]
-        share_theta(shared, shared[0].theta)
+    freeze_others(register_sharing(model, starts.values()), others)
     for name, tensor in others.items():
         state[name].data.copy_(tensor)
         state[name].requires_grad_(isinstance(state[name], nn.Parameter))
@@ -146,7 +142,8 @@ def write(model: nn.Module, folder: str | os.PathLike[str], *, base: str | None 
 
     Args:
         model: Tuned by one tuner that peft has: SHiRA (`tune.sparse`), LoRA-FA and LoRA-XS (as LoRA, whose factors
-            would both train in peft), FourierFT and IA3 (of an adapter that was read).
+            would both train in peft), IA3
+            (`biases=True`), and FourierFT (of an adapter that was read).
         folder: Where to, made if it is not there.
         base: The name of the base for the configuration; by default what the model says, if it is transformers'.
         seed: Of FourierFT, from which peft draws the frequencies: its `random_loc_seed`.

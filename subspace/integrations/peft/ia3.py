@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from subspace.embeddings import ColumnScale, Embedding, RowScale
+from subspace.embeddings.row_scale import of_outputs
 from subspace.integrations.peft.tuner import Config, Layer, Pairs, Tensors, Tuner
 from subspace.offsets import Pretrained
 from subspace.parametrization import Subspace, subspaces
@@ -28,13 +29,8 @@ class IA3Tuner(Tuner):
                 raise ValueError("a feedforward layer must have one group of channels, got more")
             d = Pretrained(weight)
             return {"weight": (d, ColumnScale(d, scale=1.0, layout=layer.layout))}, theta
-        tensors_of_layer = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-        of = sum(tensor.numel() for tensor in tensors_of_layer.values())
-        pairs = {}
-        for name, tensor in tensors_of_layer.items():
-            d, layout = Pretrained(tensor), layer.layout if name == "weight" else None
-            pairs[name] = d, RowScale(d, scale=1.0, layout=layout, of=of)
-        return pairs, theta
+        own = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        return of_outputs(own, layer.layout), theta
 
     def takes(self, embedding: Embedding) -> bool:
         return isinstance(embedding, RowScale | ColumnScale)

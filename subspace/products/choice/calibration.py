@@ -1,12 +1,13 @@
 """The constants of the cost model: those that ship with the package, and better ones, measured once per machine.
 
 On a CPU a process measures a family of problems when the first of them comes up, within a second for all families
-together, whatever their dtype: where the constants that ship say that it would take longer, and for what is over time,
-those are used. On a GPU, whose kernels take longer than that to compile, they are, unless `python -m subspace.products`
-has measured, which does so for all families of a device. What is measured is kept in the user's cache folder, by
-processor, threads, torch's and this package's version and the compiled kernels. Nothing depends on that file: what is
-not there, or not as it was written, is measured again, and where it cannot be written, in every process. The
-environment variable SUBSPACE_COSTS names another file to read and write, or "typical" for the constants that ship.
+together, whatever their dtype: where the constants that ship say that it would take longer, for what is over time, and
+while other programs take turns on the processor, those are used. On a GPU, whose kernels take longer than that to
+compile, they are, unless `python -m subspace.products` has measured, which does so for all families of a device. What
+is measured is kept in the user's cache folder, by processor, threads, torch's and this package's version and the
+compiled kernels. Nothing depends on that file: what is not there, or not as it was written, is measured again, and
+where it cannot be written, in every process. The environment variable SUBSPACE_COSTS names another file to read and
+write, or "typical" for the constants that ship.
 
 Measured constants differ a little from one measurement to the next, and with them the routes and so the last bits of
 results. With SUBSPACE_COSTS=typical the choices are the same on every machine and in every run.
@@ -43,6 +44,7 @@ Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and r
 COUNTS = 2  # raised with every change of what any `Route.counts` counts, or of what is measured
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 2
+QUIET = 0.7  # of the seconds of a measurement its thread must have had the processor, or others' turns are in them
 SECONDS = 0.8  # that a process measures for on a CPU, all families together: with the last call, within a second
 LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
 LINEAR_ON_GPU = [
@@ -133,16 +135,20 @@ class _Allowance:
         self.left = seconds
 
     def measure(self, routes: Routes, family: str, dtype: torch.dtype, device: str) -> dict[str, list[float]]:
-        """`measure` in the time that is left, and no constants but TimeoutError where that is too short."""
+        """`measure` in the time that is left; TimeoutError where that is too short, or other programs take turns."""
         if device != "cpu":
             raise TimeoutError(f"{family} takes longer than {SECONDS} seconds on {device}")
         if self.left < _expected(routes, family, dtype):
             raise TimeoutError(f"{family} takes longer than what is left of {SECONDS} seconds")
-        start = time.perf_counter()
+        start, computing = time.perf_counter(), time.thread_time()
         try:
-            return measure(routes, family, dtype, device, start + self.left)
+            found = measure(routes, family, dtype, device, start + self.left)
         finally:
-            self.left -= time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.left -= seconds
+        if time.thread_time() - computing < QUIET * seconds:
+            raise TimeoutError(f"{family} was measured beside other programs")
+        return found
 
 
 _SECONDS = _Allowance(SECONDS)

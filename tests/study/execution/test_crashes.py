@@ -10,7 +10,7 @@ import pytest
 from subspace.study.results.store import Store
 from tests.study.execution.crash_driver import RUNS
 
-KILLS = 56
+KILLS = 36
 pytestmark = pytest.mark.crash
 
 
@@ -19,7 +19,7 @@ def test_killed_at_random_moments_a_study_ends_as_if_undisturbed(tmp_path):
     driver = [sys.executable, Path(__file__).with_name("crash_driver.py"), tmp_path, str(KILLS), "0"]
     outcome = json.loads(subprocess.run(driver, stdout=subprocess.PIPE, check=True, timeout=600).stdout)
     assert sum(outcome["kills"].values()) == KILLS
-    assert all(outcome["kills"][kind] >= 5 for kind in ("all", "parent", "worker"))
+    assert all(outcome["kills"][kind] >= 4 for kind in ("all", "parent", "worker"))
     assert outcome["studies"] >= 2
     undisturbed = results(tmp_path / "undisturbed")
     assert len({json.dumps(metrics) for metrics in undisturbed.values()}) == len(RUNS)

@@ -379,8 +379,7 @@ def test_another_batch_is_another_objective():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["authors", "norms"])
-@pytest.mark.parametrize("alpha", ["trained", "fixed"])
+@pytest.mark.parametrize(("rule", "alpha"), [("authors", "trained"), ("norms", "fixed")])
 def test_alphas_of_fixup(rule, alpha):
     expected = models.fixup_resnet110(Key(0), in_channels=1)
     recipes.dctps(expected, density=0.01, seed=3, budget=budgets.epl)
