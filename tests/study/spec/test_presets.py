@@ -16,7 +16,16 @@ FULL = [name for name in NAMES if name.endswith("-full")]
 FASHION = [name for name in NAMES if name.startswith("fashion/")]
 SMALL = [name for name in NAMES if name not in [*FULL, *FASHION]]
 OFFLINE = {"mnist5k", "digits", "mnist1d", "stdlib"}
-KINDS = ("width-conv", "width-attention", "doping", "cheap-offset-conv", "bytes", "bytes-dense")
+KINDS = (
+    "width-conv",
+    "width-attention",
+    "doping",
+    "cheap-offset-conv",
+    "burn-in",
+    "burn-in-norm",
+    "bytes",
+    "bytes-dense",
+)
 ONE_KIND = [f"questions/{name}" for name in KINDS]
 SIX = [0.01, 0.005, 0.001, 0.0005, 0.0002, 0.0001]
 
