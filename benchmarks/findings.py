@@ -136,7 +136,7 @@ def made(studies: str, at_place: str, what: str) -> str:
     if what == "tuners":
         return tuning.markdown(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
     if what == "files":
-        return small_files.table(runs(studies))
+        return small_files.table(pd.concat([runs(study) for study in studies.split()]))
     if what in own:
         return own[what](studies, at_place)
     table = summary(studies.split(), at_place)
@@ -159,7 +159,7 @@ def drawn(study: str, name: str) -> Figure | None:
     if name in sweeps.SWEEPS:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
     if name == "files":
-        return small_files.figure(runs(study))
+        return small_files.figure(pd.concat([runs(path.name) for path in sorted(RESULTS.glob("*bytes-*"))]))
     if name == "rank":
         return rank_figure(jacobian_summary(study), summary_table(runs(study)))
     places = by_setting(summary_table(runs(study))) if (RESULTS / study / "runs.csv").exists() else []

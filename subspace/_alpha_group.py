@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace._base.sharded import reshard, whole, write
-from subspace.parametrization import Subspace, subspaces
+from subspace.parametrization import Subspace, require_thetas, subspaces
 
 
 def add_alpha_group(
@@ -57,6 +57,7 @@ def add_alpha_group(
     if any(group.get("name") == "alpha" for group in optimizer.param_groups):
         raise ValueError("optimizer must have no group named 'alpha' yet, got one")
     reshard(model)
+    require_thetas(model)
     alphas = list(_alphas(model))
     if not alphas:
         raise ValueError("model must have an alpha that trains, got none")

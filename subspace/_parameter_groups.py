@@ -21,7 +21,7 @@ def parameter_groups(model: nn.Module, **options: Mapping[str, Any]) -> list[dic
 
     | name | what | decayed |
     | --- | --- | --- |
-    | theta | the thetas, alpha among their numbers | yes |
+    | theta | the thetas, alpha among their numbers (but see `add_alpha_group`) | yes |
     | matrices | what else has two axes | yes |
     | kernels | what else has more | yes |
     | rest | biases, norms, and what else has fewer axes | no |

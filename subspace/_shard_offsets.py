@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from subspace._base.sharded import is_sharded, reshard
 from subspace._structured.forward import Products
 from subspace.offsets import Offset
-from subspace.parametrization import subspaces
+from subspace.parametrization import require_thetas, subspaces
 
 
 def shard_offsets(model: nn.Module) -> nn.Module:
@@ -31,6 +31,7 @@ def shard_offsets(model: nn.Module) -> nn.Module:
         ValueError: If no Parameter of the model is sharded.
     """
     reshard(model)
+    require_thetas(model)
     like: Any = next(filter(is_sharded, model.parameters()), None)
     if like is None:
         raise ValueError("model must have a Parameter that fully_shard has sharded, got none")

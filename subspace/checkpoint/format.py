@@ -34,6 +34,7 @@ from subspace.parametrization import (
     Subspace,
     SubspaceParametrization,
     prepare,
+    require_thetas,
     share_theta,
     subspaces,
     taken_off,
@@ -73,6 +74,7 @@ def save(
     if own := [name for name, m in named_modules(model) if _has_extra_state(m)]:
         raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
     reshard(model)
+    require_thetas(model)
     held = TensorTable()
     described = {name: _describe(name, space, held) for name, space in spaces.items()}
     frozen: dict[str, Probe] = {}

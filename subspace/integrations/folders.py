@@ -39,7 +39,14 @@ The base must have the fingerprints of d below, and {left_out} frozen tensors th
 """
 
 
-def write(model: nn.Module, folder: str | os.PathLike[str], *, base: str, licence: str | None = None) -> list[str]:
+def write(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    base: str,
+    licence: str | None = None,
+    bits: int | None = None,
+) -> list[str]:
     """Write the delta of a model and its card into a local folder, which is made if it is not there.
 
     Args:
@@ -47,6 +54,7 @@ def write(model: nn.Module, folder: str | os.PathLike[str], *, base: str, licenc
         folder: Where to; files of these names are replaced, others stay.
         base: The name of the model that was tuned, as the card is to have it: "bert-base-uncased".
         licence: Of the delta, as a hub calls it: "apache-2.0"; None where the card is to say that there is none stated.
+        bits: Of a number of theta, as of `subspace.save`; exact by default.
 
     Returns:
         The names of the tensors that are left out, as `subspace.save`.
@@ -61,7 +69,7 @@ def write(model: nn.Module, folder: str | os.PathLike[str], *, base: str, licenc
         raise ValueError("model must have at least one registered subspace, got none")
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    left_out = save(model, place / DELTA)
+    left_out = save(model, place / DELTA, bits=bits)
     about = {"library_name": "torch-subspace", "tags": ["subspace"], "base_model": base, "license": licence}
     text = TEXT.format(
         front="\n".join(f"{name}: {json.dumps(value)}" for name, value in about.items() if value is not None),

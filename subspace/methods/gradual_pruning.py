@@ -18,7 +18,7 @@ from subspace._base.sharded import reshard, set_zero, whole
 from subspace.methods.budgets import Budget, entries, uniform
 from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
-from subspace.parametrization import Subspace, register, require_whole, subspaces
+from subspace.parametrization import Subspace, register, require_thetas, require_whole, subspaces
 
 
 class GradualPruning:
@@ -74,6 +74,7 @@ class GradualPruning:
         self.spaces = dict(subspaces(model))
         if not self.spaces:
             raise ValueError("model must have at least one registered subspace, got none")
+        require_thetas(model)
         for name, space in self.spaces.items():
             if space.embedding.dim != space.shape.numel():
                 wanted, got = space.shape.numel(), space.embedding.dim

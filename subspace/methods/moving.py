@@ -21,6 +21,7 @@ from subspace.methods.parts import Move, parts
 from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports
 from subspace.methods.saliencies.base import Objective
+from subspace.parametrization import require_thetas
 
 Decay = Callable[[float], float]  # t / t_end in [0, 1) -> the factor of the fraction to drop
 
@@ -92,6 +93,7 @@ class Mover(abc.ABC):
         self.t_end, self.delta_t, self.fraction, self.decay = t_end, delta_t, fraction, decay
         self.steps, self.group = 0, group
         reshard(model)
+        require_thetas(model)
         self.parts = dict(parts(model))
         for part in self.parts.values():
             part.sparse.moves = True

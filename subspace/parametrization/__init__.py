@@ -13,7 +13,7 @@ all. d + U theta is summed in float32 at least, and rounded once. A theta withou
 buffer: some optimizers divide by their Parameters' lengths.
 """
 
-from subspace.parametrization.handle import Subspace, share, share_theta, subspaces
+from subspace.parametrization.handle import Subspace, require_thetas, share, share_theta, subspaces
 from subspace.parametrization.parametrization import SubspaceParametrization
 from subspace.parametrization.registration import Registration, prepare, register
 from subspace.parametrization.removal import at_offset, materialize, require_whole, taken_off, unregister
@@ -26,6 +26,7 @@ __all__ = [
     "materialize",
     "prepare",
     "register",
+    "require_thetas",
     "require_whole",
     "share",
     "share_theta",

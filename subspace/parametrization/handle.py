@@ -68,6 +68,17 @@ def own_spaces(module: nn.Module) -> Iterator[tuple[str, SubspaceParametrization
                 yield name, first
 
 
+def require_thetas(model: nn.Module) -> None:
+    """Raise ValueError unless each theta has the shape of its own, as under `fully_shard`, but not inside an FSDP1."""
+    for name, space in subspaces(model):
+        wanted, got = (space.parametrization.dim,), tuple(space.theta.shape)
+        if got != wanted:
+            raise ValueError(
+                f"theta of {name} must have shape {wanted}, got a part, {got}: "
+                "shard by fully_shard, or do this inside FullyShardedDataParallel.summon_full_params"
+            )
+
+
 def share(model: nn.Module, theta: nn.Parameter) -> None:
     """Make one theta that of every subspace of a model: ordinary weight tying; its gradient is the sum of theirs.
 

@@ -15,7 +15,7 @@ from subspace._base.first_values import forget_values
 from subspace._base.qualified import unwrapped
 from subspace._base.sharded import sharded_modules
 from subspace._base.ties import restore_ties
-from subspace.parametrization.handle import Subspace, subspaces
+from subspace.parametrization.handle import Subspace, require_thetas, subspaces
 from subspace.parametrization.stack import stack_of
 from subspace.products.geometry import memory_format
 
@@ -75,9 +75,10 @@ def unregister(model: nn.Module) -> nn.Module:
 
 
 def require_whole(model: nn.Module, what: str = "to become dense") -> None:
-    """Raise ValueError for a model that `fully_shard` has sharded."""
+    """Raise ValueError for a model that FSDP has sharded."""
     if next(sharded_modules(model), None) is not None:
         raise ValueError(f"model must be whole {what}, got one sharded by fully_shard")
+    require_thetas(model)
 
 
 @contextmanager

@@ -62,6 +62,17 @@ def test_the_card_says_what_is_true(tuner, tmp_path):
         assert f"{space.parametrization.identity().probes[0].value:.9g}" in row
 
 
+def test_a_folder_may_hold_few_bits(tmp_path):
+    net = trained(TUNERS["sparse"], "plain")
+    for bits in (None, 4):
+        folders.write(net, tmp_path / str(bits), base="a base", bits=bits)
+    exact, few = (tmp_path / name / folders.DELTA for name in ("None", "4"))
+    assert few.stat().st_size < exact.stat().st_size
+    again = folders.read(MODELS["plain"](), tmp_path / "4")
+    torch.testing.assert_close(output(again, "plain"), output(net, "plain"), rtol=0, atol=0.1)
+    assert f"{few.stat().st_size:,} bytes" in (tmp_path / "4" / folders.CARD).read_text()
+
+
 def test_what_is_not_stated_is_not_made_up(tmp_path):
     folders.write(trained(TUNERS["sparse"], "plain"), tmp_path, base="a base")
     card = (tmp_path / folders.CARD).read_text()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -474,6 +474,37 @@ REGISTERING = {
     "register": lambda m: register(m[0], "weight", Zero(m[0].weight), Sparse(m[0].weight, 5, key=Key(0))),
     "saliency": lambda model: methods.magnitude(model),
 }
+
+
+def by_the_first(rank: int, folder: str) -> None:
+    """What FullyShardedDataParallel flattens trains, and is saved where it is whole; what needs a theta is refused."""
+    one, model = recipes.dctps(biased(), density=0.3), recipes.dctps(biased(), density=0.3)
+    model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+    for each, objective in ((one, both), (model, lambda net: loss(net, rank))):
+        optimizer = torch.optim.Adam(each.parameters(), lr=0.03)
+        for _ in range(3):
+            optimizer.zero_grad()
+            objective(each).backward()
+            optimizer.step()
+    close(model(X), one(X))
+    assert [name for name, _ in subspaces(model)] == [name for name, _ in subspaces(one)]
+    for what in (
+        lambda: save(model, f"{folder}/{rank}"),
+        lambda: materialize(model),
+        lambda: add_alpha_group(optimizer, model),
+        lambda: shard_offsets(model),
+        *(lambda mover=mover: mover(model, optimizer, t_end=10) for mover in MOVERS.values()),
+    ):
+        with pytest.raises(ValueError, match=r"theta of .* must have shape .*, got a part, .*: shard by fully_shard"):
+            what()
+    with FullyShardedDataParallel.summon_full_params(model):
+        save(model, f"{folder}/{rank}")
+    close(load(biased(), f"{folder}/{rank}")(X), one(X))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_first_fsdp_trains_and_is_refused_where_a_theta_is_needed(run, tmp_path):
+    run(by_the_first, str(tmp_path))
 
 
 def too_late(rank: int, tensor_parallel: bool) -> None:

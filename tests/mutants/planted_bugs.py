@@ -171,7 +171,7 @@ BUGS = [
     Bug(
         "thawed",
         "_base/selection.py",
-        'if weight.requires_grad else "frozen"',
+        'if weight.requires_grad or is_quantised(weight) else "frozen"',
         "if True else None",
         "targets",
         "frozen",
@@ -201,7 +201,6 @@ BUGS = [
         "offset",
         "global",
     ),
-    Bug("weights shared", "offsets/pretrained.py", "like.detach().clone()", "like.detach()", "offset", "copy"),
     # embeddings
     Bug(
         "unsorted index",
@@ -388,7 +387,7 @@ BUGS = [
         "moving",
         "state",
     ),
-    Bug("grown from another", "methods/moving.py", "torch.where(stays, entries, 0)", "entries", "moving", "zero"),
+    Bug("grown from another", "methods/moving.py", "part.begin_anew(kept, move.slots)", "pass", "moving", "zero"),
     Bug(
         "slots by place",
         "methods/parts.py",
@@ -400,8 +399,8 @@ BUGS = [
     Bug(
         "averages remember what was dropped",
         "methods/followers.py",
-        "model.entries(model.space.theta)[move.slots].to(entries)",
-        "entries[slots]",
+        "model.begin_anew(self.theta, move.slots)",
+        "pass",
         "followers",
         "where_it_is_defined",
     ),
@@ -574,7 +573,7 @@ BUGS = [
     Bug(
         "emptied with the rest",
         "offsets/pretrained.py",
-        "self.weight.to(moved)",
+        "self.weight.to(*now)",
         "fn(self.weight)",
         "correctness",
         "lost_its_values",
@@ -717,8 +716,8 @@ BUGS = [
     Bug(
         "scale once too often",
         "products/parts/combine.py",
-        "product.mul_(w.scale)",
-        "product.mul_(w.scale * w.scale)",
+        "gx = times(product, w.scale)",
+        "gx = times(product, w.scale * w.scale)",
         "products",
         "dense_product",
     ),
@@ -733,7 +732,7 @@ BUGS = [
     Bug(
         "index unchecked",
         "products/sparse_index.py",
-        "if _checked.get(index) != wanted:",
+        "if _checked.get(index) != (now, size):",
         "if False:",
         "index_safety",
         "cannot_be_right",

@@ -65,6 +65,10 @@ FORMS = {
         DirectSum([Direction(Pretrained(w)), Sparse(w, 9, key=Key(0))]),
     ),
     "sparse+alpha, dct": lambda w: (DCT(w), DirectSum([Sparse(w, 9, key=Key(0)), Direction(DCT(w, gain=2.0))])),
+    "alpha+sparse+alpha": lambda w: (
+        Zero(w),
+        DirectSum([Direction(DCT(w)), Sparse(w, 9, key=Key(0)), Direction(DCT(w, gain=2.0))]),
+    ),
 }
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 6e-2}
 

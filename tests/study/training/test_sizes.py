@@ -183,3 +183,13 @@ def test_batch_norms_count_as_in_training_and_are_left_as_they_were():
     assert 4 * output <= found <= 4 * (output + 8)
     assert torch.equal(net[1].running_mean, before)
     assert not net.training
+
+
+def test_a_sparse_tensor_that_is_saved_counts_with_its_places():
+    places, x = torch.tensor([[0, 2], [1, 0]]), torch.ones(3, 4)
+    net = nn.ParameterDict({"theta": nn.Parameter(torch.ones(2))})
+
+    def loss(net):
+        return torch.sparse.mm(torch.sparse_coo_tensor(places.clone(), 2 * net["theta"], (3, 3)), x).sum()
+
+    assert accounting.activation_bytes(net, loss) >= 2 * 2 * 8 + 2 * 4

@@ -69,16 +69,16 @@ LONG = run(Choice("dctps_rigl", {"delta_t": 3}), 0.2, epochs=40, n=150, norm=Tru
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with the module, which is the present one while the tests run."""
-    folder, before = tmp_path_factory.mktemp("team"), os.getcwd()
+    folder = tmp_path_factory.mktemp("team")
     (folder / "small.py").write_text(MODULE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.getcwd())  # processes import the package from where this one did
+        patch.chdir(folder)
+        yield folder
     sys.modules.pop("small", None)
 
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["subspace.study.training.run"])
 start_quickly = functools.partial(start_processes, start_method="forkserver")
 
 

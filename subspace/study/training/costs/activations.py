@@ -36,7 +36,9 @@ def _saved(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[int, T
     found: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        found.setdefault(tensor.untyped_storage().data_ptr(), tensor.detach())
+        parts = (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
+        for part in parts:
+            found.setdefault(part.untyped_storage().data_ptr(), part.detach())
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
