@@ -22,6 +22,7 @@ TABLES = [found for found in findings.TABLE.finditer(PAGE) if found[4] not in ("
 STUDIES = sorted({study for found in TABLES for study in found[2].split()} - OWN)
 
 
+@pytest.mark.slow
 def test_every_table_of_the_page_is_what_the_runs_say():
     assert len(STUDIES) > 1
     assert findings.renewed(PAGE) == PAGE

@@ -140,7 +140,11 @@ def process_group(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "recipe, wrapper", sorted({(recipe, "all at once") for recipe in RECIPES} | {("dctps", each) for each in WRAPPERS})
+    "recipe, wrapper",
+    [
+        *(("dctps", each) for each in WRAPPERS),
+        *(pytest.param(each, "all at once", marks=pytest.mark.slow) for each in RECIPES if each != "dctps"),
+    ],
 )
 def test_names_keys_and_files_are_those_of_the_plain_model(recipe, wrapper, tmp_path):
     wrap = WRAPPERS[wrapper]

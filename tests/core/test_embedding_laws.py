@@ -97,7 +97,9 @@ def test_orthonormal_columns(case, shape, fraction, seed):
 @each_embedding
 def test_keeps_lengths_on_average(case):
     if case.scaled:
-        squares = [matrix(embedding(case, (8, 8), 0.3, seed)).square().sum(0) for seed in range(60)]
+        squares = [
+            matrix(embedding(case, (8, 8), 0.3, seed)).square().sum(0) for seed in range(3 if case.orthonormal else 60)
+        ]
         mean = torch.cat(squares).mean()
         assert abs(mean - 1) < 5 * (2 / 64) ** 0.5 / len(torch.cat(squares)) ** 0.5
 

@@ -619,6 +619,26 @@ BUGS = [
         "summary",
         "shared",
     ),
+    # other libraries
+    Bug("mover begun anew", "integrations/resuming.py", "mover.load_state_dict(", "repr(", "lightning", "to_the_bit"),
+    Bug("base unchecked", "integrations/resuming.py", "{*saved, *now}", "{*saved} - {*saved}", "lightning", "refused"),
+    Bug("base kept", "integrations/lightning.py", ".pop(name, None)", ".get(name)", "lightning", "without_the_base"),
+    Bug("steps of batches", "integrations/lightning.py", "> self._steps", "> -1", "lightning", "plain_loop"),
+    Bug(
+        "loss of another", "integrations/transformers.py", "= args, kwargs\n\n", "= self._batch\n\n", "hugging", "plain"
+    ),
+    Bug(
+        "waves not merged",
+        "integrations/peft/fourier_ft.py",
+        ".index_add(0, place,",
+        ".index_copy(0, place,",
+        "peft",
+        "here",
+    ),
+    Bug("alpha left out", "integrations/peft/lora.py", "* alpha /", "/", "peft", "computes_here"),
+    Bug(
+        "bias not scaled", "integrations/peft/ia3.py", '_parameters.get("bias")', '_parameters.get("")', "peft", "here"
+    ),
     # products that never build w
     Bug(
         "wrong partner",

@@ -1,14 +1,11 @@
 """What tests of the study share."""
 
-import multiprocessing
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-# Where tests start processes by the method forkserver, they come of one that has imported all that takes its time.
-multiprocessing.set_forkserver_preload(["subspace.study.training.run", "rich.console", "pytest"])
 PROJECT = '''
 """Small data and networks of one's own, and faults of them."""
 import os

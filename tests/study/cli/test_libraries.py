@@ -71,6 +71,7 @@ def timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", library)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_library_is_trained(timm, tmp_path):
     table = run(Study(models="timm:tiny", methods="dctps", densities=0.1, **SMALL), tmp_path, "inline")
     assert table["model"].tolist() == ["timm:tiny"]

@@ -30,6 +30,7 @@ from subspace.study.training.state import pack
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
 FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload([__name__])
 
 
 def task(run, states):

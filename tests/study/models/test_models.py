@@ -171,6 +171,7 @@ def filter_norms(n_in, n_out):
     return gaussian, np.linalg.norm(D, axis=1).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "equal", "wider"), [("authors", 0.438, 0.369), ("norms", 0.192, 0.136)])
 @pytest.mark.parametrize("density", [0.01, 0.1])  # at 0.1 the stem and some more have a full S, and no alpha
 def test_fixup_under_dctps_starts_by_the_alphas_of_the_rule(rule, equal, wider, density):

@@ -33,6 +33,7 @@ def run_of(name: str, size: int, bits: int, **options) -> Run:
     return Run(Choice(name, options), data=DATA, bytes=size, train=training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [0, 5])
 @pytest.mark.parametrize("name", SIZED)
 def test_the_file_of_a_run_has_at_most_its_bytes(name, bits):

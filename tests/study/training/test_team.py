@@ -79,6 +79,7 @@ def place(tmp_path_factory):
 
 
 FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["subspace.study.training.run"])
 start_quickly = functools.partial(start_processes, start_method="forkserver")
 
 

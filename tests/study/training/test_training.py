@@ -234,6 +234,7 @@ def test_the_cost_of_snip_is_its_batch_and_then_the_weights_it_keeps():
     assert metrics["stored_training"] == metrics["stored_bytes"] == chosen_bytes(metrics)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_mover_includes_the_dense_gradients_it_looks_at():
     runs = {name: run_of(name, 0.01, 0, train=Training(2, 5)) for name in ("random_pruning_erk", "set", "rigl")}
     still, drawn, grown = (figures(run) for run in runs.values())  # 48 steps, moves at 8, 16, 24 and 32 before 36
@@ -315,6 +316,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(name, 
         assert interrupted(run, stop) == whole, stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"basis": "dct", "budget": "erk"}])
 def test_a_network_pruned_gradually_ends_with_the_exact_density(options):
     run = Run(Choice("gradual", {"delta_t": 1} | options), density=0.1, train=SHORT)
