@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
@@ -68,7 +69,7 @@ def phase_diagram(table: pd.DataFrame, title: str) -> Figure:
             named = [format_size((size, value)) for value in shares.columns]
             here.set_xticks(range(len(named)), named, fontsize=8)
             here.set_yticks(range(0, len(targets), 2), [f"{100 * each:g} %" for each in targets[::2]], fontsize=7)
-            here.set_title(label, loc="left", fontsize=8)
+            here.set_title(fill(str(label), 44), loc="left", fontsize=8)
             here.set_xlabel(size, fontsize=9)
             here.set_ylabel("of ordinary training's accuracy", fontsize=8)
         for here in list(axes):
