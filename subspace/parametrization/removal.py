@@ -17,7 +17,7 @@ from subspace._base.sharded import sharded_modules
 from subspace._base.ties import restore_ties
 from subspace.parametrization.handle import Subspace, require_thetas, subspaces
 from subspace.parametrization.stack import stack_of
-from subspace.products.geometry import memory_format
+from subspace.products.geometry import last_format
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -62,7 +62,8 @@ def unregister(model: nn.Module) -> nn.Module:
         stack = stack_of(space.module, space.name)
         with torch.no_grad():
             weight = nn.Parameter(space.parametrization(space.theta), trains)
-        weight.data = weight.clone(memory_format=memory_format(weight))
+        last = space.parametrization.is_channels_last
+        weight.data = weight.clone(memory_format=last_format(weight) if last else torch.contiguous_format)
         stack.__class__ = parametrize.ParametrizationList
         stack.original, stack.is_tensor = weight, True  # in place of theta, which may be shared
         if len(stack) == 1:
