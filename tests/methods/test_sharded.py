@@ -109,7 +109,9 @@ def agree(run, function, *arguments) -> None:
 
 
 @pytest.mark.parametrize(
-    "moving, training", each_with_one(product(MOVERS, STARTS), product(OPTIMIZERS, [by_layers, at_once])), ids=str
+    "moving, training",
+    each_with_one(product(MOVERS, STARTS), product(OPTIMIZERS, [by_layers, at_once])),
+    ids=lambda pair: "-".join(getattr(each, "__name__", each) for each in pair),
 )
 def test_a_sharded_model_moves_as_a_whole_one_does_on_both_batches(run, moving, training):
     agree(run, moved, *moving, *training, False, 1 << 20)
