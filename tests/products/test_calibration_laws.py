@@ -19,6 +19,9 @@ LINEAR = (ROUTES, "linear", torch.float32, "cpu")
 SIZES = calibration._sizes(*LINEAR)  # of what is measured
 
 
+QUIET = calibration.QUIET
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """A cache of one's own, and the families that are measured, in next to no time."""
@@ -31,7 +34,7 @@ def measured(monkeypatch, tmp_path):
 
     monkeypatch.setenv("SUBSPACE_COSTS", str(tmp_path / "costs.json"))
     monkeypatch.setattr(calibration, "measure", measure)
-    monkeypatch.setattr(calibration.time, "thread_time", calibration.time.perf_counter)  # as if nobody else computed
+    monkeypatch.setattr(calibration, "QUIET", 0.0)  # whoever else computes
     monkeypatch.setattr(calibration, "_SECONDS", calibration._Allowance(1000.0))
     calibration._constants.cache_clear()
     yield families
@@ -113,6 +116,7 @@ def test_where_it_cannot_be_kept_it_is_measured_every_time(where, measured, tmp_
 
 
 def test_what_is_measured_beside_other_programs_is_not_used(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "QUIET", QUIET)
     clock = iter(range(100))
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: 2.0 * next(clock))
     monkeypatch.setattr(calibration.time, "thread_time", lambda: 0.0)
