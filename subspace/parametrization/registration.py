@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from subspace.parametrization.module_class import give_own_methods
 from subspace.parametrization.parametrization import SubspaceParametrization
 from subspace.parametrization.stack import Stack, set_apart, stack_of
 from subspace.products.geometry import memory_format
-
-if TYPE_CHECKING:
-    pass
 
 
 class Registration(NamedTuple):

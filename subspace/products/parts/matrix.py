@@ -3,7 +3,7 @@
 With i = i1 s + i2 the angle of the DCT splits, cos(a i1 + b(i2)) = cos(a i1) cos(b(i2)) - sin(a i1) sin(b(i2)), and so
 do the signs of a Hadamard matrix for s a power of two. The factors, n_out x (n_in / s + s), are made in float64.
 
-On a GPU a kernel writes w from them at once, and two read off the gradient to w what theta needs.
+On a GPU kernels write w from them at once, and one reads off the gradient to w what theta needs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def read_gradients(gw: Tensor, w: Weight, needs: Needs) -> tuple[Tensor | None, 
     needs = needs._replace(scale=needs.scale and w.scale is not None)
     if _has_kernels(w, gw):
         gw = gw if memory_format(gw) != torch.contiguous_format else gw.contiguous()
-        found: tuple[Tensor | None, ...] = kernels("matrix").read_gradients(gw, w, _factors(w, gw.device), needs)
-        return found[0], found[1]
+        found: tuple[Tensor | None, Tensor | None]
+        found = kernels("matrix").read_gradients(gw, w, _factors(w, gw.device), needs)
+        return found
     gscale = dot(gw, transform_of(w, gw)) if needs.scale else None
     return gscale, gw.reshape(-1).index_select(0, w.index) if needs.values else None
 
