@@ -19,7 +19,8 @@ def in_autocast(x: Tensor) -> bool:
     if not torch._C._is_any_autocast_enabled():  # asked at every product
         return False
     device = x.device.type
-    return device in DEVICES and torch.is_autocast_enabled(device)
+    known = device in DEVICES or device == torch._C._get_privateuse1_backend_name()  # of another package's devices
+    return known and torch.is_autocast_enabled(device)
 
 
 def as_autocast(x: Tensor) -> Tensor:
