@@ -39,7 +39,7 @@ def test_the_runs_are_all_of_those_of_the_preset(study):
     asked = files.study(files.read(findings.RESULTS / study / "study.toml"))
     preset = max((name for name in presets() if study.startswith(name.replace("/", "-"))), key=len)
     known = files.study(files.read(preset))
-    train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate)
+    train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate, device=asked.train.device)
     assert dataclasses.replace(known, name=study, train=train) == asked
     table = findings.runs(study)
     (version,) = table["version"].unique()
