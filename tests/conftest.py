@@ -34,8 +34,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not LONG.intersection(mark.name for mark in item.iter_markers()))
 
 
-def pytest_collection_finish():
-    """Leave what collection has made out of searches of all objects: it is ten times what a test makes."""
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_objects():
+    """Leave what imports have made out of searches of all objects: it is a hundred times what a test makes."""
     gc.collect()
     gc.freeze()
 
