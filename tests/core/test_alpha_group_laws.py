@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, linear
 from subspace import add_alpha_group, methods, parameter_groups, recipes, share, structured, subspaces
 from subspace.embeddings import Sparse
 from subspace.offsets import Hadamard, SignedDCT
+from tests.support.cases import rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -132,7 +133,7 @@ DEFAULTS = {name: (0.05 if name in ("sgd", "momentum", "nesterov") else 0.02, 0.
 
 @each_recipe
 @each_optimizer
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", rest_slow([False, True], [False]))
 def test_every_number_is_where_the_updates_by_hand_bring_it(recipe, optimizer, fast):
     model = net(recipe)
     references = [Reference.of(space) for _, space in subspaces(model)]

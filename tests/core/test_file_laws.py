@@ -539,6 +539,7 @@ def test_a_killed_save_leaves_nothing_behind(tmp_path):
         load(nn.Linear(2000, 2000), tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_files_that_are_exchanged_while_they_are_read_are_one_or_the_other(tmp_path):
     contents = []
     for make in (MODELS["dctps"], MODELS["random_subspace"]):

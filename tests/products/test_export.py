@@ -16,7 +16,7 @@ from subspace import Key, dct, fwht, idct, recipes, register, structured
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Hadamard, RankOne, SignedDCT
 from subspace.products import Weight, linear
-from tests.support.cases import EACH_ONCE
+from tests.support.cases import EACH_ONCE, rest_slow
 
 close = torch.testing.assert_close
 BATCH = Dim("batch", min=1, max=1024)
@@ -92,9 +92,7 @@ def _graphs(module: nn.Module):
     return [child.graph for child in module.modules() if hasattr(child, "graph")]
 
 
-@pytest.mark.parametrize(
-    "layers", [pytest.param(name, marks=pytest.mark.slow if name == "conv2d" else ()) for name in LAYERS]
-)
+@pytest.mark.parametrize("layers", rest_slow(LAYERS, ["linear"]))
 def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(layers):
     net, x = several(layers)
     program = export(net, (x,), dynamic_shapes=({0: BATCH},))
@@ -150,6 +148,7 @@ def test_the_functions_are_exported_too():
     close(program.module()(x[:3]), net(x[:3]))
 
 
+@pytest.mark.slow
 def test_a_trace_of_torchscript_computes_the_same(tmp_path):
     net, x = several("conv2d")
     traced = torch.jit.trace(net, x, strict=False)  # which are in a list

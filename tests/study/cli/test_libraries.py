@@ -112,6 +112,7 @@ class ZMQInteractiveShell:
     """What a notebook has in place of a terminal."""
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_progress(monkeypatch, capsys, timm, tmp_path):
     study = Study(models="timm:tiny", methods="ordinary", **SMALL)
     monkeypatch.setattr("builtins.get_ipython", ZMQInteractiveShell, raising=False)
