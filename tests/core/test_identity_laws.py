@@ -27,7 +27,9 @@ from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS, each_with_one, r
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
-each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
+each_pair = pytest.mark.parametrize(
+    "offset_case, embedding_case", rest_slow(EACH_ONCE, EACH_ONCE[::2]), ids=lambda case: case.name
+)
 DIM = 9
 
 
@@ -84,8 +86,11 @@ WAYS = {
     },
     "the mean of two": lambda state, folder: {name: torch.stack([t, t]).double().mean(0) for name, t in state.items()},
 }
+SLOW = pytest.mark.slow
 PAIRS_AND_WAYS = [
-    pytest.param(*pair, way, id="-".join([*(case.name for case in pair), way]))
+    pytest.param(
+        *pair, way, id="-".join([*(case.name for case in pair), way]), marks=() if pair in EACH_ONCE[::2] else SLOW
+    )
     for pair, way in each_with_one(EACH_ONCE, WAYS)  # a way sees tensors alone, whatever d and U they are of
 ]
 each_pair_and_way = pytest.mark.parametrize("offset_case, embedding_case, way", PAIRS_AND_WAYS)
