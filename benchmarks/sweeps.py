@@ -138,12 +138,52 @@ def offset_costs(runs: pd.DataFrame) -> Figure:
     return named(figure, axes)
 
 
+def bases(runs: pd.DataFrame) -> Figure:
+    """Error by the method that chooses, a mark per basis, from the worst seed to the best: rows are networks, columns
+    densities.
+    """
+    runs = runs.assign(error=100 * (1 - runs["test_accuracy"]))
+    runs = runs.assign(place=runs.apply(setting, axis=1))
+    runs["basis"] = [json.loads(options).get("basis", "identity") for options in runs["options"]]
+    runs["chooser"] = runs["label"].str.replace(r", basis=\w+", "", regex=True)
+    densities = sorted(runs["density"].dropna().unique(), reverse=True)
+    names, dense = list(dict.fromkeys(runs["place"])), runs["method"] == DENSE
+    choosers, order = (list(dict.fromkeys(runs.loc[~dense, name])) for name in ("chooser", "basis"))
+    figure = Figure(figsize=(1 + 3.9 * len(densities), 1.3 + 2.2 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), len(densities), sharex=True, sharey=True, squeeze=False)
+    looks = assign_looks(order)
+    for row, name in zip(axes, names, strict=True):
+        for here, density in zip(row, densities, strict=True):
+            here.set_title(f"{name}\ndensity {100 * density:g} %", loc="left", fontsize=9)
+            plots.plain(here)
+            own = runs[(runs["place"] == name) & (runs["density"] == density)]
+            baseline = runs.loc[(runs["place"] == name) & dense, "error"]
+            here.axhspan(baseline.min(), baseline.max(), color="black", alpha=0.15, lw=0)
+            here.axhline(baseline.mean(), color="black", linestyle="--", linewidth=1.2, label="dense")
+            for place, basis in enumerate(order):
+                found = own[own["basis"] == basis].groupby("chooser")["error"].agg(["mean", "min", "max"])
+                low, middle, high = (found[each].reindex(choosers) for each in ("min", "mean", "max"))
+                at = [x + 0.13 * (place - (len(order) - 1) / 2) for x in range(len(choosers))]
+                look = looks[basis] | {"linestyle": "none", "markersize": 6}
+                here.errorbar(at, middle, [middle - low, high - middle], label=BASES[basis], elinewidth=1.4, **look)
+        row[0].set_ylabel("test error, % (log scale)")
+    axes[0][0].set_yscale("log")
+    axes[0][0].set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    axes[0][0].yaxis.set_minor_formatter(NullFormatter())
+    axes[-1][0].set_xticks(range(len(choosers)), choosers)
+    title = "Test error by the basis whose coefficients are chosen"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return named(figure, axes)
+
+
+BASES = {"identity": "weights", "dct": "DCT", "haar": "Haar", "hadamard": "Hadamard", "singular": "singular vectors"}
 AGAINST = {cost: (COSTS[cost], AXES[cost]) for cost in ("bytes", "flops")}
 AGAINST["time"] = ("seconds", "seconds of training")
 WIDTHS = {"resnet20": 16, "vit_tiny": 192}  # where none is given
 SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "rates": rates,
     "offset-costs": offset_costs,
+    "bases": bases,
     "widths-bytes": lambda runs: widths(runs, "bytes"),
     "widths-flops": lambda runs: widths(runs, "flops"),
     "widths-time": lambda runs: widths(runs, "time"),

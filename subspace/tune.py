@@ -265,7 +265,7 @@ def srht(
 ) -> nn.Module:
     """Direct intrinsic dimension (DID, Aghajanyan et al. 2020): one theta for all tensors, U a fast random rotation.
 
-    Its sibling SAID, which multiplies each layer's part by a trained number, is not linear in what trains.
+    Its sibling SAID, which multiplies each tensor's part by a trained number, is bilinear: `methods.said`.
 
     Args:
         model: Its tensors are registered in place; of one dtype, or of half precision and float32, and on one device.

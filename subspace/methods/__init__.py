@@ -14,6 +14,7 @@ from subspace.methods.moving import Mover, constant, cosine, linear
 from subspace.methods.prune import force, supports
 from subspace.methods.ranking import Supports, select, shuffle
 from subspace.methods.rigl import RigL
+from subspace.methods.said import ScaledUpdate, said
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient, saliency
 from subspace.methods.saliencies.grasp import grasp
 from subspace.methods.saliencies.inverted import inverted
@@ -32,6 +33,7 @@ __all__ = [
     "Objective",
     "RigL",
     "Saliency",
+    "ScaledUpdate",
     "Scores",
     "Supports",
     "Trajectory",
@@ -49,6 +51,7 @@ __all__ = [
     "magnitude",
     "random",
     "rows",
+    "said",
     "saliency",
     "select",
     "shuffle",

@@ -30,7 +30,7 @@ class Binding(NamedTuple):
     """A bound product, what it is for, and how images and y lie. fixed: index, signs and matrix of its weight."""
 
     bound: Bound
-    fixed: tuple[Tensor, None, None]
+    fixed: tuple[Tensor, None, Tensor | None]
     shapes: tuple[torch.Size, torch.Size]  # of x and theta
     format: torch.memory_format
     y_size: tuple[int, ...]
@@ -60,11 +60,16 @@ class Binding(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What was found for an index when it was at a version: None where no product can be bound."""
+    """What was found for a matrix and an index when it was at a version: None where no product can be bound."""
 
     index: Tensor  # type: ignore[assignment]  # which hides tuple's method, that nobody needs
+    matrix: Tensor | None
     version: Version | None
     binding: Binding | None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.float32 and tensor.is_cpu and type(tensor) in PLAIN
 
 
 class Bindings:
@@ -76,19 +81,20 @@ class Bindings:
 
     def find(self, x: Tensor, theta: Tensor, geometry: Geometry, name: str) -> Binding | None:
         """That for this x by the route of that name, or the fastest; None where there is none."""
-        if not (x.dtype is theta.dtype is torch.float32 and x.is_cpu and theta.is_cpu and type(theta) in PLAIN):
+        if not (x.dtype is torch.float32 and x.is_cpu and _is_plain(theta)):
             return None
-        index = self.form.index()
-        if index.is_inference():  # which counts no versions
+        index, matrix = self.form.index(), self.form.matrix()
+        if index.is_inference() or not (matrix is None or _is_plain(matrix)):  # an index that counts no versions
             return None
         kind = x.shape, x.stride(), theta.shape, theta.stride(), geometry, name, torch.get_num_threads()
         found = self._found.get(kind)
-        if found is None or found.index is not index or found.version != version(index):
+        same = found is not None and found.index is index and found.matrix is matrix
+        if found is None or not same or found.version != version(index):
             if len(self._found) >= MOST:
                 self._found.clear()
             w = self.form(theta)._replace(index=index)
             now = checked(index, w.values.shape[0], math.prod(w.shape))
-            found = self._found[kind] = _Found(index, now, self._bind(x, theta, w, geometry, name))
+            found = self._found[kind] = _Found(index, matrix, now, self._bind(x, theta, w, geometry, name))
         return found.binding
 
     def _bind(self, x: Tensor, theta: Tensor, w: Weight, geometry: Geometry, name: str) -> Binding | None:
@@ -98,14 +104,14 @@ class Bindings:
         if not x.is_contiguous(memory_format=form):
             return None
         problem = Problem.of(x, w, geometry)
-        bound = select(problem, name).bind(problem, layout, w.index)
+        bound = select(problem, name).bind(problem, layout, w)
         if bound is None:
             return None
         size = *x.shape[:-1], w.shape[0]
         if geometry.kernel:
             size = x.shape[0], w.shape[0], *geometry.sizes(tuple(x.shape[2:]))
         stride = torch.empty(size, device="meta").contiguous(memory_format=form).stride()
-        return Binding(bound, (w.index, None, None), (x.shape, theta.shape), form, size, stride)
+        return Binding(bound, (w.index, None, w.matrix), (x.shape, theta.shape), form, size, stride)
 
     def __reduce__(self) -> tuple[type[Bindings], tuple[VectorForm]]:
         return Bindings, (self.form,)

@@ -61,3 +61,6 @@ class VectorForm(Form, Protocol):
 
     def index(self) -> Tensor:
         """The places of the values, the same tensor at every call."""
+
+    def matrix(self) -> Tensor | None:
+        """A given T; None where it is none."""

@@ -39,7 +39,7 @@ def test_the_runs_are_all_of_those_of_the_preset(study):
     asked = files.study(files.read(findings.RESULTS / study / "study.toml"))
     preset = max((name for name in presets() if study.startswith(name.replace("/", "-"))), key=len)
     known = files.study(files.read(preset))
-    train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate)
+    train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate, device=asked.train.device)
     assert dataclasses.replace(known, name=study, train=train) == asked
     table = findings.runs(study)
     (version,) = table["version"].unique()
@@ -150,6 +150,24 @@ def test_accuracy_is_drawn_against_what_an_offset_costs():
     assert curves(axes) == {"dct": [(900, 85)], "haar": [(300, 55)]}
     ranges = [segment.tolist() for drawn in axes.collections[-2:] for segment in drawn.get_segments()]
     assert np.allclose(ranges, [[[900, 80], [900, 90]], [[300, 50], [300, 60]]])
+
+
+def test_the_error_is_drawn_by_basis_for_every_method_that_chooses():
+    def entry(basis, seed, accuracy):
+        run = Run(Choice("synflow", {"basis": basis}), Choice("mlp"), Choice("digits"), 0.01, seed=seed)
+        return finished(run, accuracy)
+
+    means = {"identity": 0.7, "dct": 0.9}
+    entries = [entry(basis, seed, mean + 0.04 * seed - 0.02) for basis, mean in means.items() for seed in (0, 1)]
+    entries += [finished(Run(Choice("ordinary"), Choice("mlp"), Choice("digits"), seed=seed), 0.95) for seed in (0, 1)]
+    figure = sweeps.bases(runs_table(entries))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["SynFlow"]
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    for name, (low, middle, high) in {"weights": (28, 30, 32), "DCT": (8, 10, 12)}.items():
+        line, _, (reach,) = drawn[name].lines
+        assert line.get_ydata() == pytest.approx([middle])
+        assert reach.get_segments()[0][:, 1] == pytest.approx([low, high])
 
 
 def test_bits_and_dimensions_have_tables_too(tmp_path, monkeypatch):

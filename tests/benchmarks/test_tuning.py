@@ -13,7 +13,7 @@ from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks import tasks, tuning
+from benchmarks import fine_tuning, tasks, tuning
 from benchmarks.tasks import Headed, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, fits_or_not, largest_size, made
 from subspace import Key
@@ -186,3 +186,30 @@ def test_what_is_computed_once_is_what_minilm_computes():
         torch.cat(each) for each in zip(found.train.inputs, found.held_out.inputs, found.test.inputs, strict=True)
     ]
     assert torch.allclose(found.base(*inputs), wanted, atol=1e-4)
+
+
+def test_a_task_is_the_data_and_the_pretrained_model_of_a_study(monkeypatch):
+    with_mask = Split((torch.randn(9, 4, 6), torch.ones(9, 4, dtype=torch.int64)), torch.arange(9) % 3)
+    base = Sum()
+    found = Task("texts", base, ("fc",), 6, 3, with_mask, with_mask, with_mask.at(torch.arange(5)))
+    monkeypatch.setitem(fine_tuning.TASKS, "texts", lambda layers: found)
+    samples = fine_tuning.samples("texts")
+    assert (len(samples.train), len(samples.test), samples.num_classes) == (9, 5, 3)
+    model = fine_tuning.pretrained(Key(3), "texts")
+    inputs, _ = samples.train.batch(torch.arange(9))
+    torch.testing.assert_close(model(inputs), Headed(base, 6, 3, Key(3))(*with_mask.inputs))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.net.base.fc.weight is not base.fc.weight
+    with pytest.raises(ValueError, match="^task must be one of order, topic, .*, got 'sums'$"):
+        fine_tuning.samples("sums")
+
+
+class Sum(nn.Module):
+    """Hidden states (n, t, 6) and a mask (n, t) -> (n, 6)."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6).requires_grad_(False)
+
+    def forward(self, hidden, mask):
+        return (self.fc(hidden) * mask[..., None]).sum(1)

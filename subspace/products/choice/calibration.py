@@ -33,6 +33,7 @@ from subspace._base.files import write_atomically
 from subspace._base.machine import cpu_name
 from subspace._base.version import VERSION
 from subspace.products.choice.router import Constants, predict
+from subspace.products.form import Layout
 from subspace.products.geometry import Geometry, last_format
 from subspace.products.native import load
 from subspace.products.problem import Problem
@@ -41,12 +42,12 @@ from subspace.products.weight import Needs, Weight
 
 Routes = tuple[Route, ...]
 Table = dict[str, dict[str, dict[str, list[float]]]]  # by machine, family and route
-COUNTS = 2  # raised with every change of what any `Route.counts` counts, or of what is measured
+COUNTS = 3  # raised with every change of what any `Route.counts` counts, or of what is measured
 TYPICAL = Path(__file__).with_name("typical.json")
 REPEATS = 2
 QUIET = 0.7  # of the seconds of a measurement its thread must have had the processor, or others' turns are in them
 SECONDS = 0.8  # that a process measures for on a CPU, all families together: with the last call, within a second
-LINEAR = [(64, 64, 256), (256, 256, 32), (256, 256, 512), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
+LINEAR = [(64, 64, 16), (256, 256, 32), (128, 128, 2048), (1024, 1024, 8), (1024, 1024, 128), (512, 4096, 64)]
 LINEAR_ON_GPU = [
     (256, 256, 4096),
     (1024, 1024, 1024),
@@ -224,6 +225,7 @@ def time_routes(
 ) -> dict[str, float]:
     """Seconds of a forward and a backward pass by each of the routes, the least of some, the routes in turns.
 
+    Those that bind their products are timed bound, as layers call them.
     On a GPU they are captured: what each launch costs depends on the program, and large layers and graphs hide it.
     Raises TimeoutError once `time.perf_counter()` is over `until`.
     """
@@ -236,8 +238,7 @@ def time_routes(
         index = torch.linspace(0, problem.entries - 1, problem.k, dtype=torch.float64).long().to(x.device)
         given = x.new_ones(problem.shape) if problem.transform == "given" else None
         w = Weight(scale, x.new_ones(problem.k), index, problem.shape, problem.transform, matrix=given)
-        calls: dict[str, Callable[[], None]]
-        calls = {route.name: functools.partial(_both_passes, route, x, w, problem.geometry) for route in routes}
+        calls = {route.name: _both_passes(route, x, w, problem) for route in routes}
         if x.is_cuda:
             calls = {name: _captured(call) for name, call in calls.items()}
         best = dict.fromkeys(calls, math.inf)
@@ -251,9 +252,26 @@ def time_routes(
     return best
 
 
-def _both_passes(route: Route, x: torch.Tensor, w: Weight, geometry: Geometry) -> None:
-    y = route.forward(x, w, geometry)
-    route.backward(torch.ones_like(y), x, w, geometry, Needs(True, w.scale is not None, True))
+def _both_passes(route: Route, x: torch.Tensor, w: Weight, problem: Problem) -> Callable[[], None]:
+    geometry, layout = problem.geometry, Layout(1 + problem.k, 0.0, 1.0, at=0, first=1)
+    if problem.transform == "given":
+        layout = Layout(problem.k, 1.0, 0.0, at=None, first=0)
+    is_bound = x.dtype == torch.float32 and not x.is_cuda
+    bound, theta = route.bind(problem, layout, w) if is_bound else None, x.new_ones(layout.dim)
+
+    def call() -> None:
+        if bound is None:
+            y = route.forward(x, w, geometry)
+            route.backward(torch.ones_like(y), x, w, geometry, Needs(True, w.scale is not None, True))
+            return
+        size = geometry.sizes(problem.x_shape[2:]) if geometry.kernel else ()
+        y = x.new_empty(problem.x_shape[0], problem.shape[0], *size)
+        if problem.channels_last:
+            y = y.contiguous(memory_format=last_format(x))
+        bound.forward(x, theta, y)
+        bound.backward(torch.ones_like(y), x, theta, torch.empty_like(x), torch.empty_like(theta))
+
+    return call
 
 
 def _captured(call: Callable[[], None]) -> Callable[[], None]:

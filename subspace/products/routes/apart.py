@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from subspace.products.form import Layout
 from subspace.products.geometry import Geometry
 from subspace.products.native import load, rows
 from subspace.products.parts import sparse
 from subspace.products.parts.combine import combine, times
 from subspace.products.problem import Problem
-from subspace.products.routes.base import Route
+from subspace.products.routes.base import Bound, Route
 from subspace.products.weight import Gradients, Needs, Weight
 
 
@@ -37,6 +40,14 @@ class Apart(Route):
             sparse.forward(x, w, geometry, y)
         return y
 
+    def bind(self, problem: Problem, layout: Layout, w: Weight) -> Bound | None:
+        if w.matrix is None or layout.at is not None or problem.geometry.kernel:
+            return None
+        if not (problem.k and load.is_available()):
+            return None
+        beside = rows.bind(problem._replace(transform="zero"), layout, w.index)
+        return BoundApart(w.matrix, layout.fixed, beside)
+
     def backward(self, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
         t, _ = _given(w, x)
         product = geometry.gradients(gy, x, t, True, False)[0] if needs.x or needs.scale else None
@@ -46,6 +57,29 @@ class Apart(Route):
         beside = rows.backward(gy, x, _sparse(w), geometry, needs._replace(scale=False))
         gx = None if found.x is None or beside.x is None else found.x.add_(beside.x)
         return Gradients(gx, found.scale, beside.values)
+
+
+class BoundApart(NamedTuple):
+    """scale T and S, bound: rows of x by the compiled kernel for S, and torch's product added to it."""
+
+    matrix: Tensor
+    scale: float
+    sparse: Bound
+
+    def forward(self, x: Tensor, theta: Tensor, y: Tensor) -> None:
+        """Write w x into y."""
+        self.sparse.forward(x, theta, y)
+        _rows(y).addmm_(_rows(x), self.matrix.t(), alpha=self.scale)
+
+    def backward(self, gy: Tensor, x: Tensor, theta: Tensor, gx: Tensor | None, gtheta: Tensor | None) -> None:
+        """Write the gradients, each where wanted."""
+        self.sparse.backward(gy, x, theta, gx, gtheta)
+        if gx is not None:
+            _rows(gx).addmm_(_rows(gy), self.matrix, alpha=self.scale)
+
+
+def _rows(t: Tensor) -> Tensor:
+    return t if t.ndim == 2 else t.view(-1, t.shape[-1])
 
 
 def _given(w: Weight, x: Tensor) -> tuple[Tensor, Tensor]:

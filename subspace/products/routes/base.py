@@ -58,9 +58,9 @@ class Route(ABC):
     def backward(self, gy: Tensor, x: Tensor, w: Weight, geometry: Geometry, needs: Needs) -> Gradients:
         """The gradients that are needed."""
 
-    def bind(self, problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
+    def bind(self, problem: Problem, layout: Layout, w: Weight) -> Bound | None:
         """Its product with all worked out that is the same at every call; by default None, for none.
 
-        It is asked for an x that is contiguous, or channels_last images, and an index that has been checked.
+        It is asked for an x that is contiguous, or channels_last images, and a w whose index has been checked.
         """
         return None

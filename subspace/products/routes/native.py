@@ -55,10 +55,10 @@ class Native(Route):
             return pointwise.backward(functools.partial(rows.backward, needs=needs), gy, x, w, geometry)
         return conv.backward(gy, x, w, geometry, needs)
 
-    def bind(self, problem: Problem, layout: Layout, index: Tensor) -> Bound | None:
+    def bind(self, problem: Problem, layout: Layout, w: Weight) -> Bound | None:
         stride, padding = problem.geometry.stride, problem.geometry.padding
         if not problem.geometry.is_pointwise:
-            return conv.bind(problem, layout, index)
+            return conv.bind(problem, layout, w.index)
         if set(stride) <= {1} and not any(padding):  # every pixel as it is
-            return rows.bind(problem, layout, index)
+            return rows.bind(problem, layout, w.index)
         return None

@@ -48,8 +48,8 @@ def dimension(
     is found. Without a schedule of the learning rate, a training that will not come to the target is stopped.
 
     Args:
-        study: as of `run`. Its dims, if any, are the bounds of the search, which otherwise goes from 1 to the number of
-            weights; its densities are not used.
+        study: as of `run`. Its dims, if any, are the bounds of the search, which otherwise goes from 1, or the least
+            that a method takes, to the number of weights; its densities are not used.
         target: the share of ordinary training's accuracy, in (0, 1].
         out: the folder of results, as of `run`; dimension.csv, dimension-runs.csv and dimension-1.png (.svg) go to
             out/<name of the study>.
@@ -63,8 +63,8 @@ def dimension(
         what kept a dim from being found, if anything.
 
     Raises:
-        ValueError: the study cannot be as it says, the target is out of range, or a dim is above the number of weights;
-            nothing has run.
+        ValueError: the study cannot be as it says, the target is out of range, or a dim is above the number of weights
+            or below what a method takes; nothing has run.
         StorageError: results cannot be written; what has finished is kept.
     """
     from subspace.study.reports.analyses.dimension import write_dimensions  # it loads pandas and matplotlib
@@ -104,14 +104,19 @@ def ask(plan: Plan) -> Iterator[Question]:
         where = Choice.of(entry, "data")
         loaded = data.load(where)
         for which in (Choice.of(each, "model") for each in study.models):
-            weights = sum(t.weight.numel() for t in subspace.targets(models.build(which, loaded, Key(0))).values())
+            model = models.build(which, loaded, Key(0))
+            weights = sum(t.weight.numel() for t in subspace.targets(model).values())
             least, most = (min(study.dims), max(study.dims)) if study.dims else (1, weights)
             if most > weights:
                 raise ValueError(f"dims must be at most the number of weights of {which}, {weights:,}, got {most:,}")
             dense = Run(Choice("ordinary"), which, where, train=study.train)
             ordinary = {seed: replace(dense, seed=seed) for seed in seeds}
             for chosen in methods:
-                yield Question(ordinary, replace(dense, method=chosen, dim=most), log_grid(least, most))
+                fewest = method(chosen.name).least_dim(model)
+                if study.dims and least < fewest:
+                    raise ValueError(f"dims must be at least {fewest} for {chosen} of {which}, got {least}")
+                grid = log_grid(max(least, fewest), most)
+                yield Question(ordinary, replace(dense, method=chosen, dim=most), grid)
 
 
 def measure(trainer: Trainer, question: Question, target: float) -> Dimension:

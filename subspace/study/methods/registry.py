@@ -37,6 +37,7 @@ from subspace.study.methods.variants import (
     random,
     random_subspace,
     require_value,
+    said,
 )
 
 
@@ -49,6 +50,7 @@ class Method:
     that begins with all weights, so that they train at the rate of the dense network. from_dense: whether U is chosen
     at the dense network, which is then held as well. needs_data: whether it is chosen by data.
     cost(density): the time of an epoch, in those of ordinary training. has_density: whether it has a size at all.
+    least_dim(model): the fewest numbers that can be asked for.
     authors: the defaults under the rule "authors", where they are others.
     """
 
@@ -62,6 +64,7 @@ class Method:
     needs_data: bool = False
     cost: Callable[[float], float] = lambda density: 1.0
     has_density: bool = True
+    least_dim: Callable[[nn.Module], int] = lambda model: 1
     authors: Mapping[str, Any] = field(default_factory=dict)
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -195,6 +198,7 @@ METHODS = {
         SUBSPACE,
         cost=lambda density: 1 + 100 * density,
     ),
+    "said": Method("SAID", GAUSSIAN, said, {"tensors": "weights"}, least_dim=lambda net: len([*net.parameters()]) + 1),
 }
 BASIC = ("ordinary", "random_pruning_uniform", "random_pruning_epl", "dctps", "freezenet", "random_subspace")
 

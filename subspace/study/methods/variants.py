@@ -244,6 +244,11 @@ def random_subspace(model: nn.Module, s: Setting) -> nn.Module:
     )
 
 
+def said(model: nn.Module, s: Setting) -> nn.Module:
+    """A random subspace through the weights as they are built, and a factor for each tensor, by `tensors`."""
+    return methods.said(model, **s.size, seed=s.seed, include=chosen(s))
+
+
 def chosen(s: Setting) -> Callable[[str, Tensor], bool] | None:
     """The selection of the option `tensors`: None for the weight matrices."""
     return (lambda name, tensor: True) if s.options["tensors"] == "all" else None

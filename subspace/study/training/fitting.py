@@ -33,7 +33,7 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
         bits: Of a number of theta in the file; 0 for exact ones.
 
     Raises:
-        ValueError: If even one number makes a file that is too large.
+        ValueError: If even the fewest numbers make a file that is too large.
     """
     weights = sum(weight.numel() for *_, weight in targets(dense).values())
 
@@ -43,7 +43,8 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
             model = method.apply(copy.deepcopy(dense), replace(setting, size={"dim": dim}, density=dim / weights))
         return file_bytes(filled(model), bits) + moved_places(model) * (method.mover is not None) + ROOM * (bits > 0)
 
-    low, high = 1, max(1, min(weights, 8 * budget // (bits - 1 if bits else 32)))
+    low = method.least_dim(dense)
+    high = max(low, min(weights, 8 * budget // (bits - 1 if bits else 32)))
     least, most = size(low), size(high)
     if least > budget:
         raise ValueError(f"bytes must be at least {least:,} for {method.label}, got {budget:,}")

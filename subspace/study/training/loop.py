@@ -133,8 +133,10 @@ class Loop:
 
     def prepare(self, model: nn.Module, density: float, after: Callable[[], object] | None = None) -> Parts:
         """The optimizer, schedule and mover of a training, as at its start."""
-        train = self.run.train
+        run, train = self.run, self.run.train
         rate = train.learning_rate / math.sqrt(density) if train.scaling == "root" else train.learning_rate
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(f"a network must have numbers that train, got none of {run.model} by {run.label}")
         optimizer = instantiate(torch.optim, Choice.of(train.optimizer, "optimizer"), model.parameters(), lr=rate)
         if after:
             optimizer.register_step_post_hook(lambda *_: after())
@@ -142,7 +144,7 @@ class Loop:
         if train.schedule:
             schedule = Choice.of(train.schedule, "schedule")
             parts.schedule = instantiate(torch.optim.lr_scheduler, schedule, parts.optimizer)
-        if moving := method(self.run.method.name).mover:
+        if moving := method(run.method.name).mover:
             parts.mover = moving(model, parts.optimizer, self.setting())
         self.state.metrics.learning_rate = self.state.metrics.learning_rate or rate
         return parts

@@ -104,6 +104,7 @@ def test_a_failed_run_is_told_and_the_other_methods_go_on(tmp_path):
             0.9,
             r"dims must be at most the number of weights of mlp, hidden=\[16\], .*, got 1,000,000",
         ),
+        ({"methods": "said", "dims": [2, 9]}, 0.9, r"dims must be at least 5 for said of mlp, .*, got 2"),
         ({"methods": "ordinary"}, 0.9, "methods must have one with a dim, such as random_subspace, got none"),
     ],
 )

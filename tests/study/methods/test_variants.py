@@ -306,7 +306,7 @@ def test_in_a_basis_a_method_trains_as_many_coefficients(name, basis):
 
 
 def test_every_sparse_method_has_a_basis():
-    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace", "doped"}
+    assert set(METHODS) - set(BASED) == {"ordinary", "random_subspace", "doped", "said"}
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,14 @@ def test_a_trajectory_of_fewer_points_than_directions_is_refused_in_one_sentence
         train(Run(Choice("random_subspace", options), dim=4, train=Training(epochs=1, batch=40)))
 
 
+def test_a_network_of_which_nothing_trains_is_refused_in_one_sentence():
+    frozen = Run(
+        Choice("dctps", {"alpha": "fixed", "frozen": True}), density=0.1, seed=0, model=Choice("lenet5"), train=SHORT
+    )
+    with pytest.raises(ValueError, match=r"^a network must have numbers that train, got none of lenet5 by DCTpS"):
+        train(frozen)
+
+
 def test_a_language_model_learns_and_its_accuracies_are_of_characters(monkeypatch):
     text = torch.arange(40).repeat(20)[: 32 * 16 + 1] % 7  # the next one is certain
     part = Tensors(text[:-1].reshape(32, 16), text[1:].reshape(32, 16))
