@@ -3,6 +3,7 @@
 By itself, pytest checks a law with fewer of them than `python dev.py test`, whose profile is `laws`.
 """
 
+import gc
 import os
 import signal
 
@@ -24,6 +25,20 @@ settings.register_profile("quick", parent=settings.get_profile("laws"), max_exam
 settings.register_profile("search", parent=settings.get_profile("laws"), derandomize=False, max_examples=300)
 settings.register_profile("once", parent=settings.get_profile("laws"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("quick")
+LONG = {"slow", "ray", "slurm", "torchrun", "browser", "crash", "compile"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes long comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not LONG.intersection(mark.name for mark in item.iter_markers()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_objects():
+    """Leave what imports have made out of searches of all objects: it is a hundred times what a test makes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy, linear
 from subspace import add_alpha_group, methods, parameter_groups, recipes, share, structured, subspaces
 from subspace.embeddings import Sparse
 from subspace.offsets import Hadamard, SignedDCT
+from tests.support.cases import each_with_one, rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -37,6 +39,8 @@ OPTIMIZERS = {
     "fused": lambda p: torch.optim.AdamW(p, 0.02, weight_decay=0.1, fused=True),
 }
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+PAIRS = list(itertools.product(RECIPES, OPTIMIZERS))
+each_with_each = pytest.mark.parametrize("recipe, optimizer", rest_slow(PAIRS, each_with_one(RECIPES, OPTIMIZERS)))
 OWN = {"lr": 0.03, "weight_decay": 0.7}
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 
@@ -130,9 +134,8 @@ UPDATES |= {"one by one": adamw, "fused": adamw}
 DEFAULTS = {name: (0.05 if name in ("sgd", "momentum", "nesterov") else 0.02, 0.1) for name in UPDATES}
 
 
-@each_recipe
-@each_optimizer
-@pytest.mark.parametrize("fast", [False, True])
+@each_with_each
+@pytest.mark.parametrize("fast", rest_slow([False, True], [False]))
 def test_every_number_is_where_the_updates_by_hand_bring_it(recipe, optimizer, fast):
     model = net(recipe)
     references = [Reference.of(space) for _, space in subspaces(model)]
@@ -144,8 +147,7 @@ def test_every_number_is_where_the_updates_by_hand_bring_it(recipe, optimizer, f
         close(space.theta.detach(), torch.cat([wanted.a, wanted.s]), rtol=1e-9, atol=1e-11)
 
 
-@each_recipe
-@each_optimizer
+@each_with_each
 def test_with_theta_s_own_options_nothing_changes(recipe, optimizer):
     plain, own = net(recipe), net(recipe)
     train(plain, OPTIMIZERS[optimizer](plain.parameters()))

@@ -35,7 +35,7 @@ from subspace.methods.budgets import entries, exact
 from subspace.methods.lottery_ticket import LotteryTicket
 from subspace.methods.moving import constant
 from subspace.offsets import DCT, Pretrained, SignedDCT, Zero
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EMBEDDINGS, OFFSETS, rest_slow
 from tests.support.strategies import each_embedding, each_offset, numbers
 
 close = torch.testing.assert_close
@@ -150,7 +150,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", rest_slow(MOVES, ["to meta and back", "half and back"]))
 @pytest.mark.parametrize("part", [*OFFSETS, *EMBEDDINGS], ids=lambda case: case.name)
 def test_a_model_that_lost_its_values_is_whole_again_with_its_state_dict(part, move):
     module = nn.Linear(8, 6).double()

@@ -129,6 +129,7 @@ WRAPPERS = {
     "averaged": AveragedModel,
     "all at once": lambda model: torch.compile(ddp(checkpointed(model)), backend="eager"),
 }
+COMPILED = ("compiled", "compiled inside", "all at once")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,7 +143,7 @@ def process_group(tmp_path_factory):
 @pytest.mark.parametrize(
     "recipe, wrapper",
     [
-        *(("dctps", each) for each in WRAPPERS),
+        *(pytest.param("dctps", each, marks=pytest.mark.compile if each in COMPILED else ()) for each in WRAPPERS),
         *(pytest.param(each, "all at once", marks=pytest.mark.slow) for each in RECIPES if each != "dctps"),
     ],
 )

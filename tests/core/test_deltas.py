@@ -14,10 +14,10 @@ import subspace
 from subspace import Deltas, Key, disabled, recipes, register, structured, subspaces, unregister
 from subspace.embeddings import FourierFT, Sparse
 from subspace.offsets import Pretrained
-from tests.support.cases import EMBEDDINGS
+from tests.support.cases import EMBEDDINGS, rest_slow
 from tests.support.memory import peak_bytes
 
-each_embedding = pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
+each_embedding = pytest.mark.parametrize("case", rest_slow(EMBEDDINGS, EMBEDDINGS[::3]), ids=lambda case: case.name)
 
 
 def base(dtype=torch.float64) -> nn.Module:

@@ -19,7 +19,7 @@ from subspace.offsets import DCT, Pretrained
 from subspace.products import LINEAR
 from subspace.products.choice.selection import possible
 from subspace.products.problem import Problem
-from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_ONCE, EACH_WITH_ONE, EMBEDDINGS, OFFSETS
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -45,7 +45,7 @@ def unit_in_the_last_place(x: Tensor, dtype: torch.dtype) -> Tensor:
     return info.eps * torch.exp2(x.abs().clamp_min(info.smallest_normal).log2().floor())
 
 
-@pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
+@pytest.mark.parametrize("offset_case, embedding_case", EACH_WITH_ONE, ids=lambda case: case.name)
 @given(dtype=st.sampled_from(HALF), seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_the_weight_is_the_float64_sum_rounded_once_and_theta_gets_a_float32_gradient(
     offset_case, embedding_case, dtype, seed, size

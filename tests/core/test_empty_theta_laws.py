@@ -26,6 +26,7 @@ from subspace import (
 )
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT
+from tests.support.cases import rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -78,7 +79,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", rest_slow([True, False], [True]))
 @each_recipe
 def test_every_optimizer_trains_the_rest(recipe, optimizer, first):
     if first:  # made before the recipe, it holds the weights' own Parameters

@@ -27,7 +27,7 @@ from subspace._base import files
 from subspace.checkpoint import sealed
 from subspace.embeddings import Embedding, Sparse
 from subspace.offsets import DCT, Offset, Zero
-from tests.support.cases import EMBEDDINGS, OFFSETS
+from tests.support.cases import EMBEDDINGS, OFFSETS, rest_slow
 from tests.support.strategies import numbers
 
 PARTS = [*OFFSETS, *EMBEDDINGS]
@@ -79,7 +79,11 @@ def cases():
     yield from ((name, make, net) for name, make in MODELS.items())
 
 
-@pytest.mark.parametrize("name, make, plain", list(cases()), ids=lambda case: case if isinstance(case, str) else "")
+CASES = list(cases())
+SOME = rest_slow(CASES, CASES[::3])
+
+
+@pytest.mark.parametrize("name, make, plain", CASES, ids=lambda case: case if isinstance(case, str) else "")
 def test_a_loaded_model_and_its_file_are_independent(name, make, plain, tmp_path):
     path = tmp_path / "c"
     save(make(), path)
@@ -139,7 +143,7 @@ def flipped(content: bytes, bit: int) -> bytes:
     return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
 
-@pytest.mark.parametrize("name, make, plain", list(cases()), ids=lambda case: case if isinstance(case, str) else "")
+@pytest.mark.parametrize("name, make, plain", SOME, ids=lambda case: case if isinstance(case, str) else "")
 def test_a_flipped_bit_is_refused_or_changes_nothing(name, make, plain, tmp_path):
     path, model = tmp_path / "c", make()
     save(model, path)
@@ -160,7 +164,7 @@ def test_a_flipped_bit_does_not_tie_two_layers(tmp_path):
         loaded(net(), path)
 
 
-@pytest.mark.parametrize("name, make, plain", list(cases()), ids=lambda case: case if isinstance(case, str) else "")
+@pytest.mark.parametrize("name, make, plain", SOME, ids=lambda case: case if isinstance(case, str) else "")
 def test_a_tensor_of_another_shape_or_dtype_is_refused(name, make, plain, tmp_path):
     path = tmp_path / "c"
     save(make(), path)
@@ -539,6 +543,7 @@ def test_a_killed_save_leaves_nothing_behind(tmp_path):
         load(nn.Linear(2000, 2000), tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_files_that_are_exchanged_while_they_are_read_are_one_or_the_other(tmp_path):
     contents = []
     for make in (MODELS["dctps"], MODELS["random_subspace"]):

@@ -23,11 +23,13 @@ from subspace.embeddings import SRHT, Direction, DirectSum, Sparse
 from subspace.methods import SET
 from subspace.offsets import DCT, Pretrained, Zero
 from subspace.products.sparse_index import renew
-from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS, each_with_one
+from tests.support.cases import EACH_ONCE, EMBEDDINGS, OFFSETS, each_with_one, rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
-each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
+each_pair = pytest.mark.parametrize(
+    "offset_case, embedding_case", rest_slow(EACH_ONCE, EACH_ONCE[::2]), ids=lambda case: case.name
+)
 DIM = 9
 
 
@@ -84,8 +86,11 @@ WAYS = {
     },
     "the mean of two": lambda state, folder: {name: torch.stack([t, t]).double().mean(0) for name, t in state.items()},
 }
+SLOW = pytest.mark.slow
 PAIRS_AND_WAYS = [
-    pytest.param(*pair, way, id="-".join([*(case.name for case in pair), way]))
+    pytest.param(
+        *pair, way, id="-".join([*(case.name for case in pair), way]), marks=() if pair in EACH_ONCE[::2] else SLOW
+    )
     for pair, way in each_with_one(EACH_ONCE, WAYS)  # a way sees tensors alone, whatever d and U they are of
 ]
 each_pair_and_way = pytest.mark.parametrize("offset_case, embedding_case, way", PAIRS_AND_WAYS)
@@ -202,7 +207,7 @@ def in_one_call(models, base, x):
     return torch.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(parameters, buffers)
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", rest_slow([False, True], [False]))
 @each_pair
 def test_an_ensemble_has_the_d_and_u_of_its_members_or_is_refused(offset_case, embedding_case, fast):
     x = numbers(99, 5, 8)
@@ -245,7 +250,7 @@ def test_signs_outlive_the_values_of_a_model():
 AVERAGES = {"mean": {}, "exponential": {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}}
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", rest_slow(AVERAGES, ["exponential"]))
 @each_pair
 def test_an_average_of_a_model_has_its_d_and_u(offset_case, embedding_case, average):
     model = net(offset_case, embedding_case)

@@ -21,12 +21,12 @@ from subspace.checkpoint.quantised import APART, BLOCK, quantise
 from subspace.offsets import DCT
 from tests.core.test_file_fuzz import JUNK
 from tests.core.test_file_laws import MODELS, RefusedError, everything, flipped, loaded, net, parts_of, resealed, same
-from tests.support.cases import EMBEDDINGS
+from tests.support.cases import EMBEDDINGS, rest_slow
 from tests.support.memory import peak_bytes
 from tests.support.strategies import each_embedding, numbers
 
 BITS = (2, 4, 8)
-each_bits = pytest.mark.parametrize("bits", BITS)
+each_bits = pytest.mark.parametrize("bits", rest_slow(BITS, [4]))
 HEADER = 300  # bytes of a file beside what its parts take alone: names, digests and the tables of three streams
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from subspace import Key, SubspaceParametrization, materialize, register, share, subspaces
 from subspace.embeddings import Gaussian, Identity, Sparse
 from subspace.offsets import DCT, Zero
-from tests.support.cases import EACH_ONCE, EMBEDDINGS, MODULES, OFFSETS, ModuleCase, each_with_one
+from tests.support.cases import EACH_ONCE, EACH_WITH_ONE, EMBEDDINGS, MODULES, OFFSETS, ModuleCase, each_with_one
 from tests.support.strategies import embedding, fractions, matrix, numbers, offset, seeds, shapes
 
 close = torch.testing.assert_close
 each_module = pytest.mark.parametrize("module_case", MODULES, ids=lambda case: case.name)
-each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_ONCE, ids=lambda case: case.name)
+each_pair = pytest.mark.parametrize("offset_case, embedding_case", EACH_WITH_ONE, ids=lambda case: case.name)
 
 
 def built(case: ModuleCase) -> nn.Module:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from subspace import Key, is_structured, materialize, recipes, register, share, structured, subspaces
 from subspace.embeddings import Direction, DirectSum, Sparse
 from subspace.offsets import DCT
-from tests.support.cases import EACH_ONCE, EMBEDDINGS, MODULES, OFFSETS
+from tests.support.cases import EACH_ONCE, EMBEDDINGS, MODULES, OFFSETS, rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -62,7 +62,7 @@ def test_a_copy_computes_the_same_and_is_its_own(case, way):
     close(case.call(module), expected)
 
 
-@each_way
+@pytest.mark.parametrize("way", rest_slow(WAYS.values(), [copy.deepcopy, saved]))
 def test_every_offset_and_embedding_is_pickled(way):
     for offset, embedding in EACH_ONCE:
         module, _ = registered(MODULES[0], offset, embedding)

@@ -58,7 +58,9 @@ class TwoOptimizers(Module):
         return [torch.optim.SGD([p], 0.1) for p in self.parameters() if p.requires_grad]
 
 
-def fit(module: Module, folder: Path, callback: DeltaCallback, epochs: int = 2, path: Path | None = None) -> Module:
+def fit(
+    module: Module, folder: Path, callback: DeltaCallback, epochs: int = 2, path: Path | None = None, devices: int = 1
+) -> Module:
     accumulate = {"accumulate_grad_batches": 2} if module.automatic_optimization else {}
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 4)
     trainer = lightning.Trainer(
@@ -66,6 +68,8 @@ def fit(module: Module, folder: Path, callback: DeltaCallback, epochs: int = 2, 
         max_epochs=epochs,
         **accumulate,
         accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

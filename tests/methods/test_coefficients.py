@@ -18,7 +18,7 @@ from subspace import budgets, embeddings, load, materialize, methods, recipes, s
 from subspace.embeddings import Basis, Identity, Singular, Sparse
 from subspace.offsets import DCT, Pretrained
 from tests.methods.test_saliency import SALIENCIES, batch, convolutional, each_network, loss, made, state
-from tests.support.cases import each_with_one
+from tests.support.cases import each_with_one, rest_slow
 from tests.support.strategies import matrix, numbers
 
 BASES = {
@@ -189,7 +189,7 @@ def test_a_recipe_in_a_basis_has_exactly_as_many_coefficients(name, basis):
             np.testing.assert_allclose(space.module.weight.detach().flatten(), B @ kept, atol=1e-5)
 
 
-@each_basis
+@pytest.mark.parametrize("basis", rest_slow(BASES.values(), [embeddings.Haar]))
 @given(rounds=st.integers(1, 3))
 def test_a_ticket_prunes_and_rewinds_coefficients(basis, rounds):
     start = made(convolutional, dtype=torch.float64).eval()

@@ -486,6 +486,7 @@ def test_where_no_weight_is_built_no_dense_gradient_is(monkeypatch):
     assert peaks[1] < dense / 4 < dense < peaks[0]
 
 
+@pytest.mark.compile
 @each_mover
 @each_start
 def test_movers_work_on_compiled_models(mover, start):

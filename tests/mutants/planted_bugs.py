@@ -939,6 +939,15 @@ BUGS = [
         "team",
         "move_u_alike",
     ),
+    Bug(
+        "another base's product",
+        "products/bindings.py",
+        " and found.matrix is matrix",
+        "",
+        "bindings",
+        "each_change",
+    ),
+    Bug("d left out", "products/routes/apart.py", "_rows(gx).addmm_(", "_rows(gx).addmm(", "bindings", "bound_product"),
 ]
 
 

@@ -209,6 +209,19 @@ CHANGES = [
 
 
 @needs_kernels
+@pytest.mark.parametrize("form", ["alpha+sparse", "pretrained+sparse"])
+@pytest.mark.parametrize("change", range(len(CHANGES)))
+def test_each_change_is_followed(change, form):
+    module, x = layer("linear", form)
+    threads = torch.get_num_threads()
+    try:
+        check(module, x)
+        check(module, CHANGES[change](module, x))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_kernels
 @given(
     st.sampled_from(["linear", "linear-axes", "conv2d", "conv2d-1x1"]),
     st.sampled_from(["dct+sparse", "alpha+sparse", "sparse", "pretrained+sparse"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from subspace import Key, dct, fwht, idct, recipes, register, structured
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Hadamard, RankOne, SignedDCT
 from subspace.products import Weight, linear
-from tests.support.cases import EACH_ONCE
+from tests.support.cases import EACH_ONCE, rest_slow
 
 close = torch.testing.assert_close
 BATCH = Dim("batch", min=1, max=1024)
@@ -80,6 +81,13 @@ def several(layers: str, thorough: Sequence[str] = ("linear", "conv2d")) -> tupl
     return Several(net for net, _ in pairs).eval(), pairs[0][1]
 
 
+@functools.cache
+def exported(layers: str) -> tuple[nn.Module, Tensor, torch.export.ExportedProgram]:
+    """Several networks of those layers, a sample, and their program for any batch."""
+    net, x = several(layers)
+    return net, x, export(net, (x,), dynamic_shapes=({0: BATCH},))
+
+
 def foreign(program: torch.export.ExportedProgram) -> list[str]:
     """The operators of a program that are not torch's own."""
     called = {
@@ -92,12 +100,9 @@ def _graphs(module: nn.Module):
     return [child.graph for child in module.modules() if hasattr(child, "graph")]
 
 
-@pytest.mark.parametrize(
-    "layers", [pytest.param(name, marks=pytest.mark.slow if name == "conv2d" else ()) for name in LAYERS]
-)
+@pytest.mark.parametrize("layers", rest_slow(LAYERS, ["linear"]))
 def test_a_program_for_any_batch_computes_the_same_by_torchs_operators(layers):
-    net, x = several(layers)
-    program = export(net, (x,), dynamic_shapes=({0: BATCH},))
+    net, x, program = exported(layers)
     assert not foreign(program)
     for count in (1, 3, 9):
         inputs = torch.randn(count, *x.shape[1:])
@@ -150,6 +155,7 @@ def test_the_functions_are_exported_too():
     close(program.module()(x[:3]), net(x[:3]))
 
 
+@pytest.mark.slow
 def test_a_trace_of_torchscript_computes_the_same(tmp_path):
     net, x = several("conv2d")
     traced = torch.jit.trace(net, x, strict=False)  # which are in a list
@@ -200,8 +206,8 @@ def detached(ys: list[Tensor]) -> list[Tensor]:
 @pytest.mark.slow
 def test_saved_programs_run_without_this_package(tmp_path):
     for layers in LAYERS:
-        net, x = several(layers)
-        torch.export.save(export(net, (x,), dynamic_shapes=({0: BATCH},)), tmp_path / f"{layers}.pt2")
+        net, x, program = exported(layers)
+        torch.export.save(program, tmp_path / f"{layers}.pt2")
         torch.save([x[:3], detached(net(x[:3]))], tmp_path / f"{layers}.pt")
     without_subspace(LOADER, *(tmp_path / layers for layers in LAYERS))
 

@@ -20,7 +20,7 @@ from subspace.products.choice import selection
 from subspace.products.native import load
 from subspace.products.parts import sparse_conv, sparse_matrix
 from subspace.products.routes import fft
-from tests.support.cases import each_with_one
+from tests.support.cases import each_with_one, rest_slow
 
 TRANSFORMS = ["dct", "hadamard", "zero"]
 EVERY = [route.name for route in ROUTES]
@@ -186,7 +186,7 @@ def test_every_route_is_the_dense_product(case, transform, order):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", rest_slow(TRANSFORMS, ["dct"]))
 @pytest.mark.parametrize("case, order", each_with_one(SOME, ORDERS), ids=str)
 def test_every_route_is_the_dense_product_in_every_dtype(case, transform, dtype, order):
     for route in sorted(case.routes(transform, dtype)):
@@ -388,7 +388,7 @@ def test_large_maps_go_through_a_loop(case, transform, monkeypatch):
         check(case, transform, route)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", rest_slow([torch.float64, torch.float32], [torch.float64]), ids=str)
 @pytest.mark.parametrize("transform", ["dct", "hadamard"])
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_every_route_takes_signs_of_the_channels(case, transform, dtype):

@@ -7,6 +7,8 @@ pixels of a convolution of one tap, and the images of any other. (What rows shar
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from subspace.products import ROUTES, Geometry, Weight
 from subspace.products.native import load
 from subspace.products.problem import Problem
 from subspace.products.product import multiply
+from tests.support.cases import rest_slow
 from tests.support.strategies import each_embedding, each_offset, embedding, numbers, offset, seeds
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -73,6 +76,10 @@ def alone(shape, size, transform, dtype, geometry, seed, density=0.05):
             yield lambda x, route=route: multiply(x, w, geometry, route.name)
 
 
+EACH = list(itertools.product(PRODUCTS, ["dct", "hadamard", "zero"], TOLERANCE))
+SOME = EACH[::5]  # each product, and each transform in each dtype
+
+
 def stay_apart(product, x: Tensor, rows: Rows, dense: bool = False) -> None:
     """dense: every output depends on all of its row, so that it is not finite where the row is not."""
     x = x.clone().requires_grad_()
@@ -92,9 +99,7 @@ def stay_apart(product, x: Tensor, rows: Rows, dense: bool = False) -> None:
     torch.testing.assert_close(of_bad_x, gx, rtol=rows.tolerance, atol=rows.tolerance * float(gx.abs().max()))
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("transform", ["dct", "hadamard", "zero"])
-@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+@pytest.mark.parametrize("case, transform, dtype", rest_slow(EACH, SOME), ids=str)
 @settings(max_examples=3)
 @given(seeds)
 def test_by_every_route_of_every_product(case, transform, dtype, seed):

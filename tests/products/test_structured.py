@@ -25,7 +25,7 @@ from subspace import (
 )
 from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
-from tests.support.cases import EACH_WITH_SEVERAL, EMBEDDINGS
+from tests.support.cases import EACH_ONCE, EACH_WITH_SEVERAL, EMBEDDINGS, rest_slow
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),
@@ -109,7 +109,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name, form, dtype", CASES, ids=str)
+@pytest.mark.parametrize("name, form, dtype", rest_slow(CASES, CASES[::5]), ids=str)
 def test_structured_changes_nothing_but_time_and_memory(name, form, dtype):
     module, x = layer(name, form, dtype)
     reference = results(module.double(), x.double()) if dtype == torch.bfloat16 else results(module, x)
@@ -121,7 +121,7 @@ def test_structured_changes_nothing_but_time_and_memory(name, form, dtype):
             check(reference, results(structured(copy.deepcopy(module), route), x), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("offset, embedding", EACH_WITH_SEVERAL, ids=lambda case: case.name)
+@pytest.mark.parametrize("offset, embedding", rest_slow(EACH_WITH_SEVERAL, EACH_ONCE), ids=lambda case: case.name)
 def test_every_offset_and_embedding_is_served_or_left_plain(offset, embedding):
     for make, shape in (LAYERS["linear"], LAYERS["conv2d"]):
         module = make().double()

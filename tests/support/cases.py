@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -345,8 +346,18 @@ def each_with_one(ones: Iterable[T], others: Iterable[S]) -> list[tuple[T, S]]:
     return [(ones[place(i, len(ones))], others[place(i, len(others))]) for i in count]
 
 
+def rest_slow(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """All cases, for `parametrize`, of which those that are not among the quick are slow."""
+
+    def values(case: Any) -> tuple[Any, ...]:
+        return case if isinstance(case, tuple) else (case,)
+
+    return [pytest.param(*values(case), marks=() if case in quick else pytest.mark.slow) for case in cases]
+
+
 # d and U meet in a sum alone: every offset with one embedding, and every embedding with one offset; and some more pairs
 EACH_ONCE = [*((offset, EMBEDDINGS[1]) for offset in OFFSETS), *((OFFSETS[1], embedding) for embedding in EMBEDDINGS)]
+EACH_WITH_ONE = each_with_one(OFFSETS, EMBEDDINGS)  # where it does not matter which
 EACH_WITH_SEVERAL = EACH_ONCE + [
     (offset, embedding)
     for i, offset in enumerate(OFFSETS)

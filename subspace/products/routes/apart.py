@@ -60,7 +60,7 @@ class Apart(Route):
 
 
 class BoundApart(NamedTuple):
-    """scale T and S, bound: rows of x by the compiled kernel for S, and torch's product added to it."""
+    """The product of rows, bound to theta: that with S by the compiled kernel, and torch's own with scale T added."""
 
     matrix: Tensor
     scale: float

@@ -103,6 +103,7 @@ def failing():
     raise LookupError("no such thing")
 
 
+@pytest.mark.slow
 def test_failures_are_said_to_those_who_call_it(tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 1 runs failed, the first, ordinary .*: LookupError: no such thing"):
         run(Study(models=failing, methods="ordinary", **SMALL), tmp_path, "inline")
@@ -112,6 +113,7 @@ class ZMQInteractiveShell:
     """What a notebook has in place of a terminal."""
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_progress(monkeypatch, capsys, timm, tmp_path):
     study = Study(models="timm:tiny", methods="ordinary", **SMALL)
     monkeypatch.setattr("builtins.get_ipython", ZMQInteractiveShell, raising=False)

@@ -76,6 +76,7 @@ def test_fewer_samples_are_of_all_classes_in_proportion_and_among_those_that_are
     )
 
 
+@pytest.mark.slow
 def test_the_digits_are_4000_and_1000_balanced_normalised_and_look_like_digits():
     train, test, classes = data.load(Choice("mnist5k"))
     assert (train.inputs.shape, test.inputs.shape, classes) == ((4000, 1, 28, 28), (1000, 1, 28, 28), 10)

@@ -10,7 +10,7 @@ import pytest
 from subspace.study.results.store import Store
 from tests.study.execution.crash_driver import RUNS
 
-KILLS = 36
+KILLS = 21
 pytestmark = pytest.mark.crash
 
 

@@ -11,6 +11,7 @@ from subspace.study.results.store import Store
 from subspace.study.spec.study import Run, Training
 from subspace.study.training.run import train
 from subspace.study.training.state import StateStore, pack, unpack
+from tests.support.cases import rest_slow
 
 
 class Killed(BaseException):
@@ -50,7 +51,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", rest_slow(CHANGES, ["another width", "a list"]))
 def test_a_state_that_does_not_fit_is_set_aside_and_the_run_begins_anew(change, tiny_project, tmp_path):
     store, run = Store(tmp_path), of("dctps")
     with pytest.raises(Killed):

@@ -86,6 +86,7 @@ def test_accuracy_is_drawn_against_dims_as_well():
     assert sum(list(line.get_xdata()) == [10, 200, 1000] for line in axes.lines) == len(BASIC) - 1
 
 
+@pytest.mark.slow
 def test_many_methods_are_drawn_in_a_panel_for_each_family_with_the_others_in_grey():
     table = summary_table(runs_table(every(tuple(METHODS), densities=(0.1, 0.2))))
     figure = accuracy_against_size(table, "a title")

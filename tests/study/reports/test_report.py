@@ -109,6 +109,7 @@ def test_a_report_is_the_same_at_every_call(folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_a_record_says_is_never_markup(tmp_path):
     study = Study("evil", ({"name": "synflow", "steps": 7},), densities=(0.1,), seeds=2, train=TRAIN)
     good, bad = finished(study.runs()[0]), failure(study.runs()[1], EVIL)

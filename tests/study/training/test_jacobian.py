@@ -29,9 +29,11 @@ FEW = Data(Tensors(INPUTS[:30], torch.arange(30) % 3), Tensors(INPUTS[30:], torc
 TRAIN = Training(epochs=2, batch=10, jacobian=4)
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda choice: FEW)
+@pytest.fixture(autouse=True, scope="module")
+def few():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda choice: FEW)
+        yield
 
 
 def mlp(norm=False):
@@ -155,9 +157,9 @@ def test_more_samples_than_there_are_is_an_error():
         train(replace(run(), train=replace(TRAIN, jacobian=11)))
 
 
-@pytest.fixture
-def records(tmp_path):
-    store = Store(tmp_path)
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("records"))
     runs = [run("ordinary"), *(run("dctps", density, seed=seed) for density in (0.1, 0.5) for seed in (0, 1))]
     for each in runs:
         execute(each, store.folder)
