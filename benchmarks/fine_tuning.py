@@ -1,6 +1,6 @@
 """A task of `benchmarks.tasks` as the data and the model of a study, by import path.
 
-subspace dimension benchmarks/fine_tuning.toml
+subspace dimension benchmarks/fine-tuning.toml
 
 `topic`, `order`, `kind` and `language` tune the last layer of MiniLM, whose lower layers are computed once; `digits` a
 small convolutional network that was trained on the other digits here, and not by others.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
+from subspace.study.methods import METHODS
 from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.figures.pareto import AXES, YELLOW, front
@@ -121,7 +124,7 @@ def width(model: str, options: dict[str, object]) -> str:
 def offset_costs(runs: pd.DataFrame) -> Figure:
     """Accuracy against the FLOPs of a forward pass, a point per offset: rows are networks, columns densities."""
     runs = runs.assign(size=0, place=runs.apply(setting, axis=1))
-    runs["label"] = [json.loads(options).get("offset", "dense") for options in runs["options"]]
+    runs["label"] = [json.loads(options).get("offset", METHODS[DENSE].label) for options in runs["options"]]
     densities = sorted(runs["density"].dropna().unique(), reverse=True)
     columns = [f"density {100 * density:g} %" for density in densities]
     names, order = list(dict.fromkeys(runs["place"])), list(dict.fromkeys(runs["label"]))
@@ -176,6 +179,24 @@ def bases(runs: pd.DataFrame) -> Figure:
     return named(figure, axes)
 
 
+def bits_of_text(runs: pd.DataFrame) -> Figure:
+    """Bits per character of the test text against density, which falls to the right, of one data set and network."""
+    runs = runs.assign(bits=runs["test_loss"] / math.log(2))
+    groups = runs.groupby(["method", "label", "density"], dropna=False, sort=False)["bits"]
+    table = groups.agg(mean="mean", min="min", max="max", seeds="size").reset_index().assign(failed=0)
+
+    def draw(axes: Axes, own: pd.DataFrame, others: pd.DataFrame) -> None:
+        plots.plain(axes)
+        plots.size_axis(axes, sorted(others["density"].dropna().unique()), "density")
+        axes.set_ylim(others["min"].min() - 0.1, others["max"].max() + 0.1)
+        axes.set_ylabel("bits per character of the test text")
+        curves = [*plots.draw_dense(axes, own), *plots.draw_curves(axes, own, others, "density")]
+        plots.name_lines(axes, curves)
+
+    title = f"Bits per character, less is better: {setting(runs.iloc[0])}"
+    return plots.figure_of(table, title, plots.bands(table), draw)
+
+
 BASES = {"identity": "weights", "dct": "DCT", "haar": "Haar", "hadamard": "Hadamard", "singular": "singular vectors"}
 AGAINST = {cost: (COSTS[cost], AXES[cost]) for cost in ("bytes", "flops")}
 AGAINST["time"] = ("seconds", "seconds of training")
@@ -184,6 +205,7 @@ SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "rates": rates,
     "offset-costs": offset_costs,
     "bases": bases,
+    "bits": bits_of_text,
     "widths-bytes": lambda runs: widths(runs, "bytes"),
     "widths-flops": lambda runs: widths(runs, "flops"),
     "widths-time": lambda runs: widths(runs, "time"),

@@ -45,6 +45,7 @@ from subspace.methods.recipe import (
     register_all,
     register_supports,
     restrict,
+    rows_of_one,
     sparse_recipe,
     zeros,
 )
@@ -332,6 +333,7 @@ def random_subspace(  # noqa: PLR0913
         The model.
 
     Raises:
+        TypeError: If the embedding takes no key and of.
         ValueError: If the tensors are on several devices, or some of float64 and some not, and as `targets`. The model
             is then as it was.
     """
@@ -344,10 +346,7 @@ def random_subspace(  # noqa: PLR0913
     if different := [name for name, kind in kinds.items() if kind != next(iter(kinds.values()))]:
         raise ValueError(f"the tensors of one theta must have one dtype and device, got another for {different[0]}")
     keys = {name: key.fold(name) for name in weights}
-    if embedding is None:
-        parts = _gaussian(weights, keys, k)
-    else:
-        parts = {name: embedding(w, k, key=keys[name].fold("U"), of=n) for name, w in weights.items()}
+    parts = _gaussian(weights, keys, k) if embedding is None else rows_of_one(embedding, weights, k, seed)
     starts: dict[str, Start] = {}
     for name, w in weights.items():
         d = in_layout((offset or _kaiming)(w, keys[name].fold("d")), chosen[name].layout)

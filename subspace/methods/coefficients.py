@@ -51,9 +51,14 @@ class _OnDemand(Mapping[str, Transform]):
 
 
 def bases_of(weights: Mapping[str, Tensor], basis: BasisRule | Bases | None, layouts: Mapping[str, Layout]) -> Bases:
-    """The basis of each weight as it is now, one for each of its matrices; those that there are already stay."""
+    """The basis of each weight as it is now, one for each of its matrices; those that there are already stay.
+
+    TypeError for what is no rule.
+    """
     if basis is None or isinstance(basis, Mapping):
         return basis or {}
+    if not callable(basis):
+        raise TypeError(f"basis must be a function of a weight, such as embeddings.DCT, got {basis!r}")
     return _OnDemand(weights, basis, layouts)
 
 

@@ -118,6 +118,19 @@ def sparse_recipe(saliency: Saliency, freezes: bool = False) -> Callable[[StartR
     return partial(SparseRecipe, saliency=saliency, freezes=freezes)
 
 
+def rows_of_one(
+    embedding: Callable[..., Embedding], weights: Mapping[str, Tensor], dim: int, seed: int
+) -> dict[str, Embedding]:
+    """The rows of each tensor in one U for all; TypeError for an embedding that several tensors cannot share."""
+    n = sum(w.numel() for w in weights.values())
+    try:
+        return {name: embedding(w, dim, key=Key(seed).fold(name).fold("U"), of=n) for name, w in weights.items()}
+    except TypeError as error:
+        raise TypeError(
+            f"embedding must take (weight, dim, key=, of=), as embeddings.SRHT and Hashed do, got: {error}"
+        ) from error
+
+
 def freeze_others(model: nn.Module, free: Container[str]) -> nn.Module:
     """Freeze every Parameter that is neither a theta nor named; return the model."""
     thetas = {id(space.theta) for _, space in subspaces(model)}

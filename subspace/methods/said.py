@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subspace._base.dtypes import at_least_float32
-from subspace._base.key import Key
 from subspace._base.qualified import owner_of
 from subspace._base.selection import Selection, targets
 from subspace.embeddings import SRHT, Embedding
 from subspace.methods.budgets import entries
-from subspace.methods.recipe import Start, register_sharing, zeros
+from subspace.methods.recipe import Start, register_sharing, rows_of_one, zeros
 from subspace.offsets import Offset, Pretrained, Zero
 
 
@@ -68,7 +67,7 @@ def said(
         The model, whose output is at first that of the base to the bit.
 
     Raises:
-        TypeError: If not exactly one of density and dim is given.
+        TypeError: If not exactly one of density and dim is given, or the embedding takes no key and of.
         ValueError: If dim leaves nothing for theta, and as `targets`; the model is then as it was.
 
     >>> net = said(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2)), dim=50)
@@ -76,14 +75,11 @@ def said(
     (48, 1.0)
     """
     weights = {name: target.weight for name, target in targets(model, include, exclude).items()}
-    n = sum(w.numel() for w in weights.values())
-    total = entries(n, density, dim)
+    total = entries(sum(w.numel() for w in weights.values()), density, dim)
     if total <= len(weights):
         raise ValueError(f"dim must be above {len(weights)}, a factor for each tensor and a theta, got {total}")
-    starts: dict[str, Start] = {}
-    for name, w in weights.items():
-        U = embedding(w, total - len(weights), key=Key(seed).fold(name).fold("U"), of=n)
-        starts[name] = Zero(w), U, zeros(w, U.dim)
+    parts = rows_of_one(embedding, weights, total - len(weights), seed)
+    starts: dict[str, Start] = {name: (Zero(w), parts[name], zeros(w, parts[name].dim)) for name, w in weights.items()}
     scales = {name: ScaledUpdate(Pretrained(w)) for name, w in weights.items()}
     register_sharing(model, [starts])
     for name, scale in scales.items():

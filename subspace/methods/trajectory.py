@@ -66,6 +66,8 @@ class Trajectory:
             products += (way @ way.T).cpu()
         values, vectors = torch.linalg.eigh(products)
         rank = int((values > 1e-12 * values.max()).sum()) if len(values) else 0
+        if not rank:
+            raise ValueError(f"a trajectory must have a point away from its first, got none in {len(self.points)}")
         if not 1 <= dim <= rank:
             raise ValueError(f"dim must be in [1, {rank}], the independent directions of the points, got {dim}")
         chosen = vectors[:, -dim:].flip(1) / values[-dim:].flip(0).sqrt()

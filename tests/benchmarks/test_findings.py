@@ -170,6 +170,22 @@ def test_the_error_is_drawn_by_basis_for_every_method_that_chooses():
         assert reach.get_segments()[0][:, 1] == pytest.approx([low, high])
 
 
+def test_bits_are_drawn_against_density_beside_dense_training():
+    def entry(name, seed, bits, density=None):
+        run = Run(Choice(name), Choice("lstm_lm"), Choice("stdlib"), density, seed=seed)
+        record = finished(run, 0.4)
+        record["metrics"]["epochs"][-1]["test_loss"] = math.log(2) * bits
+        return record
+
+    entries = [entry("ordinary", seed, 3 + seed) for seed in (0, 1)]
+    entries += [entry("rigl", seed, bits + seed, at) for at, bits in ((0.1, 4), (0.01, 5)) for seed in (0, 1)]
+    (axes,) = sweeps.bits_of_text(runs_table(entries)).axes
+    drawn = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert any(np.allclose(line, [[0.01, 5.5], [0.1, 4.5]]) for line in drawn)
+    assert any(np.allclose(line, [[0, 3.5], [1, 3.5]]) for line in drawn)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1 %", "10 %"]
+
+
 def test_bits_and_dimensions_have_tables_too(tmp_path, monkeypatch):
     monkeypatch.setattr(findings, "RESULTS", tmp_path)
     (tmp_path / "a").mkdir()

@@ -316,6 +316,7 @@ def test_a_moved_ticket_in_a_basis_is_saved_and_resumed(tmp_path):
             ValueError,
             r"^basis must have the shape of 0.weight, \(6, 8\), got \(2, 8\)$",
         ),
+        ("dct", TypeError, "^basis must be a function of a weight, such as embeddings.DCT, got 'dct'$"),
         (lambda w: None, TypeError, r"^basis must make a Transform for 0.weight, got NoneType$"),
         (lambda w: DCT(w), TypeError, r"^basis must make a Transform for 0.weight, got DCT$"),
     ],

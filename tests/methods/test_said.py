@@ -8,7 +8,7 @@ from torch import nn
 
 import subspace
 from subspace import Key, methods, recipes, subspaces
-from subspace.embeddings import SRHT, Hashed
+from subspace.embeddings import SRHT, Circulant, Hashed
 from subspace.methods import ScaledUpdate
 from subspace.offsets import Pretrained
 
@@ -85,3 +85,9 @@ def test_bad_input_leaves_the_model_as_it_was(options, error):
     with pytest.raises(ValueError, match=error):
         methods.said(model, **options)
     assert all(p is before[name] for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("recipe", [methods.said, recipes.random_subspace])
+def test_an_embedding_that_tensors_cannot_share_is_refused(recipe):
+    with pytest.raises(TypeError, match=r"^embedding must take \(weight, dim, key=, of=\), as .*, got: .*Circulant"):
+        recipe(net(), dim=9, embedding=Circulant)

@@ -75,7 +75,7 @@ def test_the_rows_of_one_tensor_stay_as_they_are_and_have_exact_coordinates():
     ("make", "told"),
     [
         (lambda: walked(3)[1].directions(4), "dim must be in [1, 3], the independent directions of the points, got 4"),
-        (lambda: walked(0)[1].directions(1), "dim must be in [1, 0], the independent directions of the points, got 1"),
+        (lambda: walked(0)[1].directions(1), "a trajectory must have a point away from its first, got none in 1"),
         (
             lambda: recipes.lottery_subspace(nn.Linear(5, 4), walked(2)[1], dim=1),
             "the model must have a tensor that is chosen, got none among 2",

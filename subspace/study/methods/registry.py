@@ -50,7 +50,7 @@ class Method:
     that begins with all weights, so that they train at the rate of the dense network. from_dense: whether U is chosen
     at the dense network, which is then held as well. needs_data: whether it is chosen by data.
     cost(density): the time of an epoch, in those of ordinary training. has_density: whether it has a size at all.
-    least_dim(model): the fewest numbers that can be asked for.
+    least_dim(model): how many numbers are enough for it, whatever its options.
     authors: the defaults under the rule "authors", where they are others.
     """
 

@@ -327,7 +327,7 @@ def test_every_sparse_method_has_a_basis():
         (
             "random_subspace",
             {"embedding": "lottery", "offset": "initial"},
-            r"dim must be in \[1, 0\], the independent d",
+            "a trajectory must have a point away from its first, got none in 1",
         ),
         ("random_subspace", {"burn_in": -1}, "burn_in of random_subspace must be at least 0 and below 2\\^63, got -1"),
         ("doped", {"factors": "one", "dropout": 0.1}, "dropout must be 0 with one factor trained, got 0.1"),

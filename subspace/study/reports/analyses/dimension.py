@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from subspace.study.reports.report import csv
 from subspace.study.results.dimension import Dimension
 from subspace.study.results.disk import storage
 
-COLUMNS = 3
+COLUMNS, WIDTH = 3, 58  # panels in a row, and letters of a line above one
 
 
 def write_dimensions(folder: Path, found: Sequence[Dimension]) -> pd.DataFrame:
@@ -68,8 +69,8 @@ def _draw(here: Axes, found: Dimension) -> None:
         here.axvline(found.curve.dim, color=VERMILLION)
         dims = np.geomspace(min(p["dim"] for p in points), max(p["dim"] for p in points), 400)
         here.plot(dims, [found.curve.share(float(dim)) for dim in dims], color=GREY, linewidth=1)
-    title = f"{found.run.label}: " + (f"dim {found.curve.dim:,.0f}" if found.curve else "no dim found")
-    title += f"\n{found.run.model} on {found.run.data}"
+    what = f"{found.run.label}: " + (f"dim {found.curve.dim:,.0f}" if found.curve else "no dim found")
+    title = "\n".join(fill(line, WIDTH) for line in (what, f"{found.run.model} on {found.run.data}"))
     here.set_title(title, loc="left", fontsize=9)
     here.set_xlabel("dim", fontsize=9)
     here.set_ylabel("accuracy, share of ordinary training's", fontsize=9)
