@@ -180,14 +180,14 @@ AVERAGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "optimizer, case", each_with_one(OPTIMIZERS.values(), product(STARTS, AVERAGES, [False, True])), ids=str
+    "optimizer, case", each_with_one(OPTIMIZERS, product(STARTS, AVERAGES, [False, True])), ids=str
 )
 def test_an_average_that_follows_is_that_of_all_thetas_but_for_what_is_pruned(optimizer, case):
     """before: it is updated before the pruning step, else after it."""
     start, average, before = case
     start, (make, weight) = STARTS[start], AVERAGES[average]
     model = start().eval()
-    optimizer, average = optimizer(model.parameters()), make(model)
+    optimizer, average = OPTIMIZERS[optimizer](model.parameters()), make(model)
     mover = GradualPruning(model, optimizer, 0.1, t_start=3, t_end=10, delta_t=4, follow=average)
     means = [space.theta.detach().clone() for _, space in subspaces(model)]
     for n in range(12):
