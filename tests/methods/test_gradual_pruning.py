@@ -16,7 +16,7 @@ from subspace.embeddings import Basis, Haar, Sparse
 from subspace.methods import GradualPruning
 from subspace.offsets import DCT, Zero
 from tests.methods.test_moving import OPTIMIZERS, X, loss, net
-from tests.support.cases import each_with_one
+from tests.support.cases import each_with_one, rest_slow
 from tests.support.strategies import numbers
 
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -42,7 +42,7 @@ def trained(model, mover, optimizer, steps):
         mover.step(loss)
 
 
-@pytest.mark.parametrize("budget", [budgets.uniform, budgets.erk, None])
+@pytest.mark.parametrize("budget", rest_slow([budgets.uniform, budgets.erk, None], [budgets.erk, None]))
 @pytest.mark.parametrize("optimizer, start", each_with_one(OPTIMIZERS.values(), STARTS.values()))
 def test_as_many_remain_as_the_schedule_says_and_none_returns(start, optimizer, budget):
     model = start()
