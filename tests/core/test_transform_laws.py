@@ -46,7 +46,7 @@ def test_is_orthonormal_and_its_backward_is_its_adjoint(transform, seed, size):
 
 
 @each
-@pytest.mark.parametrize("n", rest_slow([1, 2, 5, 8, 30], [1, 2, 5, 8]))
+@pytest.mark.parametrize("n", rest_slow([1, 2, 5, 8, 30], [1, 5]))
 def test_derivatives_of_all_orders(transform, n):
     x = numbers(n, 3, length(transform, n)).requires_grad_()
     assert torch.autograd.gradcheck(transform, x)

@@ -24,6 +24,7 @@ from subspace import (
     unstructured,
 )
 from subspace.methods import RigL
+from tests.support.cases import rest_slow
 
 close = torch.testing.assert_close
 X = torch.linspace(-1, 1, 48).reshape(3, 16).sin()
@@ -174,7 +175,10 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+COMPILED = ("compile", "in place", "compiled DistributedDataParallel")
+
+
+@pytest.mark.parametrize("name", rest_slow(WRAPPERS, [name for name in WRAPPERS if name not in COMPILED]))
 def test_wrappers_are_looked_through(name, gloo):
     net = model()
     expected, wrapped = net(X), WRAPPERS[name](net)

@@ -17,6 +17,7 @@ from subspace.study.results.equal_cost import at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
 from subspace.study.spec.study import Run, Study, Training
+from tests.support.cases import rest_slow
 from tests.support.records import accuracy, failure, finished
 
 TRAIN = Training(epochs=2, batch=3, learning_rate=0.5)
@@ -109,7 +110,10 @@ def test_they_have_the_figures_of_the_summary():
     assert equal[at + 1] == "0.01: 2.96k 0.1: 19.2k"
 
 
-@pytest.mark.parametrize("study", [Study("s", tuple(METHODS)), Study("s", tuple(METHODS), dims=tuple(range(5, 13)))])
+STUDIES = [Study("s", tuple(METHODS)), Study("s", tuple(METHODS), dims=tuple(range(5, 13)))]
+
+
+@pytest.mark.parametrize("study", rest_slow(STUDIES, STUDIES[:1]))
 def test_every_label_and_every_figure_fits_into_100_characters(study):
     wide = {"weights": 23_652_032, "dim": 23_652_032, "flops_total": 9.99e17, "file_bytes": 99_900_000}
     records = [finished(one, accuracy(one) / (1 + one.seed), **wide) for one in study.runs()]
