@@ -9,18 +9,17 @@ that: seconds of a switch, and the memory that holding many deltas takes.
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import itertools
-import os
 from functools import partial
-from pathlib import Path
+from multiprocessing import get_context
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
 import subspace
+from benchmarks.memory import settled
 from benchmarks.report import Row, options, rows, show, write
 from benchmarks.timing import Call, interleave
 from subspace import Deltas, Key
@@ -92,23 +91,15 @@ def mixed_lora(base: nn.Module, count: int) -> nn.Module | None:
     return model.eval()
 
 
-def held_bytes(base: nn.Module, kind: str, dim: int, count: int) -> int:
-    """How much the process grows by holding that many deltas."""
-    file = io.BytesIO()
+def held_bytes(width: int, depth: int, kind: str, dim: int, count: int) -> int:
+    """How much a process grows by holding that many deltas."""
+    base, file = stack(width, depth), io.BytesIO()
     subspace.save(tuned(base, kind, dim), file)
     deltas = holder(base, kind, dim, 1)
-    content, before = file.getvalue(), resident_bytes()
+    content, before = file.getvalue(), settled()
     for name in range(count):
         deltas.add(f"held {name}", io.BytesIO(content))
-    grown = resident_bytes() - before
-    deltas.close()
-    return grown
-
-
-def resident_bytes() -> int:
-    """What the process holds of the machine's memory; Linux only."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return settled() - before
 
 
 def switch_seconds(deltas: Deltas, repeats: int = 1000) -> float:
@@ -141,7 +132,8 @@ def main() -> None:
         for kind in EMBEDDINGS:
             base = stack(args.width, args.depth)
             plain = copy.deepcopy(base)
-            grown = held_bytes(base, kind, args.dim, args.held)
+            with get_context("spawn").Pool(1) as process:
+                grown = process.apply(held_bytes, (args.width, args.depth, kind, args.dim, args.held))
             print(f"{kind}: {args.held} deltas of {4 * args.dim} bytes are held in {grown / 1e6:.1f} MB")
             deltas = holder(base, kind, args.dim, max(args.distinct))
             print(f"{kind}: a switch takes {1e6 * switch_seconds(deltas):.1f} microseconds")

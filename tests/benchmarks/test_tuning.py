@@ -17,6 +17,7 @@ from benchmarks import fine_tuning, tasks, tuning
 from benchmarks.tasks import Headed, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, fits_or_not, largest_size, made
 from subspace import Key
+from tests.support.cases import rest_slow
 
 OURS = [name for name, tuner in TUNERS.items() if tuner.library == "subspace" and name != "head only"]
 ADDED = ["peft LoRA", "peft SHiRA", "peft IA3", "peft VeRA"]  # begin at the base, as peft's FourierFT does not
@@ -47,7 +48,10 @@ def with_peft():
     pytest.importorskip("peft")
 
 
-@pytest.mark.parametrize("name", [name for name in TUNERS if name != "head only"])
+TUNED = [name for name in TUNERS if name != "head only"]
+
+
+@pytest.mark.parametrize("name", rest_slow(TUNED, TUNED[::3]))
 def test_a_file_is_within_its_budget_and_a_larger_size_is_not(name):
     here, budget = task(), 12_000
     size = largest_size(here, name, budget)

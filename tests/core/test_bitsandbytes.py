@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from subspace import Deltas, Key, from_bitsandbytes, recipes, register, save, structured, subspaces, summary
 from subspace.embeddings import Sparse
 from subspace.offsets import Pretrained
+from tests.support.cases import rest_slow
 from tests.support.quantised import BITSANDBYTES, by_bitsandbytes
 
 pytest.importorskip("bitsandbytes")
@@ -43,7 +44,7 @@ def values(layer: nn.Module) -> Tensor:
 
 @each_kind
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("called", rest_slow([False, True], [True]))
 def test_it_has_the_bytes_the_values_and_the_product(kind, sizes, called):
     model, x = quantised(kind, *sizes), torch.randn(5, sizes[0], requires_grad=True)
     (gx,) = torch.autograd.grad(model(x).square().sum(), x) if called else (None,)

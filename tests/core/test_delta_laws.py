@@ -16,6 +16,7 @@ from subspace import Key, load, recipes, register, routes, save, structured, sub
 from subspace.checkpoint.names import Renamed
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Pretrained
+from tests.support.cases import rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -50,7 +51,9 @@ def train(model: nn.Module) -> nn.Module:
 
 
 @each_recipe
-@pytest.mark.parametrize("frozen", ["nothing", "all", "all but theta", "the last layer from the start"])
+@pytest.mark.parametrize(
+    "frozen", rest_slow(["nothing", "all", "all but theta", "the last layer from the start"], ["all"])
+)
 def test_a_file_holds_what_was_trained_whatever_requires_a_gradient(recipe, frozen, tmp_path):
     model = net()
     if frozen == "the last layer from the start":
@@ -202,7 +205,7 @@ def test_names_are_exchanged_by_the_longest_beginning():
 
 
 @each_recipe
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", rest_slow([torch.bfloat16, torch.float16, torch.float64], [torch.bfloat16]))
 def test_a_delta_goes_into_a_base_of_another_dtype(recipe, dtype, tmp_path):
     model = train(RECIPES[recipe](net()))
     save(model, tmp_path / "c")
@@ -214,7 +217,7 @@ def test_a_delta_goes_into_a_base_of_another_dtype(recipe, dtype, tmp_path):
 
 
 @each_recipe
-@pytest.mark.parametrize("present", RECIPES)
+@pytest.mark.parametrize("present", rest_slow(RECIPES, ["dctps"]))
 def test_a_delta_takes_the_place_of_another(recipe, present, tmp_path):
     model = train(RECIPES[recipe](net()))
     save(model, tmp_path / "c")

@@ -19,7 +19,7 @@ from subspace.offsets import DCT, Pretrained
 from subspace.products import LINEAR
 from subspace.products.choice.selection import possible
 from subspace.products.problem import Problem
-from tests.support.cases import EACH_ONCE, EACH_WITH_ONE, EMBEDDINGS, OFFSETS
+from tests.support.cases import EACH_ONCE, EACH_WITH_ONE, EMBEDDINGS, OFFSETS, rest_slow
 from tests.support.strategies import numbers
 
 close = torch.testing.assert_close
@@ -45,7 +45,9 @@ def unit_in_the_last_place(x: Tensor, dtype: torch.dtype) -> Tensor:
     return info.eps * torch.exp2(x.abs().clamp_min(info.smallest_normal).log2().floor())
 
 
-@pytest.mark.parametrize("offset_case, embedding_case", EACH_WITH_ONE, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "offset_case, embedding_case", rest_slow(EACH_WITH_ONE, EACH_WITH_ONE[::2]), ids=lambda case: case.name
+)
 @given(dtype=st.sampled_from(HALF), seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_the_weight_is_the_float64_sum_rounded_once_and_theta_gets_a_float32_gradient(
     offset_case, embedding_case, dtype, seed, size
@@ -152,7 +154,9 @@ def test_structured_layers_of_half_precision_give_theta_float32_gradients(offset
         assert (space.theta.grad - plain).norm() <= 5e-2 * plain.norm()
 
 
-@pytest.mark.parametrize("recipe", [recipes.sparse_finetuning, recipes.dctps, recipes.freezenet])
+@pytest.mark.parametrize(
+    "recipe", rest_slow([recipes.sparse_finetuning, recipes.dctps, recipes.freezenet], [recipes.dctps])
+)
 @pytest.mark.parametrize("made, base", list(itertools.permutations(DEFAULTS, 2)), ids=str)
 def test_a_checkpoint_of_one_dtype_loads_into_a_base_of_another_and_loses_nothing_of_theta(
     recipe, made, base, tmp_path

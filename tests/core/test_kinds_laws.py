@@ -23,6 +23,7 @@ from subspace.offsets import (
     SignedPermutation,
 )
 from subspace.offsets.per_matrix import in_layout
+from tests.support.cases import rest_slow
 from tests.support.kinds import KINDS, Conv1D, Named
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
@@ -63,7 +64,9 @@ def test_dctps_starts_each_of_them_from_the_dct(kind):
 
 
 @each_kind
-@pytest.mark.parametrize("offset", [SignedDCT, RankOne, SignedHadamard, BlockDCT, SignedPermutation])
+@pytest.mark.parametrize(
+    "offset", rest_slow([SignedDCT, RankOne, SignedHadamard, BlockDCT, SignedPermutation], [SignedDCT])
+)
 def test_a_drawn_offset_is_for_each_of_them_what_it_would_be_by_itself(kind, offset):
     recipe = recipes.offset_plus_sparse(lambda w, key: offset(w, key=key))
     model, key = recipe(made(kind), density=0.1), Key(0).fold(kind.tensor)
@@ -96,7 +99,7 @@ def test_scaled_rows_are_the_outputs_of_each(kind):
 
 
 @each_kind
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", rest_slow(BUDGETS, list(BUDGETS)[:2]))
 def test_budgets_count_them_as_if_they_were_apart(kind, budget):
     inside, linear, density = made(kind), nn.Linear(5, 7).double(), 0.4
     apart = [nn.Linear(*reversed(m.shape)).double() for m in kind.matrices(weight(kind, inside))]

@@ -23,9 +23,10 @@ from tests.core.test_file_fuzz import JUNK
 from tests.core.test_file_laws import MODELS, RefusedError, everything, flipped, loaded, net, parts_of, resealed, same
 from tests.support.cases import EMBEDDINGS, rest_slow
 from tests.support.memory import peak_bytes
-from tests.support.strategies import each_embedding, numbers
+from tests.support.strategies import numbers
 
 BITS = (2, 4, 8)
+some_embeddings = pytest.mark.parametrize("case", rest_slow(EMBEDDINGS, EMBEDDINGS[::2]), ids=lambda case: case.name)
 each_bits = pytest.mark.parametrize("bits", rest_slow(BITS, [4]))
 HEADER = 300  # bytes of a file beside what its parts take alone: names, digests and the tables of three streams
 
@@ -98,7 +99,7 @@ def test_a_scale_among_small_numbers_stays_exact_and_does_not_coarsen_them(bits)
     assert float((found.numbers() - theta).abs().max()) < 2e-3 / (2 ** (bits - 1) - 1)
 
 
-@each_embedding
+@some_embeddings
 @each_bits
 def test_a_loaded_model_is_the_rounded_one_and_all_else_is_exact(case, bits):
     model = registered(case)
@@ -113,7 +114,7 @@ def test_a_loaded_model_is_the_rounded_one_and_all_else_is_exact(case, bits):
     assert all(torch.equal(before[name], space.theta) for name, space in subspaces(model))
 
 
-@each_embedding
+@some_embeddings
 @each_bits
 def test_a_file_is_as_large_as_entropy_and_header_say(case, bits):
     """Codes cost at most `bits` each and 5 % and a table more than their entropy; the rest, what it does alone."""

@@ -9,6 +9,7 @@ from scipy.linalg import hadamard
 
 from subspace import Key
 from subspace.embeddings import SRHT
+from tests.support.cases import rest_slow
 from tests.support.memory import peak_bytes
 from tests.support.strategies import matrix, numbers
 
@@ -29,7 +30,7 @@ def expected(numel: int, dim: int, of: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("numel, dim", SIZES)
-@pytest.mark.parametrize("block", [1, 64, 1 << 18])
+@pytest.mark.parametrize("block", rest_slow([1, 64, 1 << 18], [64]))
 def test_it_is_hadamard_matrices_with_random_signs(monkeypatch, numel, dim, block):
     monkeypatch.setattr("subspace.embeddings.srht.BLOCK", block)
     for of in (None, 2 * numel):

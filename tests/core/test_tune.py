@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from subspace import Layout, methods, register, set_layouts, subspaces, summary,
 from subspace.embeddings import DCT, Identity, LowRank
 from subspace.offsets import Pretrained
 from tests.core import test_transformers as zoo
-from tests.support.cases import each_with_one
+from tests.support.cases import each_with_one, rest_slow
 from tests.support.quantised import QUANTISERS
 
 
@@ -73,9 +74,9 @@ def trained(net: nn.Module) -> set[str]:
     return {name for name, parameter in net.named_parameters() if parameter.requires_grad}
 
 
-@each_model
-@each_tuner
+@pytest.mark.parametrize("tuner, name", rest_slow(product(TUNERS, MODELS), each_with_one(TUNERS, MODELS)))
 def test_it_starts_at_its_base_and_trains_theta_alone(tuner, name):
+    tuner = TUNERS[tuner]
     base = MODELS[name]()
     net = tuner(copy.deepcopy(base))
     assert torch.equal(output(net, name), output(base, name))
@@ -120,7 +121,9 @@ def is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter)
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "MixtralForCausalLM", "ViTForImageClassification", "plain"])
+@pytest.mark.parametrize(
+    "name", rest_slow(["GPT2LMHeadModel", "MixtralForCausalLM", "ViTForImageClassification", "plain"], ["plain"])
+)
 @each_tuner
 def test_a_structured_model_computes_the_same(tuner, name):
     net = tuner(MODELS[name]())

@@ -12,6 +12,7 @@ from torch import nn
 from subspace import Deltas, subspaces
 from subspace.integrations import folders
 from tests.core.test_tune import HEADS, MODELS, TUNERS, each_tuner, output
+from tests.support.cases import rest_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 
@@ -24,7 +25,7 @@ def trained(tuner, name: str) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name", ["plain", "BertForSequenceClassification"])
+@pytest.mark.parametrize("name", rest_slow(["plain", "BertForSequenceClassification"], ["plain"]))
 @each_tuner
 def test_a_folder_gives_the_tuned_model_back(tuner, name, tmp_path):
     net = trained(tuner, name)

@@ -19,6 +19,7 @@ from subspace.products import ROUTES, Geometry, Weight
 from subspace.products.native import conv, load
 from subspace.products.problem import Problem
 from subspace.products.weight import Needs
+from tests.support.cases import rest_slow
 
 ROOT = Path(__file__).parent
 CAPABLE = load.SETS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
@@ -86,7 +87,7 @@ def largest(t: Tensor) -> float:
 
 @needs_kernels
 @pytest.mark.parametrize("name", CAPABLE)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", rest_slow([1, 3], [3]))
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_every_instruction_set_is_the_dense_convolution(layer, threads, name, monkeypatch):
     if load._load(name)[0] is None:

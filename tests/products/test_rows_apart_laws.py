@@ -110,7 +110,7 @@ def test_by_every_route_of_every_product(case, transform, dtype, seed):
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", rest_slow([1, 3], [3]))
 @settings(max_examples=4)
 @given(seeds)
 def test_by_every_instruction_set_and_number_of_threads(name, threads, seed):

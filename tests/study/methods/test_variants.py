@@ -32,7 +32,7 @@ from subspace.study.methods.alphas import set_alphas
 from subspace.study.methods.setting import Setting
 from subspace.study.methods.variants import VALUES
 from subspace.study.spec.study import Run, label
-from tests.support.cases import each_with_one
+from tests.support.cases import each_with_one, rest_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:the budget of")
 IMAGES = torch.from_numpy(Key(0).normal(60 * 784, dtype="float32")).reshape(60, 1, 28, 28)
@@ -96,7 +96,7 @@ AS_EVER = {
 }
 
 
-@pytest.mark.parametrize("name", AS_EVER)
+@pytest.mark.parametrize("name", rest_slow(AS_EVER, list(AS_EVER)[::3]))
 def test_without_options_a_method_is_its_recipe(name):
     assert state(applied(name)) == state(AS_EVER[name]())
     assert label(Choice(name, dict(METHODS[name].options))) == METHODS[name].label
@@ -346,7 +346,7 @@ def test_options_that_do_not_go_together_are_refused(name, options, error):
 
 
 @pytest.mark.parametrize(("m", "density"), [(2, 0.5), (4, 0.5), (4, 0.25), (8, 0.125), (16, 0.1875)])
-@pytest.mark.parametrize("name", ["random_pruning_uniform", "dctps", "freezenet"])
+@pytest.mark.parametrize("name", rest_slow(["random_pruning_uniform", "dctps", "freezenet"], ["dctps"]))
 def test_an_n_to_m_budget_has_n_in_every_m_inputs(name, m, density):
     model = applied(name, density, budget=f"n:{m}")
     size = subspace.summary(model)

@@ -166,6 +166,7 @@ def test_a_study_has_its_figures_for_every_data_set_and_network_with_words_for_e
     assert "DCTpS, EPL" in found[0].alt
 
 
+@pytest.mark.slow
 def test_a_method_has_the_same_colour_in_all_figures():
     records = every(("freezenet", "dctps", "ordinary", "set"), densities=(0.1, 0.01))
     runs = runs_table(records)

@@ -169,6 +169,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
 def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_path):
     study = replace(STUDY, data=({"name": "mnist5k", "train": 100},))
     cifar = replace(STUDY, data=({"name": "cifar10", "data_dir": "/home/jane/data", "train": 9},))
@@ -193,6 +194,7 @@ def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_
     assert files.load(tmp_path / "False" / "cifar" / "study.toml").data == ({"name": "cifar10", "train": 9},)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs.csv").write_text("before")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))

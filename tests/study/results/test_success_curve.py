@@ -8,6 +8,7 @@ from scipy import stats
 
 from subspace.study.results.success_curve import SuccessCurve
 from subspace.study.results.threshold_search import log_grid, search_thresholds
+from tests.support.cases import rest_slow
 
 CURVES = 1000
 
@@ -26,7 +27,7 @@ def covers(rng, seeds, spread, noise):
     return low <= math.exp(middle) <= high
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("seeds", rest_slow([3, 5, 10], [5]))
 @pytest.mark.parametrize(("spread", "noise"), [(0.3, 0.0), (0.15, 0.01), (0.15, 0.03)])
 def test_the_interval_of_a_search_covers_in_93_to_97_of_100_curves(seeds, spread, noise):
     rng = np.random.default_rng(seeds)

@@ -10,6 +10,7 @@ from subspace.study.execution.launchers.inline import Inline
 from subspace.study.execution.plan import Plan
 from subspace.study.spec import files
 from subspace.study.spec.presets import FOLDER, preset, presets
+from tests.support.cases import rest_slow
 
 NAMES = list(presets())
 FULL = [name for name in NAMES if name.endswith("-full")]
@@ -34,7 +35,7 @@ def runs(name):
     return files.study(files.read(name)).runs()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", rest_slow(NAMES, list(NAMES)[::2]))
 def test_every_preset_is_a_study_that_can_run_and_says_what_it_takes(name, tmp_path):
     study = files.study(files.read(name))
     Plan.of(study, tmp_path, Inline(tmp_path))

@@ -20,6 +20,7 @@ from subspace.study.training import run as running
 from subspace.study.training.costs import file_bytes
 from subspace.study.training.fitting import ROOM, filled, largest_dim, moved_places
 from subspace.study.training.run import train
+from tests.support.cases import rest_slow
 
 DATA = Choice("mnist5k", {"train": 120, "test": 60})
 SIZED = [n for n, m in METHODS.items() if m.has_density and not m.prunes and "rounds" not in m.options]
@@ -41,8 +42,11 @@ def test_the_file_of_a_run_has_at_most_its_bytes(name, bits):
     assert 0.6 * 6_000 < metrics["file_bytes"] <= 6_000
 
 
+FITTED = ["dctps", "freezenet", "random_pruning_uniform", "random_subspace", "set"]
+
+
 @pytest.mark.parametrize("bits", [0, 5])
-@pytest.mark.parametrize("name", ["dctps", "freezenet", "random_pruning_uniform", "random_subspace", "set"])
+@pytest.mark.parametrize("name", rest_slow(FITTED, ["dctps"]))
 def test_one_part_in_a_hundred_more_would_not_fit(name, bits):
     run, method = run_of(name, 6_000, bits), METHODS[name]
     dense = models.build(run.model, data.load(DATA), Key(0))

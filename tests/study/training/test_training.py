@@ -20,6 +20,7 @@ from subspace.study.spec.study import Run, Training
 from subspace.study.training.loop import batches, evaluate
 from subspace.study.training.run import held_apart, train
 from subspace.study.training.state import pack, unpack
+from tests.support.cases import rest_slow
 
 SHORT = Training(epochs=2, batch=50)
 
@@ -153,6 +154,7 @@ def test_the_test_loss_is_the_mean_over_all_labels_of_a_sequence_too():
     assert loss == pytest.approx(-by_label.log_softmax(1)[torch.arange(28), labels.flatten()].mean().item())
 
 
+@pytest.mark.slow
 def test_a_burn_in_is_ordinary_training_and_the_subspace_goes_through_its_end():
     two, one = Training(epochs=2, batch=50), Training(epochs=1, batch=50, learning_rate=1e-12)
     options = {"offset": "initial", "burn_in": 2}
@@ -168,6 +170,7 @@ def test_a_burn_in_is_ordinary_training_and_the_subspace_goes_through_its_end():
     assert losses(burnt)[0] < 0.5 * losses(cold)[0]
 
 
+@pytest.mark.slow
 def test_a_lottery_subspace_reaches_what_its_training_reached_with_a_handful_of_numbers():
     run = Run(Choice("random_subspace", {"offset": "initial", "embedding": "lottery"}), dim=2)
     run = replace(run, train=Training(epochs=6, batch=20, learning_rate=2e-3))
@@ -179,7 +182,7 @@ def test_a_lottery_subspace_reaches_what_its_training_reached_with_a_handful_of_
     assert losses(metrics)[-1] < 0.2 * losses(random)[-1]
 
 
-@pytest.mark.parametrize("embedding", ["gaussian", "srht", "hashed", "lottery"])
+@pytest.mark.parametrize("embedding", rest_slow(["gaussian", "srht", "hashed", "lottery"], ["hashed"]))
 def test_with_all_tensors_in_the_subspace_nothing_trains_beside_theta(embedding):
     options = {"offset": "initial", "embedding": embedding, "tensors": "all"}
     run = Run(Choice("random_subspace", options), Choice("mlp", {"norm": True}), dim=2, train=SHORT)
