@@ -14,7 +14,6 @@ from subspace.methods.moving import Mover, constant, cosine, linear
 from subspace.methods.prune import force, supports
 from subspace.methods.ranking import Supports, select, shuffle
 from subspace.methods.rigl import RigL
-from subspace.methods.said import ScaledUpdate, said
 from subspace.methods.saliencies.base import Objective, Saliency, Scores, gradient, saliency
 from subspace.methods.saliencies.grasp import grasp
 from subspace.methods.saliencies.inverted import inverted
@@ -22,6 +21,7 @@ from subspace.methods.saliencies.magnitude import magnitude, random
 from subspace.methods.saliencies.snip import snip
 from subspace.methods.saliencies.synflow import flow, synflow
 from subspace.methods.set import SET
+from subspace.methods.structure_aware import ScaledUpdate, said
 from subspace.methods.trajectory import Trajectory
 
 __all__ = [

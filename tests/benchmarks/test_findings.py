@@ -19,6 +19,8 @@ from tests.support.records import finished
 PAGE = findings.PAGE.read_text()
 OWN = {"channels", "tuning"}  # of no preset, as studies of bytes with a method or networks of their own
 TABLES = [found for found in findings.TABLE.finditer(PAGE) if found[4] not in ("dimension", "files")]
+KNOWN = {name.replace("/", "-"): name for name in presets()}
+KNOWN |= {path.stem: path for path in findings.HERE.glob("*.toml")}
 STUDIES = sorted({study for found in TABLES for study in found[2].split()} - OWN)
 
 
@@ -37,8 +39,7 @@ def test_the_page_shows_pictures_that_are_made_of_the_runs():
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_runs_are_all_of_those_of_the_preset(study):
     asked = files.study(files.read(findings.RESULTS / study / "study.toml"))
-    preset = max((name for name in presets() if study.startswith(name.replace("/", "-"))), key=len)
-    known = files.study(files.read(preset))
+    known = files.study(files.read(KNOWN[max(filter(study.startswith, KNOWN), key=len)]))
     train = dataclasses.replace(known.train, learning_rate=asked.train.learning_rate, device=asked.train.device)
     assert dataclasses.replace(known, name=study, train=train) == asked
     table = findings.runs(study)
