@@ -83,7 +83,7 @@ CASES = list(cases())
 SOME = rest_slow(CASES, CASES[::3])
 
 
-@pytest.mark.parametrize("name, make, plain", CASES, ids=lambda case: case if isinstance(case, str) else "")
+@pytest.mark.parametrize("name, make, plain", SOME, ids=lambda case: case if isinstance(case, str) else "")
 def test_a_loaded_model_and_its_file_are_independent(name, make, plain, tmp_path):
     path = tmp_path / "c"
     save(make(), path)

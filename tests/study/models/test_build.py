@@ -13,6 +13,7 @@ from subspace import Key
 from subspace.study import models
 from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
+from tests.support.cases import rest_slow
 
 
 def data(*shape, num_classes=7):
@@ -42,7 +43,7 @@ def mine(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", rest_slow(models.MODELS, list(models.MODELS)[::3]))
 def test_a_model_by_name_fits_the_data(name):
     special = {"lenet5": data(1, 28, 28), "conv1d": data(2, 50), "mlp": data(2, 5, 4, 3)}
     special |= {"lstm_lm": text(9), "gpt": text(9)}

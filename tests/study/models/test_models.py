@@ -20,6 +20,7 @@ from subspace.study.data import Data, Tensors
 from subspace.study.entries.entry import Choice
 from subspace.study.methods.alphas import set_alphas
 from subspace.study.models.gpt import rotated
+from tests.support.cases import rest_slow
 
 CIFAR, MNIST, SIGNAL, TEXT = (3, 32, 32), (1, 28, 28), (1, 40), (12,)
 # name, options, input, tensors L, weights N, what trains beside them, all numbers, 10^6 multiply-adds (others' figures)
@@ -60,7 +61,9 @@ def test_every_network_is_in_the_table_of_sizes():
     assert INPUTS.keys() == models.MODELS.keys()
 
 
-@pytest.mark.parametrize(("name", "options", "shape", "tensors", "weights", "beside", "numbers", "macs"), SIZES)
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "tensors", "weights", "beside", "numbers", "macs"), rest_slow(SIZES, SIZES[::3])
+)
 def test_sizes_are_the_published_ones(name, options, shape, tensors, weights, beside, numbers, macs):
     model = on_meta(name, options)
     prunable = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
