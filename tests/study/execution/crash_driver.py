@@ -34,6 +34,7 @@ METHODS = (
     ("freezenet", {}, 0.01),
     ("snip", {}, 0.02),
 )
+KINDS = ("all", "parent", "all", "worker")
 DATA = Choice("crash_driver:digits")
 RUNS = [Run(Choice(name, options), data=DATA, density=density, train=TRAIN) for name, options, density in METHODS]
 
@@ -103,7 +104,7 @@ def main(folder, kills, seed):
     counts, ended = Counter(), 0
     while counts.total() < kills:
         pid = forked(folder / str(ended))
-        kind = random.choice(["all", "all", "parent", "worker"])
+        kind = KINDS[counts.total() % len(KINDS)]
         time.sleep(random.uniform(0, 0.5))
         done, status = os.waitpid(pid, os.WNOHANG)
         counts[kind] += not done and kill(pid, kind)

@@ -10,7 +10,7 @@ import pytest
 from subspace.study.results.store import Store
 from tests.study.execution.crash_driver import RUNS
 
-KILLS = 21
+KILLS = 20
 pytestmark = pytest.mark.crash
 
 
