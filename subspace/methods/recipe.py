@@ -122,9 +122,9 @@ def rows_of_one(
     embedding: Callable[..., Embedding], weights: Mapping[str, Tensor], dim: int, seed: int
 ) -> dict[str, Embedding]:
     """The rows of each tensor in one U for all; TypeError for an embedding that several tensors cannot share."""
-    n = sum(w.numel() for w in weights.values())
+    n, root = sum(w.numel() for w in weights.values()), Key(seed)
     try:
-        return {name: embedding(w, dim, key=Key(seed).fold(name).fold("U"), of=n) for name, w in weights.items()}
+        return {name: embedding(w, dim, key=root.fold(name).fold("U"), of=n) for name, w in weights.items()}
     except TypeError as error:
         raise TypeError(
             f"embedding must take (weight, dim, key=, of=), as embeddings.SRHT and Hashed do, got: {error}"

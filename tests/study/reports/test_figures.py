@@ -144,6 +144,18 @@ def test_densities_per_tensor_are_those_realised_and_none_is_below_the_axis():
     assert "none" in named(axes)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_long_names_of_tensors_and_thetas_larger_than_one_leave_room_for_the_figure():
+    tensors = long_table(tensors_table, every(("ordinary", "dctps"), densities=(0.001,)))
+    tensors["name"] = "encoder.layer.5.attention.output." * 3 + tensors["name"]
+    tensors.loc[tensors["place"] == 4, "tensor_density"] = 60.0
+    (axes,) = density_per_tensor(tensors, "a title").axes
+    (dots,) = [line for line in axes.lines if len(line.get_xdata()) == 5]
+    assert dots.get_ydata()[-1] == 1
+    assert all(len(tick.get_text()) == 24 for tick in axes.get_xticklabels())
+    assert axes.get_position().height > 0.3
+
+
 @given(st.lists(st.floats(0, 1), max_size=15), st.floats(0.01, 0.06))
 def test_names_of_lines_never_touch_and_stay_in_the_plot(heights, gap):
     heights = sorted(heights)

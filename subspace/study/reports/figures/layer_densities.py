@@ -15,6 +15,7 @@ from subspace.study.reports.formats import percent
 from subspace.study.results.summary import DENSE
 
 NAMED = {1: 24, 3: 10}  # the most tensors that have their names below one plot, and below three in a row
+LETTERS = 24  # of a name
 
 
 def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
@@ -25,7 +26,8 @@ def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
     """
     tensors = tensors[tensors["method"] != DENSE]
     groups = tensors.groupby(["method", "label", "place", "name"], sort=False)["tensor_density"]
-    table = groups.agg(["mean", "min", "max"]).reset_index()
+    # a theta that several tensors share may have more numbers than one of these
+    table = groups.agg(["mean", "min", "max"]).clip(upper=1).reset_index()
     positive = table.loc[table["mean"] > 0, "mean"]
     least = float(positive.min()) if len(positive) else 0.1
     none = least / 3 if (table["mean"] <= 0).any() else None
@@ -46,7 +48,8 @@ def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
             axes.text(-0.012, none, "none", va="center", ha="right", transform=axes.get_yaxis_transform())
         axes.set_xlim(-0.6, len(names) - 0.4)
         if named:
-            axes.set_xticks(range(len(names)), [name.removesuffix(".weight") for name in names["name"]], fontsize=8)
+            below = [plots.cut(name.removesuffix(".weight"), LETTERS) for name in names["name"]]
+            axes.set_xticks(range(len(names)), below, fontsize=8)
             axes.tick_params(axis="x", labelrotation=30 if len(names) <= 6 else 90)
         axes.set_xlabel("" if named else "tensor, in the order of the network")
         labels = list(own.groupby("label", sort=False))
