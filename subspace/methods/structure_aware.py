@@ -56,7 +56,7 @@ def said(
     Args:
         model: Its tensors are registered in place. What else trains stays as it is.
         density: The numbers of theta and the factors as a fraction in (0, 1] of the chosen weights; or give dim.
-        dim: How many numbers they have: one factor for each tensor, as in the authors' code, and the rest theta.
+        dim: How many numbers they have: one factor for each tensor (in the paper for each layer), and the rest theta.
         seed: Of U, folded with each tensor's qualified name.
         embedding: embedding(weight, dim, key=key, of=n) -> the rows of one tensor in the global U of n rows, as
             `embeddings.SRHT` and `embeddings.Hashed`.
