@@ -61,7 +61,7 @@ def sentences(values: bool = True) -> Iterator[None]:
         typer.echo(printable(told), err=True)
         raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
-        if not values:
+        if not values or isinstance(error, BrokenPipeError):  # which is no fault: nobody reads on, as after `| head`
             raise
         raise typer.BadParameter(printable(" ".join(str(error).split()))) from None
 

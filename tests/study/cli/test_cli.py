@@ -300,6 +300,18 @@ def test_a_bad_value_gets_one_sentence_and_runs_nothing(words, message, tmp_path
     assert not (tmp_path / "out" / "runs").exists()
 
 
+def test_a_reader_that_goes_away_is_no_bad_value(tmp_path):
+    """As after `| head -1`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspace.study.cli.plan.typer.echo", broken_pipe)
+        result = invoke("plan", "--out", tmp_path)
+    assert result.exit_code != 2 and "Invalid value" not in result.stderr
+
+
+def broken_pipe(*words, **options):
+    raise BrokenPipeError(32, "Broken pipe")
+
+
 def test_a_folder_that_cannot_be_made_is_told_in_one_sentence():
     result = invoke("run", "--out", __file__)
     assert result.exit_code == 1
