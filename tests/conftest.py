@@ -41,6 +41,10 @@ def _fewer_objects():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # or libraries complain at the end of what is left
+
+
 @pytest.fixture(scope="session")
 def run():
     """What runs a function in two processes of one group, which are started when the first test asks for them."""

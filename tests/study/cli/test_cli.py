@@ -305,7 +305,8 @@ def test_a_reader_that_goes_away_is_no_bad_value(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subspace.study.cli.plan.typer.echo", broken_pipe)
         result = invoke("plan", "--out", tmp_path)
-    assert result.exit_code != 2 and "Invalid value" not in result.stderr
+    assert result.exit_code != 2
+    assert "Invalid value" not in result.stderr
 
 
 def broken_pipe(*words, **options):
