@@ -22,6 +22,7 @@ KINDS = (
     "width-attention",
     "doping",
     "cheap-offset-conv",
+    "training-conv",
     "burn-in",
     "burn-in-norm",
     "bytes",
