@@ -25,7 +25,7 @@ from subspace.study.training.jacobian import jacobian_spectra
 from subspace.study.training.loop import Loop
 from subspace.study.training.metrics import Metrics
 from subspace.study.training.processes import train_alone, train_together
-from subspace.study.training.state import StateStore, UnfitState, restore_model
+from subspace.study.training.state import StateStore, UnfitState, restore_model, restore_state
 from subspace.study.training.team import Team
 
 
@@ -87,8 +87,11 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)
     if loop.run.bytes:
         state.fitting = largest_dim(dense, loop.setting(), chosen, loop.run.bytes, loop.run.train.theta_bits)
-    if state.saved and state.saved["search"] is None:
-        return restore_model(dense, state.saved["model"])
+    kept = state.saved["model"] if state.saved and state.saved["search"] is None else None
+    if isinstance(kept, torch.Tensor):
+        return restore_model(dense, kept)
+    if kept is not None:
+        return restore_state(chosen.apply(dense, loop.setting()), kept)
     with loop.meter:
         model = chosen.apply(dense, loop.setting())
     state.search = None

@@ -1,6 +1,7 @@
 """How far a run has come, and what it goes on from after a crash. Generators are not in it: every epoch seeds them.
 
-A model is kept as `subspace.save` has it, so what is kept of d and U is a key or an index.
+A model is kept as `subspace.save` has it, so what is kept of d and U is a key or an index; one with other
+parametrizations on top of its subspaces as its state_dict, and its method makes it anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 import subspace
 from subspace.methods import LotteryTicket
@@ -83,7 +85,7 @@ class RunState:
             "metrics": asdict(self.metrics),
             "done": self.done,
             "search": None if is_final or not self.search else self.search.state_dict(),
-            "model": model_bytes(model) if is_final else model.state_dict(),
+            "model": model_bytes(model) if is_final and is_held_by_a_file(model) else model.state_dict(),
             "parts": parts,
             "epochs": epochs,
         }
@@ -102,6 +104,12 @@ def unpack(content: bytes) -> State:
     return state
 
 
+def is_held_by_a_file(model: nn.Module) -> bool:
+    """Whether a plain model has a place for all that a checkpoint holds: nothing else is on top of its subspaces."""
+    stacks = (module for module in model.modules() if isinstance(module, ParametrizationList))
+    return all(len(stack) == 1 for stack in stacks)
+
+
 def model_bytes(model: nn.Module) -> Tensor:
     """A model with subspaces as the bytes of its checkpoint, (n,) uint8."""
     subspace.save(model, file := io.BytesIO())
@@ -112,3 +120,10 @@ def restore_model(model: nn.Module, content: Tensor) -> nn.Module:
     """The plain model, built as it was, with the subspaces and all that was trained of a `model_bytes`."""
     with restoring():
         return subspace.load(model, io.BytesIO(content.numpy().tobytes()))
+
+
+def restore_state(model: nn.Module, state: State) -> nn.Module:
+    """The model, made anew by its method, with the numbers of a state_dict."""
+    with restoring():
+        model.load_state_dict(state)
+    return model
