@@ -4,7 +4,6 @@ By itself, pytest checks a law with fewer of them than `python dev.py test`, who
 """
 
 import gc
-import itertools
 import os
 import signal
 
@@ -31,16 +30,8 @@ LONG = {"slow", "ray", "slurm", "torchrun", "browser", "crash", "compile"}
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Every worker, which gets one part of the list, begins with some of the modules that take long."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    long = {item: bool(LONG.intersection(mark.name for mark in item.iter_markers())) for item in items}
-    slow, quick = ([item for item in items if long[item] == kind] for kind in (True, False))
-    modules = [list(part) for _, part in itertools.groupby(slow, key=lambda item: item.path)]
-    parts = []
-    for worker in range(workers):
-        parts += [item for module in modules[worker::workers] for item in module]
-        parts += quick[worker * len(quick) // workers : (worker + 1) * len(quick) // workers]
-    items[:] = parts
+    """What takes long comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not LONG.intersection(mark.name for mark in item.iter_markers()))
 
 
 @pytest.fixture(scope="module", autouse=True)
