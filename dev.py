@@ -14,8 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-# Three workers for two cores, as many tests wait for processes that they start.
-EVERYTHING = ["pytest", "-q", "-n", "3", "-m", "", "--hypothesis-profile=laws"]
+EVERYTHING = ["pytest", "-q", "-n", "2", "-m", "", "--hypothesis-profile=laws"]
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"], EVERYTHING)
 
 
