@@ -36,13 +36,12 @@ class NormalForm:
         self.sparse = next((U for U, line in zip(parts, lines, strict=True) if line is None), None)
         self.transform, held = structures[of].transform, [t for t in structures[of][2:] if t is not None]
         self.holder = along[of][0] if held else None  # of tensors, which are others on another device
-        self.has_signs = structures[of].signs is not None
         self.nowhere = torch.empty(0, dtype=torch.int64)
-        self.layout = self._layout()
+        self.layout = None if structures[of].signs is not None else self._layout()
 
     def _layout(self) -> Layout | None:
-        """Where theta has the weight; None for several directions, and where signs are held."""
-        if self.has_signs or len(self.gains) - self.gains.count(None) > 1:
+        """Where theta has the weight; None for several directions."""
+        if len(self.gains) - self.gains.count(None) > 1:
             return None
         layout, start = Layout(sum(self.dims), self.fixed, 0.0, None, 0), 0
         for gain, dim in zip(self.gains, self.dims, strict=True):

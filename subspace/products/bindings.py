@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace.products.choice.selection import select
-from subspace.products.form import VectorForm
+from subspace.products.form import Layout, VectorForm
 from subspace.products.geometry import Geometry, memory_format
 from subspace.products.problem import Problem
 from subspace.products.routes.base import Bound
@@ -81,7 +81,8 @@ class Bindings:
 
     def find(self, x: Tensor, theta: Tensor, geometry: Geometry, name: str) -> Binding | None:
         """That for this x by the route of that name, or the fastest; None where there is none."""
-        if not (x.dtype is torch.float32 and x.is_cpu and _is_plain(theta)):
+        layout = self.form.layout
+        if layout is None or not (x.dtype is torch.float32 and x.is_cpu and _is_plain(theta)):
             return None
         index, matrix = self.form.index(), self.form.matrix()
         if index.is_inference() or not (matrix is None or _is_plain(matrix)):  # an index that counts no versions
@@ -94,12 +95,14 @@ class Bindings:
                 self._found.clear()
             w = self.form(theta)._replace(index=index)
             now = checked(index, w.values.shape[0], math.prod(w.shape))
-            found = self._found[kind] = _Found(index, matrix, now, self._bind(x, theta, w, geometry, name))
+            found = self._found[kind] = _Found(index, matrix, now, self._bind(x, theta, w, layout, geometry, name))
         return found.binding
 
-    def _bind(self, x: Tensor, theta: Tensor, w: Weight, geometry: Geometry, name: str) -> Binding | None:
-        form, layout = memory_format(x) if geometry.kernel else torch.contiguous_format, self.form.layout
-        if layout is None or tuple(theta.shape) != (layout.dim,) or not theta.is_contiguous():
+    def _bind(
+        self, x: Tensor, theta: Tensor, w: Weight, layout: Layout, geometry: Geometry, name: str
+    ) -> Binding | None:
+        form = memory_format(x) if geometry.kernel else torch.contiguous_format
+        if tuple(theta.shape) != (layout.dim,) or not theta.is_contiguous():
             return None
         if not x.is_contiguous(memory_format=form):
             return None

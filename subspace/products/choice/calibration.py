@@ -253,6 +253,7 @@ def time_routes(
 
 
 def _both_passes(route: Route, x: torch.Tensor, w: Weight, problem: Problem) -> Callable[[], None]:
+    """What makes a forward and a backward pass: bound to a theta where the route binds its product."""
     geometry, layout = problem.geometry, Layout(1 + problem.k, 0.0, 1.0, at=0, first=1)
     if problem.transform == "given":
         layout = Layout(problem.k, 1.0, 0.0, at=None, first=0)
