@@ -2,7 +2,8 @@
 
 A size is what the tuner is told: a number of trained entries, a rank, a number of frequencies; tuners of one size have
 one. The file is what `subspace.save` and peft's `save_pretrained` write (adapter_model.safetensors and
-adapter_config.json, which loading needs; not the README), without the head, which is the same for all.
+adapter_config.json, which loading needs; not the README), without the head, which is the same for all. Of tuners "in 8
+bits" it is what `save(bits=8)` writes, and what is tested is the network that such a file gives back.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ Build = Callable[[nn.Module, Task, int, int], nn.Module]  # a network to be tune
 
 
 class Tuner(NamedTuple):
-    """library: "subspace" or "peft". most: the largest size that there can be, for a task; least: the smallest."""
+    """library: "subspace" or "peft". most: the largest size that there can be, for a task; least: the smallest.
+
+    bits: of a number in its file, where these are not float32.
+    """
 
     library: str
     build: Build
     most: Callable[[Task], int]
     least: Callable[[Task], int] = lambda task: 1
+    bits: int | None = None
 
 
 def weights(task: Task) -> list[torch.Tensor]:
@@ -121,6 +126,8 @@ TUNERS = {
     "peft VeRA": Tuner("peft", _seeded("Vera", "r", "projection_prng_key", save_projection=False), least_side),
     "peft IA3": Tuner("peft", _peft("IA3"), lambda task: 1),
 }
+IN_BITS = ("sparse", "fourier_ft", "hashed", "srht", "lora_xs")
+TUNERS |= {f"{name}, 8 bits": TUNERS[name]._replace(bits=8) for name in IN_BITS}
 
 
 def only_head(model: nn.Module) -> nn.Module:
@@ -138,25 +145,30 @@ def made(task: Task, name: str, size: int, seed: int) -> nn.Module:
         return TUNERS[name].build(model, task, size, seed)
 
 
-def file_bytes(model: nn.Module, task: Task) -> int:
+def file_bytes(model: nn.Module, task: Task, bits: int | None = None) -> int:
     """The size of the file without the head; 0 where nothing else is tuned."""
-    head = 4 * (task.features * task.classes + task.classes)
     if hasattr(model, "peft_config"):
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             files = [path for path in Path(folder).iterdir() if path.name.startswith("adapter_")]
-            return sum(path.stat().st_size for path in files) - head
+            return sum(path.stat().st_size for path in files) - 4 * (task.features + 1) * task.classes
     if next(subspace.subspaces(model), None) is None:
         return 0
-    subspace.save(model, file := io.BytesIO())
-    return file.tell() - head
+    head = model.get_submodule("head").requires_grad_(False)  # as if it were the base's, which no file holds
+    subspace.save(model, file := io.BytesIO(), base=model.state_dict(), bits=bits)
+    head.requires_grad_(True)
+    return file.tell()
 
 
 def largest_size(task: Task, name: str, budget: int) -> int:
     """The largest size of a tuner whose file has at most `budget` bytes; 0 if it has none, or cannot tune the task."""
 
     def fits(size: int) -> bool:
-        return file_bytes(made(task, name, size, 0), task) <= budget
+        model = made(task, name, size, 0)
+        if TUNERS[name].bits:  # numbers that a coder cannot make fewer bits of
+            for _, space in subspace.subspaces(model):
+                nn.init.uniform_(space.theta, -1, 1)
+        return file_bytes(model, task, TUNERS[name].bits) <= budget
 
     low = TUNERS[name].least(task)
     try:

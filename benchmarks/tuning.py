@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.report import Row, options, write
 from benchmarks.tasks import TASKS, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
-from subspace import Key
+from subspace import Key, rounded
 from subspace.study.reports.grid import Grid
 from subspace.study.training.costs import activation_bytes
 
@@ -56,10 +56,13 @@ def tuned(task: Task, name: str, size: int, rate: float, seed: int, steps: int, 
         optimizer.step()
         seconds.append(perf_counter() - start)
         losses.append(loss.item())
+    bits = TUNERS[name].bits
+    with rounded(model, bits):
+        found = {"held_out": accuracy(model, task.held_out), "test": accuracy(model, task.test)}
     return {
-        **{"held_out": accuracy(model, task.held_out), "test": accuracy(model, task.test)},
+        **found,
         **{"first_loss": losses[0], "last_loss": sum(losses[-5:]) / len(losses[-5:])},
-        **{"step_seconds": median(seconds), "saved_bytes": saved, "file_bytes": file_bytes(model, task)},
+        **{"step_seconds": median(seconds), "saved_bytes": saved, "file_bytes": file_bytes(model, task, bits)},
         "trained": sum(each.numel() for each in rest),
     }
 

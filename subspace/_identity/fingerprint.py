@@ -8,6 +8,7 @@ memory and time than those do. Several are summed, as a single one can be near z
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,13 @@ class Probe(NamedTuple):
     def agrees_with(self, other: Probe) -> bool:
         """Whether both can be of one x, rounded as the one or the other was."""
         return abs(self.value - other.value) <= max(self.tolerance, other.tolerance)
+
+    def rounded(self) -> Probe:
+        """As a file needs it: to a hundredth of the tolerance, rounding being what that allows for."""
+        if not 0 < self.tolerance < math.inf:
+            return self
+        places = 2 - math.floor(math.log10(self.tolerance))
+        return Probe(round(self.value, places), round(self.tolerance, places))
 
 
 def probe(x: Tensor, r: str = "r", dtype: torch.dtype | None = None) -> Probe:

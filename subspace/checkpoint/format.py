@@ -82,7 +82,7 @@ def save(
         tensor = whole(part)
         check_readable(name, tensor)
         trains = part.requires_grad or not isinstance(part, nn.Parameter)
-        known = None if trains or not _is_of_the_base(model, name, tensor, base or {}) else probe(tensor)
+        known = None if trains or not _is_of_the_base(model, name, tensor, base or {}) else probe(tensor).rounded()
         if known and math.isfinite(known.value):
             frozen[name] = known
         else:
@@ -210,7 +210,7 @@ def _describe(name: str, space: Subspace, held: TensorTable) -> dict[str, Any]:
         "theta": held.add(space.theta, f"theta:{name}"),
         "offset": _encoded(name, built.offset, held),
         "embedding": _encoded(name, built.embedding, held),
-        "fingerprint": {part: _finite(f"{part} of {name}", value) for part, value in _probes(built).items()},
+        "fingerprint": {part: _finite(f"{part} of {name}", value).rounded() for part, value in _probes(built).items()},
     }
 
 
