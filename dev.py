@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 EVERYTHING = ["pytest", "-q", "-n", "2", "-m", "", "--hypothesis-profile=laws"]
-CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"], EVERYTHING)
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"])
 
 
 def set_up() -> None:
@@ -40,8 +40,17 @@ def main(command: str = "", *options: str) -> int:
     set_up()
     if command == "study":
         return subprocess.call([PYTHON, "-m", "subspace.study.cli", "run", *options])
-    checks = [[PYTHON.with_name(check[0]), *check[1:], *(options if "pytest" in check else [])] for check in CHECKS]
-    return int(any(subprocess.call(check, cwd=ROOT) for check in checks))  # a list: all of them, whatever fails
+    started = [start(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for check in CHECKS]
+    failed = start([*EVERYTHING, *options]).wait()
+    for check, process in zip(CHECKS, started, strict=True):  # which have long ended
+        print(f"{' '.join(check)}:", process.communicate()[0].decode(), sep="\n", end="", flush=True)
+        failed = failed or process.returncode
+    return int(failed != 0)
+
+
+def start(command: list[str], **options: int) -> subprocess.Popen[bytes]:
+    """A program of .venv in this checkout."""
+    return subprocess.Popen([PYTHON.with_name(command[0]), *command[1:]], cwd=ROOT, **options)
 
 
 if __name__ == "__main__":

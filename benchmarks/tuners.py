@@ -160,15 +160,20 @@ def file_bytes(model: nn.Module, task: Task, bits: int | None = None) -> int:
     return file.tell()
 
 
+def most_bytes(task: Task, name: str, size: int) -> int:
+    """The size of a tuner's file, with numbers that no coder makes fewer bits of where it has one."""
+    model = made(task, name, size, 0)
+    if TUNERS[name].bits:
+        for _, space in subspace.subspaces(model):
+            nn.init.uniform_(space.theta, -1, 1)
+    return file_bytes(model, task, TUNERS[name].bits)
+
+
 def largest_size(task: Task, name: str, budget: int) -> int:
     """The largest size of a tuner whose file has at most `budget` bytes; 0 if it has none, or cannot tune the task."""
 
     def fits(size: int) -> bool:
-        model = made(task, name, size, 0)
-        if TUNERS[name].bits:  # numbers that a coder cannot make fewer bits of
-            for _, space in subspace.subspaces(model):
-                nn.init.uniform_(space.theta, -1, 1)
-        return file_bytes(model, task, TUNERS[name].bits) <= budget
+        return most_bytes(task, name, size) <= budget
 
     low = TUNERS[name].least(task)
     try:

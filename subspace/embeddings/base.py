@@ -10,9 +10,9 @@ import abc
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from subspace._base.dtypes import at_least_float32
@@ -82,14 +82,15 @@ class Embedding(PlugIn, abc.ABC):
         def array(values: Tensor) -> np.ndarray:
             return values.detach().flatten().cpu().double().numpy()
 
-        operator = LinearOperator(
+        operator = scipy.sparse.linalg.LinearOperator(
             (weight.numel(), self.dim),
             matvec=lambda theta: array(self(tensor(theta))),
             rmatvec=lambda w: array(self.adjoint(tensor(w).reshape(self.shape))),
             dtype=np.float64,
         )
         eps = torch.finfo(compute).eps
-        return tensor(lsmr(operator, array(weight), atol=eps, btol=eps, conlim=0, maxiter=10 * self.dim + 100)[0])
+        limits = {"atol": eps, "btol": eps, "conlim": 0, "maxiter": 10 * self.dim + 100}
+        return tensor(scipy.sparse.linalg.lsmr(operator, array(weight), **limits)[0])
 
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import fine_tuning, tasks, tuning
 from benchmarks.tasks import Headed, Split, Task
-from benchmarks.tuners import TUNERS, file_bytes, fits_or_not, largest_size, made
+from benchmarks.tuners import TUNERS, file_bytes, fits_or_not, largest_size, made, most_bytes
 from subspace import Key
 from tests.support.cases import rest_slow
 
-OURS = [name for name, tuner in TUNERS.items() if tuner.library == "subspace" and name != "head only"]
+OURS = [name for name, each in TUNERS.items() if each.library == "subspace" and name != "head only" and not each.bits]
 ADDED = ["peft LoRA", "peft SHiRA", "peft IA3", "peft VeRA"]  # begin at the base, as peft's FourierFT does not
 
 
@@ -56,10 +56,10 @@ def test_a_file_is_within_its_budget_and_a_larger_size_is_not(name):
     here, budget = task(), 12_000
     size = largest_size(here, name, budget)
     assert size >= 1
-    assert file_bytes(made(here, name, size, 0), here) <= budget
+    assert file_bytes(made(here, name, size, 0), here, TUNERS[name].bits) <= most_bytes(here, name, size) <= budget
     larger = size + max(1, size // 32)
     if larger <= TUNERS[name].most(here):
-        assert not fits_or_not(lambda size: file_bytes(made(here, name, size, 0), here) <= budget, larger)
+        assert not fits_or_not(lambda size: most_bytes(here, name, size) <= budget, larger)
 
 
 def test_a_tuner_that_no_file_has_room_for_has_no_size():

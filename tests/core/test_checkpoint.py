@@ -10,13 +10,15 @@ import struct
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspace
 from subspace import Key, load, materialize, recipes, register, save, share, subspaces
 from subspace._base.index import pack
-from subspace._identity.fingerprint import fingerprint
+from subspace._identity.fingerprint import Probe, fingerprint
 from subspace.checkpoint import sealed
 from subspace.embeddings import Gaussian, Sparse
 from subspace.offsets import DCT, Offset, Pretrained, Zero
@@ -386,6 +388,16 @@ class Nudged(Offset):
     def forward(self):
         d = self.d()
         return d * (1 + 2.0**-23 * torch.from_numpy(Key(1).signs(d.numel())).reshape(d.shape))
+
+
+@given(st.floats(-1e12, 1e12), st.floats(1e-300, 1e12))
+def test_a_fingerprint_in_a_file_is_near_enough_and_short(value, tolerance):
+    kept = Probe(value, tolerance).rounded()
+    assert abs(kept.value - value) <= tolerance / 100
+    assert kept.tolerance == pytest.approx(tolerance, rel=0.01)
+    assert kept.rounded() == kept
+    if abs(value) < 1e5 * tolerance:
+        assert float(f"{kept.value:.9g}") == kept.value
 
 
 @each_offset

@@ -486,6 +486,7 @@ BUGS = [
         "identity",
         "part_by_part",
     ),
+    Bug("coarse fingerprints in files", "_identity/fingerprint.py", "2 - math", "-math", "checkpoint", "near_enough"),
     Bug("any pretrained d", "_identity/state.py", "not saved.agrees_with(here)", "False", "identity", "another_d_or_u"),
     Bug("support stays", "_identity/state.py", "support.copy_(index)", "pass", "identity", "restores_the_model"),
     Bug(

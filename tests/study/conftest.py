@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from subspace.study.training import processes
+from tests.support.processes import start_quickly
+
 PROJECT = '''
 """Small data and networks of one's own, and faults of them."""
 import os
@@ -52,3 +55,9 @@ def tiny_project(tmp_path_factory):
     os.chdir(before)
     sys.modules.pop("tiny", None)
     sys.path[:] = [path for path in sys.path if path != str(folder)]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The processes of a run come of one that has imported torch; test_launchers.py has them as users have."""
+    monkeypatch.setattr(processes, "spawn", start_quickly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,18 +14,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import start_processes
 
 Run = Callable[..., list[Any]]
+FORKSERVER = multiprocessing.get_context("forkserver")  # its processes have imported what takes seconds
+FORKSERVER.set_forkserver_preload(["torch._dynamo", "subspace.study.training.run"])  # optimizers import the former
+start_quickly = functools.partial(start_processes, start_method="forkserver")
 
 
 @contextmanager
 def processes(size: int = 2) -> Iterator[Run]:
     """Give run(function, *arguments): what function(rank, *arguments) returns in each, or raises in the first."""
-    context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         # a pool for each: torch remembers things of a mesh, which would be another rank's
-        pools = [stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(size)]
+        pools = [stack.enter_context(ProcessPoolExecutor(1, FORKSERVER)) for _ in range(size)]
 
         def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             store = Path(tempfile.mkdtemp(dir=folder)) / "store"

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import nnls
 
 from subspace._base.files import write_atomically
 from subspace._base.machine import cpu_name
@@ -196,7 +196,7 @@ def _fit(found: list[tuple[tuple[float, ...], float]]) -> list[float]:
     a = np.array([count for count, _ in found]) / np.array([[seconds] for _, seconds in found])
     scale = a.max(axis=0)
     scale[scale == 0] = 1
-    solution: list[float] = (nnls(a / scale, np.ones(len(found)))[0] / scale).tolist()
+    solution: list[float] = (scipy.optimize.nnls(a / scale, np.ones(len(found)))[0] / scale).tolist()
     return solution
 
 

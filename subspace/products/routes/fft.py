@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterator
 
-import scipy.fft
+import scipy
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from subspace.study.results.summary import DENSE, SETTING
 from subspace.study.spec.study import SIZES
@@ -56,10 +56,10 @@ def compare(differences: pd.Series) -> list[float]:
     pairs, nothing = len(differences), (float("nan"), float("nan"))
     student = bootstrap = nothing
     if pairs > 1:
-        resampled = stats.bootstrap((differences,), np.mean, method="percentile", rng=np.random.default_rng(0))
+        resampled = scipy.stats.bootstrap((differences,), np.mean, method="percentile", rng=np.random.default_rng(0))
         bootstrap = (float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
         if differences.max() - differences.min() > EQUAL:
-            found = stats.ttest_1samp(differences, 0).confidence_interval(LEVEL)
+            found = scipy.stats.ttest_1samp(differences, 0).confidence_interval(LEVEL)
             student = (float(found.low), float(found.high))
     better = student[0] > 0 and bootstrap[0] > 0
     return [pairs, float(differences.mean()) if pairs else float("nan"), *student, *bootstrap, better]
@@ -98,8 +98,8 @@ def seeds_needed(difference: float, spread: float) -> int:
 
 def _power(effect: float, seeds: int) -> float:
     """Of a paired t-test; effect: the difference in standard deviations."""
-    bound, shift = stats.t.ppf((1 + LEVEL) / 2, seeds - 1), effect * seeds**0.5
-    return float(stats.nct.sf(bound, seeds - 1, shift)) if shift < 30 else 1.0  # beyond, nct is at its limits
+    bound, shift = scipy.stats.t.ppf((1 + LEVEL) / 2, seeds - 1), effect * seeds**0.5
+    return float(scipy.stats.nct.sf(bound, seeds - 1, shift)) if shift < 30 else 1.0  # beyond, nct is at its limits
 
 
 def _accuracies(runs: pd.DataFrame) -> Iterator[tuple[list[Any], pd.DataFrame, pd.DataFrame]]:

@@ -82,6 +82,7 @@ def test_a_run_whose_code_has_changed_begins_anew(name, tiny_project, tmp_path, 
 
 
 @pytest.mark.torchrun
+@pytest.mark.usefixtures("quick")
 def test_a_state_that_does_not_fit_several_processes_is_set_aside_too(tiny_project, tmp_path):
     store, run = Store(tmp_path), of("dctps", processes=2)
     store.write_state(run, pack({"metrics": {"a": 1}, "done": []}), [])

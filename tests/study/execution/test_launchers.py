@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,24 @@ def run(seed=0, fault="", processes=1, epochs=2):
     return Run(Choice("dctps"), model, Choice("tiny:data"), density=0.3, seed=seed, train=setting)
 
 
-@pytest.fixture(params=EACH)
-def launched(request, tiny_project, monkeypatch):
+@pytest.fixture(scope="module", params=EACH)
+def name(request, tiny_project):
+    """Of a launcher. All tests of one follow another, those of Ray in a single one, which takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if request.param == "ray":
+            pytest.importorskip("ray")
+            patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            stack.enter_context(make_launcher("ray", Path("results"), Training(), {}))
+        if request.param == "slurm":
+            pytest.importorskip("submitit")
+            patch.setattr("submitit.core.core.Job._results_timeout_s", 0)  # there is no slow file system to wait for
+        yield request.param
+
+
+@pytest.fixture
+def launched(name):
     """What makes a launcher of each kind for a store."""
-    name, options = request.param, LAUNCHERS[request.param]
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    if name in ("ray", "slurm"):
-        pytest.importorskip({"ray": "ray", "slurm": "submitit"}[name])
-    if name == "slurm":
-        monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)  # there is no slow file system to wait for
-    return lambda store: make_launcher(name, store.folder, Training(), options)
+    return lambda store: make_launcher(name, store.folder, Training(), LAUNCHERS[name])
 
 
 def figures(metrics):

@@ -27,10 +27,9 @@ from subspace.study.results.disk import StorageError
 from subspace.study.results.store import NewerSchemaError, Store
 from subspace.study.spec.study import Run, Study, Training
 from subspace.study.training.state import pack
+from tests.support.processes import FORKSERVER
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload([__name__])
 
 
 def task(run, states):

@@ -1,7 +1,5 @@
 """Laws of data-parallel training: as in one process, only theta travels, and no crash loses or hangs anything."""
 
-import functools
-import multiprocessing
 import os
 import re
 import signal
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.multiprocessing import start_processes
 
 from subspace.study.entries.entry import Choice
 from subspace.study.execution.execute import execute
@@ -20,6 +17,7 @@ from subspace.study.results.store import Store
 from subspace.study.spec.study import Run, Training
 from subspace.study.training import processes
 from subspace.study.training.team import Team
+from tests.support.processes import FORKSERVER, start_quickly
 
 MODULE = """
 from pathlib import Path
@@ -63,7 +61,7 @@ SAME = {
     "imp": lambda processes: run(Choice("imp", {"rounds": 2}), 0.2, epochs=1, processes=processes),
     "a tensor without entries": lambda processes: run(Choice("magnitude"), 0.005, processes=processes),
 }
-LONG = run(Choice("dctps_rigl", {"delta_t": 3}), 0.2, epochs=40, n=150, norm=True, dropout=0.2)
+LONG = run(Choice("dctps_rigl", {"delta_t": 3}), 0.2, epochs=16, n=150, norm=True, dropout=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +74,6 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         yield folder
     sys.modules.pop("small", None)
-
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["subspace.study.training.run"])
-start_quickly = functools.partial(start_processes, start_method="forkserver")
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """The processes of a run come of one that has imported torch; test_launchers.py has them as users have."""
-    monkeypatch.setattr(processes, "spawn", start_quickly)
 
 
 def execute_quickly(run, folder):
