@@ -2,7 +2,8 @@
 
 usage: python crash_driver.py FOLDER KILLS SEED. Prints JSON: the kills by kind, the sentences that were said, and how
 many times the study was brought to its end, each time in a folder of its own, FOLDER/0, FOLDER/1, ... beside
-FOLDER/undisturbed. One process imports torch, and every study is a fork of it, so that a kill costs no time.
+FOLDER/undisturbed. One process imports torch, and what its optimizers import, and every study is a fork of it, so that
+a kill costs no time.
 """
 
 import json
@@ -15,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
 from subspace import Key
 from subspace.study import data
