@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,9 +18,11 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 Run = Callable[..., list[Any]]
-FORKSERVER = multiprocessing.get_context("forkserver")  # its processes have imported what takes seconds
-FORKSERVER.set_forkserver_preload(["torch._dynamo", "subspace.study.training.run"])  # optimizers import the former
-start_quickly = functools.partial(start_processes, start_method="forkserver")
+# on Linux their processes have imported what takes seconds; elsewhere a forked torch may fail
+QUICK = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
+    QUICK.set_forkserver_preload(["torch._dynamo", "subspace.study.training.run"])  # the former for optimizers
+start_quickly = functools.partial(start_processes, start_method=QUICK.get_start_method())
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def processes(size: int = 2) -> Iterator[Run]:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         # a pool for each: torch remembers things of a mesh, which would be another rank's
-        pools = [stack.enter_context(ProcessPoolExecutor(1, FORKSERVER)) for _ in range(size)]
+        pools = [stack.enter_context(ProcessPoolExecutor(1, QUICK)) for _ in range(size)]
 
         def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             store = Path(tempfile.mkdtemp(dir=folder)) / "store"

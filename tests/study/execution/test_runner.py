@@ -27,7 +27,7 @@ from subspace.study.results.disk import StorageError
 from subspace.study.results.store import NewerSchemaError, Store
 from subspace.study.spec.study import Run, Study, Training
 from subspace.study.training.state import pack
-from tests.support.processes import FORKSERVER
+from tests.support.processes import QUICK
 
 METRICS = {"epochs": [{"test_accuracy": 0.25}, {"test_accuracy": 0.5}], "seconds": 1.0}
 
@@ -241,7 +241,7 @@ def test_a_run_whose_other_process_dies_is_taken_over(store):
 @pytest.mark.slow
 def test_two_studies_at_once_train_each_run_once(store):
     runs = grid(*range(20, 30))
-    studies = [FORKSERVER.Process(target=train, args=(runs, store, pool(store, 2), Callback())) for _ in range(2)]
+    studies = [QUICK.Process(target=train, args=(runs, store, pool(store, 2), Callback())) for _ in range(2)]
     for study in studies:
         study.start()
     for study in studies:

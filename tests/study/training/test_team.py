@@ -17,7 +17,7 @@ from subspace.study.results.store import Store
 from subspace.study.spec.study import Run, Training
 from subspace.study.training import processes
 from subspace.study.training.team import Team
-from tests.support.processes import FORKSERVER, start_quickly
+from tests.support.processes import QUICK, start_quickly
 
 MODULE = """
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_killed_processes_lose_the_epoch_at_most_and_change_no_bit(place):
     expected = trained(undisturbed, LONG)
     for victim in ("one of them", "all but them"):
         before = len(store.progress(LONG))
-        process = FORKSERVER.Process(target=execute_quickly, args=(LONG, store.folder))
+        process = QUICK.Process(target=execute_quickly, args=(LONG, store.folder))
         process.start()
         wait_until(lambda before=before: len(store.progress(LONG)) > before)
         pids = [int(Path(f"pid-{number}").read_text()) for number in range(2)]
