@@ -14,13 +14,15 @@ rank         of the Jacobian, at the start -> after training, the median over sa
 channels     that an offset makes use of (`benchmarks.channels`), a row per layer, the mean over seeds
 bits         of the test loss, per character of text: mean and standard deviation over the seeds, as accuracy
 files        bits per character of networks at equal bytes (`benchmarks.small_files`; the place is not looked at)
-tuners       beside peft's (`benchmarks.tuning`), a row per tuner and budget of a task, which is the place
+tuners       beside peft's (`benchmarks.tuning`), a row per tuner, a column per budget of a task, which is the place
+tuner_costs  the same of what is trained, the time of a step and the memory that is saved for the backward pass
 dimension    of `subspace dimension`: a row per data set, network and method (the place is not looked at)
 any column   of `study.summary.summary_table`, as theta: its figures
 
 A picture results/STUDY/NAME.png is of accuracy against size where NAME is a place without blanks and commas, as
 digits-resnet20; of a sweep (`benchmarks.sweeps`) where it has the name of one; of accuracy against the Jacobian at the
-start where it is called rank; of `benchmarks.small_files` where it is called files; else one of the study's own.
+start where it is called rank; of `benchmarks.small_files` where it is called files; of `benchmarks.tuning` where it is
+called gains; else one of the study's own.
 
 `--collect subspace-study` first takes over from there what results/ keeps of a study: its runs.csv and study.toml, and
 of what `subspace jacobian`, `trainability`, `phase` and `dimension` made of it the pictures and the tables.
@@ -133,8 +135,9 @@ def pairs(studies: str, at_place: str) -> str:
 def made(studies: str, at_place: str, what: str) -> str:
     """The table of a marker's three parts."""
     own = {"rank": ranks, "channels": channels, "pairs": pairs, "dimension": dimensions}
-    if what == "tuners":
-        return tuning.markdown(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
+    if what in ("tuners", "tuner_costs"):
+        table_of = {"tuners": tuning.accuracies, "tuner_costs": tuning.costs}[what]
+        return table_of(pd.read_csv(RESULTS / studies / "runs.csv"), at_place)
     if what == "files":
         return small_files.table(pd.concat([runs(study) for study in studies.split()]))
     if what in own:
@@ -160,6 +163,9 @@ def drawn(study: str, name: str) -> Figure | None:
         return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
     if name == "files":
         return small_files.figure(pd.concat([runs(path.name) for path in sorted(RESULTS.glob("*bytes-*"))]))
+    if name == "gains":
+        kept = pd.read_csv(RESULTS / study / "runs.csv")
+        return tuning.figure(kept[kept["task"] != "digits"])
     if name == "rank":
         return rank_figure(jacobian_summary(study), summary_table(runs(study)))
     places = by_setting(summary_table(runs(study))) if (RESULTS / study / "runs.csv").exists() else []

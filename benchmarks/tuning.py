@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -26,6 +29,9 @@ from benchmarks.report import Row, options, write
 from benchmarks.tasks import TASKS, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
 from subspace import Key, rounded
+from subspace.study.reports.figures import plots
+from subspace.study.reports.figures.images import style
+from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.grid import Grid
 from subspace.study.training.costs import activation_bytes
 
@@ -34,6 +40,7 @@ DEFAULT = 1e-2  # without a search, of every tuner
 HEAD = 5e-3  # of the head
 SEARCH = 1000  # the seed of the search
 CASE = ["task", "tuner", "budget", "rate", "seed"]
+EQUAL = ["task", "budget", "seed"]  # of runs that are compared
 
 
 def tuned(task: Task, name: str, size: int, rate: float, seed: int, steps: int, batch: int) -> Row:
@@ -157,23 +164,68 @@ def interval(values: pd.Series) -> dict[str, float]:
     return {"low": values.mean() - half, "high": values.mean() + half}
 
 
-def markdown(runs: pd.DataFrame, task: str) -> str:
-    """The rows of a task, the best of each budget first."""
+def accuracies(runs: pd.DataFrame, task: str) -> str:
+    """A row per tuner of a task, the best first, a column per budget: test accuracy, and that without a search."""
+
+    def cell(row: Any) -> str:
+        searched = f"{100 * row.test:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        return searched if row.rate == DEFAULT else f"{searched}; {100 * row.default_test:.1f}"
+
+    return by_budget(runs, task, cell)
+
+
+def costs(runs: pd.DataFrame, task: str) -> str:
+    """A row per tuner of a task, the best first, a column per budget: numbers trained, time of a step, memory saved."""
+    return by_budget(runs, task, lambda row: f"{row.trained:,}; {row.step_ms:.0f} ms; {row.saved_MB:.1f} MB")
+
+
+def by_budget(runs: pd.DataFrame, task: str, cell: Callable[[Any], str]) -> str:
+    """A row per tuner, the one of the best accuracy first, and a column per budget, of cell(its row of `summary`)."""
     found = pd.DataFrame(summary(runs[runs["task"] == task]))
-    found = found.sort_values(["budget", "test"], ascending=[True, False], kind="stable")
-    heads = [
-        *("tuner", "file at most", "file", "trained", "rate", "test %, [95 %]", "seeds", f"at {DEFAULT:g}"),
-        *("step ms", "saved MB"),
-    ]
-    rows = [
-        [
-            *(row.tuner, f"{row.budget:,}", f"{row.file_bytes:,}", f"{row.trained:,}", f"{row.rate:g}"),
-            *(f"{100 * row.test:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]", f"{row.seeds}"),
-            *(f"{100 * row.default_test:.1f}", f"{row.step_ms:.0f}", f"{row.saved_MB:.2f}"),
-        ]
-        for row in found.itertuples()
-    ]
-    return Grid.of_texts("", heads, rows).to_markdown()
+    budgets = sorted(found["budget"].unique())
+    cells = {(row.tuner, row.budget): cell(row) for row in found.itertuples()}
+    best = found.groupby("tuner")["test"].max().sort_values(ascending=False, kind="stable")
+    rows = [[str(tuner), *(cells.get((tuner, budget), "") for budget in budgets)] for tuner in best.index]
+    return Grid.of_texts("", ["tuner", *(f"{budget:,} B" for budget in budgets)], rows).to_markdown()
+
+
+def gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """Points above the head alone, at equal seeds, the mean over tasks: a row per tuner, budget and seed.
+
+    Of tuners that can take all the tasks at that budget, at the rates that were searched.
+    """
+    chosen = pd.DataFrame(summary(runs))[["task", "budget", "tuner", "rate", "file_bytes"]]
+    kept = runs[runs["seed"] != SEARCH].merge(chosen, on=["task", "budget", "tuner", "rate"], suffixes=("", "_mean"))
+    alone = kept.loc[kept["tuner"] == "head only", [*EQUAL, "test"]]
+    found = kept[kept["tuner"] != "head only"].merge(alone, on=EQUAL, suffixes=("", "_alone"))
+    found["gain"] = 100 * (found["test"] - found["test_alone"])
+    by_seed = found.groupby(["tuner", "budget", "seed"], sort=False)
+    table = by_seed.agg(gain=("gain", "mean"), file_bytes=("file_bytes_mean", "mean"), tasks=("task", "nunique"))
+    return table[table["tasks"] == runs["task"].nunique()].drop(columns="tasks").reset_index()
+
+
+def figure(runs: pd.DataFrame) -> Figure:
+    """Points above the head alone against the bytes of the file: a line per tuner, with 95 % intervals over seeds."""
+    found, looks = gains(runs), assign_looks(name for name in TUNERS if name != "head only")
+    with style():
+        drawn = Figure(figsize=(8.5, 5), layout="constrained")
+        axes = drawn.subplots()
+        for tuner, own in found.groupby("tuner", sort=False):
+            exact = str(tuner).removesuffix(", 8 bits")
+            look = looks[exact] | {"markersize": 6} | ({} if exact == tuner else {"linestyle": ":"})
+            groups = own.groupby("budget")
+            sizes, ends = groups["file_bytes"].mean(), pd.DataFrame([interval(part["gain"]) for _, part in groups])
+            axes.vlines(sizes, ends["low"], ends["high"], color=look["color"], alpha=0.4)
+            axes.plot(sizes, groups["gain"].mean(), label=str(tuner), **look)
+        axes.axhline(0, color="0.6", linewidth=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        plots.plain(axes)
+        axes.set_xlabel("bytes of the file, without the head (log scale)")
+        axes.set_ylabel("points above the head alone")
+        drawn.legend(loc="outside right center", fontsize=9, frameon=False)
+        drawn.suptitle("Tuners at equal bytes", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return drawn
 
 
 def main() -> None:

@@ -138,10 +138,33 @@ def test_a_summary_takes_the_rate_that_was_best_on_held_out_samples_and_counts_o
     (row,) = tuning.summary(pd.DataFrame(rows))
     assert (row["rate"], row["seeds"], row["default_test"]) == (0.1, 3, pytest.approx(0.6))
     interval = stats.t.interval(0.95, 2, loc=0.75, scale=stats.sem(tests[0.1]))
-    (line,) = tuning.markdown(pd.DataFrame(rows), "t").splitlines()[2:]
     low, high = (f"{100 * value:.1f}" for value in interval)
-    assert line == f"| sparse | 10 | 9 | 3 | 0.1 | 75.0 [{low}, {high}] | 3 | 60.0 | 10 | 2.00 |"
+    other = [{**row, "tuner": "ia3", "budget": 99} for row in rows if row["rate"] == tuning.DEFAULT]
+    table = tuning.accuracies(pd.DataFrame(rows + other), "t").splitlines()
+    assert table[0] == "| tuner | 10 B | 99 B |"
+    assert table[2] == f"| sparse | 75.0 [{low}, {high}]; 60.0 |  |"
+    assert table[3].startswith("| ia3 |  | 60.0 [")
+    assert tuning.costs(pd.DataFrame(rows), "t").splitlines()[2] == "| sparse | 3; 10 ms; 2.0 MB |"
     assert (row["test"], row["low"], row["high"]) == (pytest.approx(0.75), *map(pytest.approx, interval))
+
+
+def test_gains_are_over_the_head_alone_at_equal_seeds_of_tuners_that_take_every_task():
+    figures = {"budget": 10, "rate": tuning.DEFAULT, "size": 3, "held_out": 0.5, "last_loss": 0.5, "step_seconds": 0.01}
+    figures |= {"saved_bytes": 2e6, "file_bytes": 9, "trained": 3}
+    tests = {("a", "head only"): (0.5, 0.6), ("a", "sparse"): (0.7, 0.9), ("a", "ia3"): (0.9, 0.9)}
+    tests |= {("b", "head only"): (0.2, 0.2), ("b", "sparse"): (0.2, 0.3)}
+    runs = pd.DataFrame(
+        {**figures, "task": name, "tuner": tuner, "seed": seed, "test": test}
+        for (name, tuner), found in tests.items()
+        for seed, test in enumerate((*found, 1.0))
+    ).replace({"seed": {2: tuning.SEARCH}})
+    found = tuning.gains(runs)
+    assert found["tuner"].tolist() == ["sparse", "sparse"]
+    assert found.sort_values("seed")["gain"].tolist() == pytest.approx([10, 20])
+    (axes,) = tuning.figure(runs).axes
+    assert [line.get_xydata().tolist() for line in axes.get_lines() if line.get_label() == "sparse"] == [
+        [[9, pytest.approx(15)]]
+    ]
 
 
 def test_texts_have_one_class_each_and_every_class_is_there():
