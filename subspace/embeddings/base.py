@@ -96,6 +96,10 @@ class Embedding(PlugIn, abc.ABC):
         """x (U theta)^T, for a weight of two axes: (dim,), (..., n_in) -> (..., n_out). By default U theta is built."""
         return F.linear(x, self.layout.to_rows(self(theta)).to(x.dtype))
 
+    def linear_beside(self, offset: Offset, theta: Tensor, x: Tensor) -> Tensor:
+        """x (d + U theta)^T, for an offset d, as `linear`: by default the sum of its product and that with U theta."""
+        return offset.linear(x) + self.linear(theta, x)
+
     def linear_each(self, thetas: Tensor, x: Tensor) -> Tensor:
         """x_i (U theta_i)^T for every i of the first axes: (n, dim), (n, ..., n_in) -> (n, ..., n_out)."""
         y: Tensor = torch.func.vmap(self.linear)(thetas, x)
@@ -154,6 +158,10 @@ class Embedding(PlugIn, abc.ABC):
         groups: of the convolution.
         """
         return None
+
+    def flops_beside(self, offset: Offset) -> Flops | None:
+        """What `linear_beside` takes beside the product with d, as `flops`."""
+        return self.flops()
 
     def build_flops(self) -> float:
         """The FLOPs of building U theta once."""

@@ -77,12 +77,21 @@ class ColumnScale(Embedding):
             return super().linear(theta, x)
         return self.offset.linear(x.to(self.lengths.dtype) * self.factors(theta)).to(x.dtype)
 
+    def linear_beside(self, offset: Offset, theta: Tensor, x: Tensor) -> Tensor:
+        if not offset.is_same(self.offset) or not self.has_fast_linear():
+            return super().linear_beside(offset, theta, x)
+        return offset.linear(x.to(self.lengths.dtype) * (1 + self.factors(theta))).to(x.dtype)
+
     def has_fast_linear(self) -> bool:
         return self.layout == self.offset.layout and len(self.shape) == 2 and self.offset.has_fast_linear()
 
     def flops(self, groups: int = 1) -> Flops | None:
         of_d = self.offset.flops(groups) if self.layout == self.offset.layout else None
         return None if of_d is None else of_d + Flops(float(self.dim), float(self.dim), 2.0 * self.dim)
+
+    def flops_beside(self, offset: Offset) -> Flops | None:
+        n = float(self.dim)
+        return Flops(n, n, 2 * n) if offset.is_same(self.offset) else super().flops_beside(offset)
 
     def build_flops(self) -> float:
         return float(self.shape.numel())

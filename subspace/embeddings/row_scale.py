@@ -90,11 +90,20 @@ class RowScale(Embedding):
             return super().linear(theta, x)
         return (self.offset.linear(x) * self.factors(theta)).to(x.dtype)
 
+    def linear_beside(self, offset: Offset, theta: Tensor, x: Tensor) -> Tensor:
+        if not offset.is_same(self.offset) or not self.has_fast_linear():
+            return super().linear_beside(offset, theta, x)
+        return (offset.linear(x) * (1 + self.factors(theta))).to(x.dtype)
+
     def has_fast_linear(self) -> bool:
         return self.layout == self.offset.layout and self.offset.has_fast_linear()
 
     def flops(self, groups: int = 1) -> Flops | None:
         return self.offset.flops(groups, alpha=True) if self.layout == self.offset.layout else None
+
+    def flops_beside(self, offset: Offset) -> Flops | None:
+        n = float(self.fans[0])
+        return Flops(n, n, 2 * n) if offset.is_same(self.offset) else super().flops_beside(offset)
 
     def build_flops(self) -> float:
         return 2.0 * self.shape.numel()

@@ -42,6 +42,15 @@ class Offset(PlugIn, abc.ABC):
         """What d is as a transform that `products` multiply by; None if it is none."""
         return None
 
+    def is_same(self, other: Offset) -> bool:
+        """Whether both are one d for certain: one object, or of one layout and structure."""
+        if self is other or (self.shape, self.layout) != (other.shape, other.layout):
+            return self is other
+        mine, others = self.structure(), other.structure()
+        if mine is None or others is None:
+            return False
+        return mine.gain == others.gain and mine.has_transform_of(others)
+
     def flops(self, groups: int = 1, *, alpha: bool = False) -> Flops | None:
         """The FLOPs of a product with d, or with alpha d, at each row or pixel; None if d has to be built.
 

@@ -89,7 +89,7 @@ class SubspaceParametrization(nn.Module):
     def linear(self, theta: Tensor, x: Tensor) -> Tensor:
         """x w^T, for a w of two axes: (dim,), (..., n_in) -> (..., n_out)."""
         self.check_members()
-        return self.offset.linear(x) + self.embedding.linear(self._wide(theta), x)
+        return self.embedding.linear_beside(self.offset, self._wide(theta), x)
 
     def is_linear_faster(self, rows: int) -> bool:
         """Whether `linear` and its gradients take less than building w, its product and gradients, for that many rows.
@@ -97,7 +97,7 @@ class SubspaceParametrization(nn.Module):
         By their FLOPs, with what a plug-in says of its pace; where one says nothing, its product is the faster one.
         """
         d, U, entries = self.offset, self.embedding, self.offset.shape.numel()
-        if (of_U := U.flops()) is None:
+        if (of_U := U.flops_beside(d)) is None:
             return True
         structure, of_d = d.structure(), d.flops()
         if structure is not None and structure.matrix is not None:

@@ -30,11 +30,20 @@ class Structure(NamedTuple):
         """Whether T diag(signs) is that of another."""
         if self.transform != other.transform or (self.signs is None) != (other.signs is None):
             return False
-        if self.matrix is not other.matrix:
+        if not _is_one(self.matrix, other.matrix):
             return False
         if self.signs is None or other.signs is None or self.signs is other.signs:
             return True
         return not self.signs.is_meta and torch.equal(self.signs, other.signs)
+
+
+def _is_one(matrix: Tensor | None, other: Tensor | None) -> bool:
+    """Whether both are None, one tensor, or of the same memory, as several that share pretrained weights."""
+    if matrix is other or matrix is None or other is None:
+        return matrix is other
+    if not type(matrix) is type(other) is Tensor or matrix.is_meta:
+        return False
+    return all(getattr(matrix, of)() == getattr(other, of)() for of in ("data_ptr", "size", "stride", "type"))
 
 
 class Weight(NamedTuple):

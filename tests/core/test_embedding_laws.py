@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subspace import Key
+from subspace._base.layout import STANDARD
 from subspace.embeddings import Direction, DirectSum, Embedding, Gaussian, Identity, Scaled, Sparse
-from subspace.offsets import DCT, Zero
+from subspace.offsets import DCT, Offset, Pretrained, Zero
 from tests.support.cases import EMBEDDINGS
 from tests.support.memory import peak_bytes
 from tests.support.strategies import each_embedding, embedding, fractions, matrix, numbers, seeds, shapes
@@ -63,6 +64,10 @@ def test_overrides_equal_their_references(case, shape, fraction, seed):
     if len(shape) == 2:
         theta, x = numbers(seed + 2, U.dim), numbers(seed + 3, 2, 3, shape[1])
         close(U.linear(theta, x), Embedding.linear(U, theta, x))
+        offsets = [Pretrained(w)] if U.layout == STANDARD else []
+        own = getattr(U, "offset", None)
+        for d in offsets + ([own] if isinstance(own, Offset) else []):
+            close(U.linear_beside(d, theta, x), d.linear(x) + Embedding.linear(U, theta, x))
         thetas = numbers(seed + 4, 2, U.dim)
         for each in (x, x[:, 0]):
             wanted = [Embedding.linear(U, t, mine) for t, mine in zip(thetas, each, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -14,16 +15,18 @@ import subspace
 from subspace import (
     Key,
     is_structured,
+    load,
     materialize,
     recipes,
     register,
     routes,
+    save,
     structured,
     subspaces,
     summary,
     unstructured,
 )
-from subspace.embeddings import Direction, DirectSum, Embedding, Sparse
+from subspace.embeddings import ColumnScale, Direction, DirectSum, Embedding, RowScale, Sparse
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
 from tests.support.cases import EACH_ONCE, EACH_WITH_SEVERAL, EMBEDDINGS, rest_slow
 
@@ -245,6 +248,31 @@ def test_of_a_pretrained_weight_nothing_is_saved_but_itself(name, form):
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: (saved.append(t), t)[1], lambda t: t):
             fast(x)
         assert {t.data_ptr() for t in saved if t.numel() == d.weight.numel()} == {d.weight.data_ptr()}
+
+
+@pytest.mark.parametrize("scale", [RowScale, ColumnScale])
+def test_one_product_with_d_does_for_factors_of_its_outputs_or_inputs(scale, monkeypatch):
+    torch.manual_seed(0)
+    base, x = nn.Linear(48, 64), torch.randn(500, 48)
+    plain, loaded = copy.deepcopy(base), copy.deepcopy(base)
+    d = Pretrained(plain.weight)
+    theta = register(plain, "weight", d, scale(d, scale=1.0)).theta
+    nn.init.uniform_(theta, -0.5, 0.5)
+    save(plain, file := io.BytesIO())
+    file.seek(0)
+    load(loaded, file)
+    fast = structured(copy.deepcopy(plain))
+    calls, product = [], Pretrained.linear
+    monkeypatch.setattr(Pretrained, "linear", lambda d, x: calls.append(d) or product(d, x))
+    plain(x).square().sum().backward()
+    for model in (fast, structured(loaded)):
+        y = model(x)
+        assert len(calls) == 1
+        calls.clear()
+        torch.testing.assert_close(y, plain(x))
+        y.square().sum().backward()
+        (space,) = dict(subspaces(model)).values()
+        torch.testing.assert_close(space.theta.grad, theta.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_hooks_still_run_and_bias_may_be_a_subspace():
