@@ -116,7 +116,8 @@ WIDE = {
     "low-rank": (lambda w: LowRank(w, 8, 8, key=Key(0)), True),
     "fourier-ft": (lambda w: FourierFT(w, 100, key=Key(0)), True),
     "many frequencies": (lambda w: FourierFT(w, 20_000, key=Key(0)), False),
-    "row-scale": (lambda w: RowScale(Pretrained(w)), False),
+    "row-scale": (lambda w: RowScale(Pretrained(w)), True),
+    "row-scale of another d": (lambda w: RowScale(Pretrained(w + 1)), False),
     "circulant": (lambda w: Circulant(w, 8), False),
 }
 
