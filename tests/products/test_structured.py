@@ -273,6 +273,9 @@ def test_one_product_with_d_does_for_factors_of_its_outputs_or_inputs(scale, mon
         y.square().sum().backward()
         (space,) = dict(subspaces(model)).values()
         torch.testing.assert_close(space.theta.grad, theta.grad, rtol=1e-4, atol=1e-4)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), plain(x))
+        calls.clear()
 
 
 def test_hooks_still_run_and_bias_may_be_a_subspace():
