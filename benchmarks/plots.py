@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from subspace.study.reports.figures.plots import plain
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -78,3 +82,14 @@ def bars(table: pd.DataFrame, title: str) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def against_bytes(drawn: Figure, axes: Axes, title: str, what: str, up: str) -> None:
+    """Name the axes of a picture of something over the bytes of files, and put its legend beside it."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    plain(axes)
+    axes.set_xlabel(f"bytes of the file{what} (log scale)")
+    axes.set_ylabel(up)
+    drawn.legend(loc="outside right center", fontsize=9, frameon=False)
+    drawn.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")

@@ -7,9 +7,8 @@ import math
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
-from subspace.study.reports.figures import plots
+from benchmarks.plots import against_bytes
 from subspace.study.reports.figures.images import style
 from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.formats import bits
@@ -73,11 +72,5 @@ def figure(runs: pd.DataFrame) -> Figure:
             own, look = own.sort_values("file_bytes"), looks[str(label)] | {"markersize": 6, "linestyle": ""}
             axes.vlines(own["file_bytes"], own["low"], own["high"], color=look["color"], alpha=0.5)
             axes.plot(own["file_bytes"], own["mean"], label=str(label), **look)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        plots.plain(axes)
-        axes.set_xlabel("bytes of the file (log scale)")
-        axes.set_ylabel("bits per character of the test text")
-        drawn.legend(loc="outside right center", fontsize=9, frameon=False)
-        drawn.suptitle("Language models in so many bytes", x=0.01, ha="left", fontsize=12, fontweight="bold")
+        against_bytes(drawn, axes, "Language models in so many bytes", "", "bits per character of the test text")
     return drawn

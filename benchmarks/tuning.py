@@ -20,16 +20,15 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.plots import against_bytes
 from benchmarks.report import Row, options, write
 from benchmarks.tasks import TASKS, Split, Task
 from benchmarks.tuners import TUNERS, file_bytes, largest_size, made
 from subspace import Key, rounded
-from subspace.study.reports.figures import plots
 from subspace.study.reports.figures.images import style
 from subspace.study.reports.figures.looks import assign_looks
 from subspace.study.reports.grid import Grid
@@ -224,13 +223,7 @@ def figure(runs: pd.DataFrame) -> Figure:
             axes.vlines(sizes, ends["low"], ends["high"], color=look["color"], alpha=0.4)
             axes.plot(sizes, groups["gain"].mean(), label=str(tuner), **look)
         axes.axhline(0, color="0.6", linewidth=1)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        plots.plain(axes)
-        axes.set_xlabel("bytes of the file, without the head (log scale)")
-        axes.set_ylabel("points above the head alone")
-        drawn.legend(loc="outside right center", fontsize=9, frameon=False)
-        drawn.suptitle("Tuners at equal bytes", x=0.01, ha="left", fontsize=12, fontweight="bold")
+        against_bytes(drawn, axes, "Tuners at equal bytes", ", without the head", "points above the head alone")
     return drawn
 
 
