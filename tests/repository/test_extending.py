@@ -24,12 +24,12 @@ from subspace.study.cli.app import app
 for line in sys.argv[1:]:
     program, *arguments = shlex.split(line.removeprefix("$ ").removeprefix("python -m "))
     try:
-        status = {"pytest": pytest.main, "subspace": app}[program](arguments)
+        status = pytest.main(arguments) if program == "pytest" else app([*arguments, "--launcher", "inline"])
     except SystemExit as end:
         status = end.code
     assert status == 0, f"{line}: {status}"
     print("done:", line)
-"""  # all in one process, which imports torch once
+"""  # all in one process, which imports torch once; the laws of launchers have a project of their own in others
 
 pytestmark = pytest.mark.slow
 

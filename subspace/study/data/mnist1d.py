@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from subspace import Key
 from subspace.study.data.samples import Data, Tensors
@@ -85,7 +85,7 @@ def made(shapes: Floats, draws: Draws) -> Floats:
     padded[:, :points] = shapes + 1e-8  # so that no point of the template counts as padding
     x = interpolated(padded, points + draws.padding, LENGTH) * draws.scale[:, None]
     x = np.take_along_axis(x, (np.arange(LENGTH) - draws.rotation[:, None]) % LENGTH, axis=1)
-    x = np.where(x != 0, x, gaussian_filter1d(draws.correlated, 2, axis=1)) + draws.noise
+    x = np.where(x != 0, x, scipy.ndimage.gaussian_filter1d(draws.correlated, 2, axis=1)) + draws.noise
     x -= draws.shear[:, None] * np.linspace(-0.5, 0.5, LENGTH)
     return interpolated(x, np.full(n, LENGTH), KEPT)
 

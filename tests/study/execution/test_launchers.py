@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,10 @@ def run(seed=0, fault="", processes=1, epochs=2):
 
 @pytest.fixture(scope="module", params=EACH)
 def name(request, tiny_project):
-    """Of a launcher. All tests of one follow another, those of Ray in a single one, which takes seconds to start."""
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    """Of a launcher. All tests of one follow another, those of Ray in a single one."""
+    with pytest.MonkeyPatch.context() as patch:
         if request.param == "ray":
-            pytest.importorskip("ray")
-            patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-            stack.enter_context(make_launcher("ray", Path("results"), Training(), {}))
+            request.getfixturevalue("started_ray")
         if request.param == "slurm":
             pytest.importorskip("submitit")
             patch.setattr("submitit.core.core.Job._results_timeout_s", 0)  # there is no slow file system to wait for

@@ -15,15 +15,6 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def launcher(tiny_project):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        with Ray(Path("results"), {}) as launcher:
-            yield launcher
-        assert not ray.is_initialized()  # what it started has been stopped
-
-
 def run(seed=0, **model):
     train = Training(epochs=2, batch=20)
     return Run(Choice("dctps"), Choice("tiny:model", model), Choice("tiny:data"), density=0.3, seed=seed, train=train)
@@ -34,7 +25,7 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
-def test_what_a_task_raises_is_its_cause_in_words(launcher):
+def test_what_a_task_raises_is_its_cause_in_words(started_ray, tiny_project):
     @ray.remote
     def task():
         raise ModuleNotFoundError("No module named 'slight'\nand more")
@@ -46,7 +37,7 @@ def test_what_a_task_raises_is_its_cause_in_words(launcher):
     assert cause(ray.exceptions.OutOfMemoryError("too much\nof it")) == "OutOfMemoryError: too much"
 
 
-def test_leaving_the_block_stops_what_has_not_ended_and_leaves_a_ray_that_was_there(launcher):
+def test_leaving_the_block_stops_what_has_not_ended_and_leaves_a_ray_that_was_there(started_ray, tiny_project):
     store, each = Store("results"), run(fault="slow")
 
     def held():
