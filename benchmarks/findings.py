@@ -160,7 +160,8 @@ def renewed(page: str) -> str:
 def drawn(study: str, name: str) -> Figure | None:
     """The picture of that name; None if it is the study's own."""
     if name in sweeps.SWEEPS:
-        return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in sorted(RESULTS.glob(f"{study}*"))]))
+        several = sorted(RESULTS.glob(f"{study}*")) if name in sweeps.OF_SEVERAL_STUDIES else [RESULTS / study]
+        return sweeps.SWEEPS[name](pd.concat([runs(path.name) for path in several]))
     if name == "files":
         return small_files.figure(pd.concat([runs(path.name) for path in sorted(RESULTS.glob("*bytes-*"))]))
     if name == "gains":

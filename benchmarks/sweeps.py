@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from subspace.study.methods import METHODS
 from subspace.study.reports.figures import plots
@@ -49,8 +49,7 @@ def panels(
             here.set_ylim(0, 101)
             plots.plain(here)
         row[0].set_ylabel("test accuracy, %")
-    for here in axes[-1]:
-        here.set_xlabel(below)
+    axes[-1][(len(columns) - 1) // 2].set_xlabel(below)  # once: it is longer than a panel is wide
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure, axes
 
@@ -96,6 +95,8 @@ def widths(runs: pd.DataFrame, cost: str) -> Figure:
     order = list(dict.fromkeys(runs["label"]))
     title = f"{runs['model'].iloc[0]} of several widths, with equal numbers of trained weights, against {words}"
     figure, axes = panels(kinds, columns, title, f"{words} (log scale)", thousands=cost != "time")
+    if cost == "time":  # which is of one or two decades
+        axes[0][0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for row, name in zip(axes, kinds, strict=True):
         own = runs[runs["kind"] == name]
         means = own.groupby(["method_label", "label", "size"], dropna=False)[[column, "test_accuracy"]].mean()
@@ -210,3 +211,4 @@ SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "widths-flops": lambda runs: widths(runs, "flops"),
     "widths-time": lambda runs: widths(runs, "time"),
 }
+OF_SEVERAL_STUDIES = ("rates", "offset-costs")  # all those whose names begin as the first one's
