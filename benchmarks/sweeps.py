@@ -61,20 +61,24 @@ def named(figure: Figure, axes: list[list[object]]) -> Figure:
     return figure
 
 
-def rates(runs: pd.DataFrame) -> Figure:
-    """Accuracy against the learning rate: a row per network, a column per density; dense in all of them."""
+def rates(runs: pd.DataFrame, optimizer: str) -> Figure:
+    """Accuracy against an optimizer's learning rate: a row per network, a column per density; dense in all of them.
+
+    Dotted: of Adam the rule of the other studies.
+    """
+    runs = runs[runs["optimizer"] == optimizer]
     runs = runs.assign(size=runs["learning_rate"], place=runs.apply(setting, axis=1))
     densities = sorted(runs["density"].dropna().unique(), reverse=True)
     columns = [f"density {100 * density:g} %" for density in densities]
     names, order = list(dict.fromkeys(runs["place"])), list(dict.fromkeys(runs["label"]))
-    figure, axes = panels(
-        names, columns, "Test accuracy against the learning rate of Adam", "learning rate (log scale)"
-    )
+    title = f"Test accuracy against the learning rate of {optimizer}"
+    figure, axes = panels(names, columns, title, "learning rate (log scale)")
     for row, name in zip(axes, names, strict=True):
         for here, density in zip(row, densities, strict=True):
             own = runs[(runs["place"] == name) & ((runs["density"] == density) | (runs["method"] == DENSE))]
             lines(here, own, "learning_rate", order)
-            here.axvline(1e-3 / density**0.5, color=plots.GREY, linewidth=0.8, linestyle=":")
+            if optimizer == "Adam":
+                here.axvline(1e-3 / density**0.5, color=plots.GREY, linewidth=0.8, linestyle=":")
     return named(figure, axes)
 
 
@@ -203,7 +207,8 @@ AGAINST = {cost: (COSTS[cost], AXES[cost]) for cost in ("bytes", "flops")}
 AGAINST["time"] = ("seconds", "seconds of training")
 WIDTHS = {"resnet20": 16, "vit_tiny": 192}  # where none is given
 SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    "rates": rates,
+    "rates": lambda runs: rates(runs, "Adam"),
+    "rates-sgd": lambda runs: rates(runs, "SGD"),
     "offset-costs": offset_costs,
     "bases": bases,
     "bits": bits_of_text,
@@ -211,4 +216,4 @@ SWEEPS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "widths-flops": lambda runs: widths(runs, "flops"),
     "widths-time": lambda runs: widths(runs, "time"),
 }
-OF_SEVERAL_STUDIES = ("rates", "offset-costs")  # all those whose names begin as the first one's
+OF_SEVERAL_STUDIES = ("rates", "rates-sgd", "offset-costs")  # all those whose names begin as the first one's

@@ -125,9 +125,11 @@ def curves(axes):
     }
 
 
-def test_accuracy_is_drawn_against_the_rate_for_every_network_and_density():
-    runs = pd.concat([runs_table(records(learning_rate=rate, scaling="none")) for rate in (0.1, 0.001)])
-    figure = sweeps.rates(runs.assign(learning_rate=runs["learning_rate"].astype(float)))
+def test_accuracy_is_drawn_against_an_optimizers_rate_for_every_network_and_density():
+    tables = [runs_table(records(learning_rate=rate, scaling="none")) for rate in (0.1, 0.001, 0.2)]
+    tables[2]["optimizer"] = "SGD"  # which is another picture's
+    runs = pd.concat(tables)
+    figure = sweeps.rates(runs.assign(learning_rate=runs["learning_rate"].astype(float)), "Adam")
     assert [axes.get_title("left") for axes in figure.axes[:2]] == [
         "digits, mlp (norm=True)\ndensity 10 %",
         "digits, mlp (norm=True)\ndensity 0.1 %",
