@@ -94,7 +94,7 @@ class Method:
         for name, value in options.items():
             if (default := self.defaults(options).get(name)) != value:
                 place = re.compile(rf"\b{re.escape(format_option(default))}\b")
-                if place.search(text):
+                if default != "" and place.search(text):
                     text = place.sub(format_option(value), text)
                 else:
                     other.append(f"{name}={format_option(value)}")

@@ -30,7 +30,7 @@ from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS, method
 from subspace.study.methods.alphas import set_alphas
 from subspace.study.methods.setting import Setting
-from subspace.study.methods.variants import VALUES
+from subspace.study.methods.variants import VALUES, format_option
 from subspace.study.spec.study import Run, label
 from tests.support.cases import each_with_one, rest_slow
 
@@ -118,6 +118,18 @@ def test_without_options_a_method_is_its_recipe(name):
 )
 def test_labels_read_well(name, options, expected):
     assert label(Run(Choice(name, options), density=0.1).method) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name, known in METHODS.items() for option in known.options]
+)
+def test_a_label_says_a_changed_option_once_and_else_stays(name, option):
+    default = METHODS[name].options[option]
+    value = f"{default}?" if isinstance(default, str) else not default if isinstance(default, bool) else default + 7
+    said, plain = METHODS[name].label_for({option: value}), METHODS[name].label
+    assert said == f"{plain}, {option}={format_option(value)}" or (
+        plain == said.replace(format_option(value), format_option(default)) and said.count(format_option(value)) == 1
+    )
 
 
 @pytest.mark.parametrize("option", VALUES)
