@@ -38,7 +38,8 @@ def panels(
 ) -> tuple[Figure, list[list[object]]]:
     """A figure with a titled panel for each row and column; thousands: units for them below the axes."""
     rows, columns = list(rows), list(columns)
-    figure = Figure(figsize=(1 + 2.9 * len(columns), 1.3 + 2.5 * len(rows)), layout="constrained")
+    across = min(2.9 * len(columns), 10)  # wider ones are too small to read on a page
+    figure = Figure(figsize=(1 + across, 1.3 + 2.5 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     for row, name in zip(axes, rows, strict=True):
         for here, column in zip(row, columns, strict=True):
