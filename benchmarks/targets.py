@@ -108,7 +108,6 @@ def single(value: float) -> Spread:
 
 
 EQUAL = 1.05  # two roundings that are as good as each other differ by a few per cent
-RIVALS = [("NCHW", "dense"), ("channels_last", "channels_last"), ("the authors", "authors")]
 NARROW = ["3x3 3->64 @32", "1x1 24->144 @32", "1x1 64->256 @32", "1x1 96->24 @32", "3x3 144->144 @32 g144"]
 
 GROUPS = [
