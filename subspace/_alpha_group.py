@@ -66,15 +66,35 @@ def add_alpha_group(
         raise ValueError("optimizer must train every theta that has an alpha, got one without")
     optimizer.add_param_group({"params": [alpha.own for alpha in alphas], "name": "alpha", **options})
 
-    def before(*_: Any) -> None:
-        for alpha in alphas:
+    steps = _Steps(alphas)
+    return [optimizer.register_step_pre_hook(steps.begin), optimizer.register_step_post_hook(steps.end)]
+
+
+class _Steps(NamedTuple):
+    """The hooks on an optimizer's steps."""
+
+    alphas: list[_Alphas]
+
+    def take(self) -> None:
+        for alpha in self.alphas:
             alpha.take()
 
-    def after(*_: Any) -> None:
-        for alpha in alphas:
-            alpha.give()
+    def begin(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take what theta has; where the step has a closure, once that has made the gradients."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args begin with the optimizer
+        if closure is None:
+            return self.take()
 
-    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+        def taking() -> Any:
+            loss = closure()
+            self.take()
+            return loss
+
+        return ((args[0], taking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": taking})
+
+    def end(self, *_: Any) -> None:
+        for alpha in self.alphas:
+            alpha.give()
 
 
 class _Alphas(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 COLUMNS = 4096
-BLOCK = 64 * COLUMNS
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+ROWS = 64
+FACTOR = 1_000_003
 REMEMBERED = "_subspace_first_values"  # of a module's own tensors, by name
 
 
@@ -50,13 +50,15 @@ def checksum(tensor: Tensor) -> str | None:
         return None  # the last are expanded: a stand-in for a tensor
     numbers = tensor.detach().resolve_conj().resolve_neg().contiguous()
     numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
-    words = numbers.view(WORDS[numbers.element_size()]).flatten() if numbers.ndim else numbers.reshape(1)
-    words = words.view(WORDS[words.element_size()])
-    whole = len(words) // COLUMNS * COLUMNS
+    numbers = numbers.as_strided((numbers.numel(),), (1,)).view(torch.uint8)  # of one number or none strides may be 0
+    whole = numbers[: len(numbers) // (8 * COLUMNS) * (8 * COLUMNS)]
+    words = (whole.clone() if whole.storage_offset() % 8 else whole).view(torch.int64)
     sums = torch.zeros(COLUMNS, dtype=torch.int64, device=words.device)
-    for block in words[:whole].split(BLOCK):  # type: ignore[no-untyped-call]  # all at once would be int64 first
-        sums += block.view(-1, COLUMNS).sum(0, dtype=torch.int64)
+    factors = torch.full((ROWS, 1), FACTOR, device=words.device).cumprod(0)  # modulo 2^64, as all that follows
+    for block in words.split(ROWS * COLUMNS):  # type: ignore[no-untyped-call]  # for all at once takes twice the memory
+        rows = block.view(-1, COLUMNS)
+        sums = sums * factors[-1] + (rows * factors[: len(rows)]).sum(0)  # each row by a power: rows that swap differ
     digest = blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
-    for part in (sums, words[whole:].long()):
+    for part in (sums, numbers[len(whole) :]):
         digest.update(part.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def within(model: nn.Module, selection: Selection | None) -> set[str]:
     if callable(selection):
         return {name for name, parameter in parameters.items() if selection(name, parameter)}
     if isinstance(selection, str):
-        return {name for name in parameters if re.fullmatch(selection, name)}
+        return _matching("also_train", selection, parameters)
     found = {suffix: {name for name in parameters if f".{suffix}." in f".{name}."} for suffix in selection}
     if missed := [suffix for suffix, names in found.items() if not names]:
         raise ValueError(f"also_train must name tensors of the model, got {missed[0]!r}, which none is in")
@@ -160,11 +160,20 @@ def _selected(argument: str, selection: Selection, owners: Mapping[str, Owner], 
         plain = {name: owner.weight for name, owner in owners.items()}
         return {name for name, weight in plain.items() if weight is not None and selection(name, weight)}
     if isinstance(selection, str):
-        return {name for name in owners if re.fullmatch(selection, name)}
+        return _matching(argument, selection, owners)
     matches = {suffix: {name for name in owners if _ends(name, suffix, name in default)} for suffix in selection}
     if missed := [suffix for suffix, names in matches.items() if not names]:
         raise ValueError(f"{argument} must name tensors of the model, got {missed[0]!r}, which none ends in")
     return set().union(*matches.values())
+
+
+def _matching(argument: str, expression: str, names: Iterable[str]) -> set[str]:
+    """The names that a regular expression matches, whole; ValueError if there are none."""
+    found = {name for name in names if re.fullmatch(expression, name)}
+    if not found:
+        told = f"got {expression!r}, which matches none; [{expression!r}] is a suffix"
+        raise ValueError(f"{argument} must match the whole name of a tensor of the model, {told}")
+    return found
 
 
 def _ends(qualified: str, suffix: str, default: bool) -> bool:

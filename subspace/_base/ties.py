@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 TIES = "_subspace_ties"  # an attribute of modules: their tensors that are another's, by name
-PREFIX = "Tied"  # of the class of a module that reads another's tensor
+TIED = "_subspace_tied"  # an attribute of the class of a module that reads another's tensor
 
 Tie = tuple[nn.Module, str]  # the module that has the tensor, and its name there
 
@@ -57,7 +57,7 @@ def restore_ties(model: nn.Module) -> None:
                 delattr(type(module), name)
                 module.register_parameter(name, weight)
                 if not ties(module):
-                    module.__class__ = type(module).__bases__[0]
+                    module.__class__ = _plain_class(module)
 
 
 def owned_by(model: nn.Module, weight: Tensor) -> list[Tie]:
@@ -101,15 +101,19 @@ def _reader(name: str) -> property:
 
 
 def _class_of_its_own(base: type[nn.Module]) -> type[nn.Module]:
-    if base.__name__.startswith(PREFIX):
+    if TIED in vars(base):
         return base
-    return type(f"{PREFIX}{base.__name__}", (base,), {"__reduce_ex__": _reduce, "__module__": base.__module__})
+    own = {TIED: True, "__reduce_ex__": _reduce, "__module__": base.__module__}
+    return type(f"Tied{base.__name__}", (base,), own)
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module]:
+    return next(kind for kind in type(module).__mro__ if TIED not in vars(kind))
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
     """How copies and pickles are made, which know classes by name."""
-    plain = next(kind for kind in type(module).__mro__ if not kind.__name__.startswith(PREFIX))
-    return _rebuild, (plain, tuple(ties(module))), vars(module)
+    return _rebuild, (_plain_class(module), tuple(ties(module))), vars(module)
 
 
 def _rebuild(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:

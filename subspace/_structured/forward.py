@@ -104,7 +104,8 @@ class Products:
         """Whether w is built after all, as the faster way: for d and U with products of their own, by their FLOPs."""
         if self.form is not None or self.route not in ("auto", "dense"):
             return False
-        return self.route == "dense" or not parametrization.is_linear_faster(x.numel() // x.shape[-1])
+        rows = x.numel() // x.shape[-1]  # none: a product of one's own need not know what to do then
+        return self.route == "dense" or not rows or not parametrization.is_linear_faster(rows)
 
 
 def forward_by_products(module: Layer, input: Tensor) -> Tensor:
@@ -179,6 +180,9 @@ def unstructured_reason(space: Subspace) -> str | None:
     layer = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if layer is None or space.name != "weight" or _plain_forward(type(module)) is not layer.forward:
         return "not the weight of a linear layer or convolution"
+    inner = (vars(module).get("_conv_forward"), getattr(type(module), "_conv_forward", None))  # of convolutions
+    if inner != (None, getattr(layer, "_conv_forward", None)):
+        return "its _conv_forward was replaced"
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "nn.MultiheadAttention reads the weight and never calls the layer"
     if _alone(module) is None:

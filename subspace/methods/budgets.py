@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from numbers import Rational
+from numbers import Integral, Rational
 
 from torch import Size
 
@@ -159,6 +159,8 @@ def entries(numel: int, density: float | None, dim: int | None) -> int:
     """
     if (density is None) == (dim is None):
         raise TypeError(f"exactly one of density and dim must be given, got density={density} and dim={dim}")
+    if dim is not None and not isinstance(dim, Integral):
+        raise TypeError(f"dim must be an integer, got {dim!r}")
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")
     count = round(exact(density) * numel) if density is not None else dim

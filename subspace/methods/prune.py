@@ -59,7 +59,7 @@ def supports(  # noqa: PLR0913
         TypeError: If not exactly one of density and dim is given, or the saliency needs an objective.
         ValueError: If an argument is out of range.
     """
-    bases = bases_of(dict(named_parameters(model)), basis, layouts_of(model))
+    bases = bases_of(dict(named_parameters(model, ties=True)), basis, layouts_of(model))
     score = partial(saliency, model, objective, **({"basis": bases} if bases else {}))
     size = partial(entries, density=density, dim=dim)
     return _rounds(model, score, size, steps, budget, groups, bases)

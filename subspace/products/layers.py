@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,15 +21,27 @@ class ProductInput(NamedTuple):
 
 
 def as_product(layer: Layer, x: Tensor) -> ProductInput:
-    """The layer's input and geometry: whatever its padding and padding_mode, and with or without a batch axis."""
+    """The layer's input and geometry: whatever its padding and padding_mode, and with or without a batch axis.
+
+    As its forward reads them: what is padded with zeros may have been given other sizes since it was made.
+    """
     if isinstance(layer, nn.Linear):
         return ProductInput(x.reshape(-1, layer.in_features), LINEAR)
     axes = len(layer.kernel_size)
     x = x if x.ndim == axes + 2 else x.unsqueeze(0)
-    ends = layer._reversed_padding_repeated_twice  # (before, after) of the last axis, then of the one before it, ...
-    padding = tuple(reversed(ends[::2]))
+    stride, dilation = _for_each(layer.stride, axes), _for_each(layer.dilation, axes)
     if layer.padding_mode != "zeros":
-        x, padding = F.pad(x, ends, mode=layer.padding_mode), (0,) * axes
-    elif ends[::2] != ends[1::2]:
-        x, padding = F.pad(x, ends), (0,) * axes
-    return ProductInput(x, Geometry(layer.kernel_size, layer.stride, padding, layer.dilation, layer.groups))
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0,) * axes
+    elif layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, layer.kernel_size, strict=True)]
+        padding = tuple(n // 2 for n in total)
+        if any(n % 2 for n in total):  # torch has the greater part after it
+            x = F.pad(x, [end for n in reversed(total) for end in (0, n % 2)])
+    else:
+        padding = _for_each(0 if layer.padding == "valid" else layer.padding, axes)
+    return ProductInput(x, Geometry(layer.kernel_size, stride, padding, dilation, layer.groups))
+
+
+def _for_each(value: Any, axes: int) -> tuple[int, ...]:
+    """A number for each axis: those of a layer may be changed, to one number for all."""
+    return (value,) * axes if isinstance(value, int) else tuple(value)

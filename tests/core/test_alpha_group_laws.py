@@ -159,6 +159,27 @@ def test_with_theta_s_own_options_nothing_changes(recipe, optimizer):
 
 
 @each_optimizer
+@pytest.mark.parametrize("call", [lambda step, closure: step(closure), lambda step, closure: step(closure=closure)])
+def test_a_closure_changes_nothing(optimizer, call):
+    plain, closed = net("dctps"), net("dctps")
+    steps = [OPTIMIZERS[optimizer](model.parameters()) for model in (plain, closed)]
+    for model, step in zip((plain, closed), steps, strict=True):
+        add_alpha_group(step, model, **OWN)
+    train(plain, steps[0], 4)
+
+    def closure():
+        steps[1].zero_grad()
+        value = loss(closed)
+        value.backward()
+        return value
+
+    for _ in range(4):
+        assert call(steps[1].step, closure) > 0
+    assert all(map(torch.equal, plain.parameters(), closed.parameters()))
+    assert all(space.theta[0] != 0 for _, space in subspaces(closed))
+
+
+@each_optimizer
 def test_decay_alone_brings_alpha_where_it_started(optimizer):
     model = net("dctps")
     thetas = [space.theta for _, space in subspaces(model)]

@@ -13,6 +13,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.optim.swa_utils import AveragedModel
 
 from subspace import Key, load, recipes, register, routes, save, structured, subspaces
+from subspace._base.first_values import checksum
 from subspace.checkpoint.names import Renamed
 from subspace.embeddings import Sparse
 from subspace.offsets import DCT, Pretrained
@@ -100,6 +101,17 @@ def test_a_frozen_tensor_that_changed_in_any_way_is_in_the_file(change, tmp_path
     }[change]()
     assert save(model, tmp_path / "c") == ["3.bias"]
     close(load(net().eval(), tmp_path / "c")(X), model(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.complex128])
+@pytest.mark.parametrize("rows", [(0, 1), (0, 64), (3, 130), (63, 65)])
+def test_a_checksum_notices_that_rows_of_a_large_tensor_are_exchanged(dtype, rows):
+    table = (torch.arange(140 * 32_768 // dtype.itemsize) % 251).to(dtype).reshape(140, -1)
+    first, second = rows
+    exchanged = table.clone()
+    exchanged[[first, second]] = table[[second, first]]
+    assert not torch.equal(exchanged, table)
+    assert checksum(exchanged) != checksum(table) == checksum(table.clone())
 
 
 def test_what_a_base_has_is_left_out_of_a_model_registered_by_hand(tmp_path):

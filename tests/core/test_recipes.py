@@ -261,7 +261,10 @@ BAD = [
     ({"dim": 9, "seed": 0.5}, "seed must be an integer, got 0.5"),
     ({"dim": 9, "include": ["nothing"]}, "include must name tensors of the model, got 'nothing', which none ends in"),
     ({"dim": 9, "exclude": ["conv", "x"]}, "exclude must name tensors of the model, got 'x', which none ends in"),
-    ({"dim": 9, "include": "conv"}, "the model must have a tensor that is chosen, got none among 13"),
+    (
+        {"dim": 9, "include": "conv"},
+        "include must match the whole name of a tensor of the model, got 'conv', which matches none; ['conv'] is a suffix",
+    ),
 ]
 
 

@@ -489,6 +489,7 @@ def test_a_density_that_leaves_fewer_entries_than_tensors_says_so():
         (lambda m: prune(m, snip, loss, 0.1, steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda m: prune(m, snip, loss, 2.0), ValueError, r"density must be in \(0, 1\], got 2.0"),
         (lambda m: prune(m, snip, loss, 0.1, dim=3), TypeError, "exactly one of density and dim"),
+        (lambda m: prune(m, snip, loss, dim=30.0), TypeError, "dim must be an integer, got 30.0"),
         (lambda m: snip(m, loss, include=["missing"]), ValueError, "got 'missing', which none ends in"),
     ],
 )

@@ -94,6 +94,22 @@ def test_a_forward_that_is_replaced_afterwards_wraps_the_products(put, monkeypat
     close(net(X), expected)
 
 
+class Doubled(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 2 * weight, bias)
+
+
+def test_a_convolution_of_another_inner_forward_builds_its_weight():
+    own = nn.Conv2d(4, 8, 3)
+    own._conv_forward = types.MethodType(Doubled._conv_forward, Doubled(4, 8, 3))
+    x = torch.linspace(-1, 1, 2 * 4 * 5 * 5).reshape(2, 4, 5, 5).sin()
+    for layer in (Doubled(4, 8, 3), own):
+        net = recipes.dctps(nn.Sequential(layer), density=0.1)
+        expected = net(x)
+        close(structured(net)(x), expected)
+        assert [row.plain_because for row in summary(net).rows] == ["its _conv_forward was replaced"]
+
+
 @each_foreign
 def test_growth_sees_through_a_forward_that_wraps_the_products(put):
     places, y = [], torch.arange(3)

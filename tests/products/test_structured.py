@@ -30,6 +30,14 @@ from subspace.embeddings import ColumnScale, Direction, DirectSum, Embedding, Ro
 from subspace.offsets import DCT, Gaussian, Hadamard, Offset, Pretrained, RankOne, SignedDCT, Zero
 from tests.support.cases import EACH_ONCE, EACH_WITH_SEVERAL, EMBEDDINGS, rest_slow
 
+
+def changed(layer: nn.Module, **later: object) -> nn.Module:
+    """The layer with attributes set after it was made, as those do who dilate a backbone for segmentation."""
+    for name, value in later.items():
+        setattr(layer, name, value)
+    return layer
+
+
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),
     "linear-one": (lambda: nn.Linear(12, 7), (12,)),
@@ -46,6 +54,13 @@ LAYERS = {
     "conv2d-unbatched": (lambda: nn.Conv2d(4, 6, 3), (4, 5, 5)),
     "conv2d-1x1": (lambda: nn.Conv2d(4, 9, 1), (2, 4, 5, 5)),
     "conv2d-1x1-stride": (lambda: nn.Conv2d(9, 4, 1, stride=2, padding=1), (2, 9, 5, 6)),
+    "conv2d-changed": (
+        lambda: changed(nn.Conv2d(4, 6, 3, padding=1), padding=(0, 2), stride=(3, 1), dilation=(1, 2)),
+        (2, 4, 9, 7),
+    ),
+    "conv2d-changed-to-one": (lambda: changed(nn.Conv2d(4, 6, 3, padding="valid"), padding=2, stride=2), (2, 4, 7, 6)),
+    "conv2d-same-changed": (lambda: changed(nn.Conv2d(4, 6, (3, 4), padding="same"), dilation=(2, 1)), (2, 4, 7, 6)),
+    "conv2d-to-same": (lambda: changed(nn.Conv2d(4, 6, (3, 4), padding=3), padding="same"), (2, 4, 7, 6)),
     "conv3d": (lambda: nn.Conv3d(2, 3, 2, padding=1), (1, 2, 3, 4, 3)),
 }
 FORMS = {
@@ -184,6 +199,7 @@ def test_a_copy_is_its_own():
 
 
 def test_compiled_without_breaks_and_moving_u_recompiles_nothing():
+    torch._dynamo.reset()
     module, x = layer("linear", "alpha+sparse", torch.float32)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     fast = structured(module)
@@ -202,6 +218,18 @@ def test_autocast_gives_the_plain_dtype():
             plain, fast = module(x), structured(module)(x)
         assert plain.dtype == fast.dtype == torch.bfloat16
         torch.testing.assert_close(plain, fast, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
+def test_no_rows_have_no_outputs_and_no_gradients(case):
+    module = nn.Linear(12, 8)
+    U = case.make(module.weight, 5 if case.free else 1, Key(1))
+    register(module, "weight", Pretrained(module.weight), U)
+    x = torch.empty(2, 0, 12, requires_grad=True)
+    y = structured(module)(x)
+    assert y.shape == (2, 0, 8)
+    y.sum().backward()
+    assert all(not p.grad.any() for p in module.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("case", EMBEDDINGS, ids=lambda case: case.name)
@@ -273,6 +301,7 @@ def test_one_product_with_d_does_for_factors_of_its_outputs_or_inputs(scale, mon
         y.square().sum().backward()
         (space,) = dict(subspaces(model)).values()
         torch.testing.assert_close(space.theta.grad, theta.grad, rtol=1e-4, atol=1e-4)
+        torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), plain(x))
         calls.clear()
