@@ -172,7 +172,7 @@ def _matching(argument: str, expression: str, names: Iterable[str]) -> set[str]:
     found = {name for name in names if re.fullmatch(expression, name)}
     if not found:
         told = f"got {expression!r}, which matches none; [{expression!r}] is a suffix"
-        raise ValueError(f"{argument} must match the whole name of a tensor of the model, {told}")
+        raise ValueError(f"{argument} must match whole names of tensors of the model, {told}")
     return found
 
 

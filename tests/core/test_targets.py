@@ -123,7 +123,7 @@ def test_a_name_that_nothing_is_in_is_refused_and_the_model_is_as_it_was():
         recipes.sparse_finetuning(net, density=0.1, also_train=["clasifier"])
     for argument in ("also_train", "include", "exclude"):
         with pytest.raises(
-            ValueError, match=rf"{argument} must match the whole name .*'lassifier'.* \['lassifier'\] is a"
+            ValueError, match=rf"{argument} must match whole names .*'lassifier'.* \['lassifier'\] is a"
         ):
             recipes.sparse_finetuning(net, density=0.1, **{argument: "lassifier"})
     assert not list(subspaces(net))
