@@ -136,6 +136,8 @@ SUBSPACE = {"embedding": "gaussian", "offset": "gaussian", "tensors": "weights",
 
 
 def _gradual(model: nn.Module, optimizer: Optimizer, s: Setting) -> GradualPruning:
+    if s.options["t_end"] < s.options["t_start"]:
+        raise ValueError(f"t_end must be at least t_start, {s.options['t_start']}, got {s.options['t_end']}")
     start, end = (round(s.options[name] * s.steps) for name in ("t_start", "t_end"))
     arguments, delta_t = budget_arguments(s, moving=True), s.options["delta_t"]
     if arguments.pop("groups"):

@@ -146,8 +146,8 @@ def require_value(option: str, value: Any, name: str) -> None:
         raise ValueError(f"{option} of {name} must be an integer of at least 1 and below 2^63, got {value!r}")
     if option in ("fraction", "t_start", "t_end", "share", "dropout") and not 0 <= value <= 1:
         raise ValueError(f"{option} of {name} must be in [0, 1], got {value!r}")
-    if option == "burn_in" and not 0 <= value < 2**63:
-        raise ValueError(f"burn_in of {name} must be at least 0 and below 2^63, got {value}")
+    if option == "burn_in" and not (isinstance(value, int) and 0 <= value < 2**63):
+        raise ValueError(f"burn_in of {name} must be an integer of at least 0 and below 2^63, got {value!r}")
     if option in ("gain", "temperature") and not 0 < value < math.inf:
         raise ValueError(f"{option} of {name} must be positive and finite, got {value!r}")
 
@@ -281,8 +281,8 @@ def plus_sparse(moving: bool = False) -> Apply:
         name, gain, rule = s.options["offset"], float(s.options["gain"]), s.options["alphas"]
         fixed, frozen = s.options["alpha"] == "fixed", s.options.get("frozen", False)
         if name == "zero":
-            if rule or frozen:
-                raise ValueError("offset must not be zero with alphas or a frozen S, got zero")
+            if rule or frozen or fixed or gain != 1:
+                raise ValueError("offset must not be zero with alpha, alphas, gain or a frozen S, got zero")
             return random(recipes.random_pruning, moving)(model, s)
         if name == "initial":
             raise ValueError("offset must be one with a gain beside a sparse U, got initial")

@@ -146,9 +146,13 @@ def compared_grid(part: pd.DataFrame, where: str) -> Grid:
     """
     every = sizes(part)
     rows = []
-    for (label, _), lines in part.groupby(["other_label", "other_options"], sort=False):
-        found = [rows_of_size(lines, size) for size in every]
-        rows.append([Cell(str(label)), *(_behind(same.iloc[0]) if len(same) else Cell("best") for same in found)])
+    for (label, options), lines in part.groupby(["other_label", "other_options"], sort=False):
+        cells = [Cell(str(label))]
+        for size in every:
+            same, best = rows_of_size(lines, size), rows_of_size(part, size)[["label", "options"]]
+            is_best = bool((best == [label, options]).all(axis=1).any())  # and else it has no results there
+            cells.append(_behind(same.iloc[0]) if len(same) else Cell("best" if is_best else "-"))
+        rows.append(cells)
     heads = [(f"{size[0]} {size_in_figures(size)}", "") for size in every]
     seeds = int(part["pairs"].max())
     caption = f"Points behind the best of a size, over {seeds} pairs of equal seeds, with 95 % intervals: {where}"

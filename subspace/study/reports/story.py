@@ -27,8 +27,9 @@ def best_at(part: pd.DataFrame, compared: pd.DataFrame, size: tuple[str, float])
     """The best method of a size, its accuracy, and how many of the others it is better than."""
     rows = rows_of_size(part, size)
     best = rows.sort_values("mean", ascending=False, kind="stable").iloc[0]
-    asked = f"{'dim ' * (size[0] == 'dim')}{size_in_figures(size)}"
-    words = f"best at {asked} {best['label']} with {spread(best['mean'], best['std'])}"
+    asked = f"{'dim ' * (size[0] == 'dim')}{size_in_figures(size)}{' bytes' * (size[0] == 'bytes')}"
+    missing = f" (of {best['seeds']:g} of {best['seeds'] + best['failed']:g} runs)" if best["failed"] else ""
+    words = f"best at {asked} {best['label']} with {spread(best['mean'], best['std'])}{missing}"
     here = compared[(compared[SETTING] == best[SETTING]).all(axis=1) & (compared["other_method"] != DENSE)]
     others = rows_of_size(here, size)
     count, better = len(others), int(others["better"].sum())

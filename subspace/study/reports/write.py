@@ -17,6 +17,7 @@ import io
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,7 @@ from subspace.study.results.store import Record
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec import files
-from subspace.study.spec.study import WHERE, Study
+from subspace.study.spec.study import Study, without_place
 
 ROOT = r"(?:/|~/|[A-Za-z]:\\)"
 HOME = r"(?:/home/|/Users/|[A-Za-z]:\\Users\\)"
@@ -101,14 +102,26 @@ def without_hosts(record: Record) -> Record:
 
 
 def without_paths(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the last parts of absolute paths only."""
-    texts = table.select_dtypes("string").columns
-    cleaned: pd.DataFrame = table.assign(**{name: table[name].str.replace(PATHS, "", regex=True) for name in texts})
-    return cleaned
+    """The table with the last parts of absolute paths only.
+
+    Options that would be the same then, of different data or networks, have a digest in place of what is left out.
+    """
+    cleaned = {}
+    for name in table.select_dtypes("string").columns:
+        short = table[name].str.replace(PATHS, "", regex=True)
+        if name.endswith("options") and short.nunique() < table[name].nunique():
+            short = table[name].str.replace(PATHS, _digest, regex=True)
+        cleaned[name] = short
+    found: pd.DataFrame = table.assign(**cleaned)
+    return found
+
+
+def _digest(path: re.Match[str]) -> str:
+    return f"{sha256(path[0].encode()).hexdigest()[:6]}-"
 
 
 def without_places(entry: Entry) -> Entry:
     """The entry of a data set without where it is found."""
     choice = Choice.of(entry, "data")
-    kept = {name: value for name, value in choice.options.items() if name not in WHERE}
+    kept = without_place(choice)
     return {"name": choice.name, **kept} if kept else choice.name

@@ -45,6 +45,7 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     change = groups["change"].agg(change="mean", change_std="std", paired="count")
     validation = groups["validation_accuracy"].mean().rename("validation")
     bits = groups["test_loss"].agg(["mean", "std"]).div(math.log(2)).rename(columns={"mean": "bits", "std": "bits_std"})
+    bits = bits.where(groups["test_loss"].count() == accuracy["seeds"])  # one of no finite loss has no mean
     parts = [accuracy, groups["bad"].sum().rename("failed"), change, validation, bits]
     parts += [groups[["classes", *SIZES]].max(), groups[COSTS].mean()]
     table: pd.DataFrame = pd.concat(parts, axis=1).reset_index()

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from subspace.study.entries.entry import Choice, canonical
+from subspace.study.methods.registry import METHODS, earlier
 from subspace.study.results.schema import IDENTITY, TABLES, TRAINING, typed
 from subspace.study.results.store import Record
 from subspace.study.spec.study import label as labelled
@@ -53,7 +54,7 @@ def run_row(record: Record) -> Iterator[Row]:
         **_flat(Choice(**configuration["data"]), "data"),
         **_flat(Choice(**configuration["model"]), "model"),
         "method": configuration["method"]["name"],
-        "options": canonical(configuration["method"]["options"]),
+        "options": canonical(chosen(configuration["method"]).options),
         "version": configuration["version"],
         **{name: record.get(name) for name in ("schema", "status", "attempts", "error", "finished_at")},
         "warnings": len(record.get("warnings") or []),
@@ -81,13 +82,21 @@ def identity(configuration: Mapping[str, Any]) -> Row:
     """What tells a run from the others: the columns that all tables have."""
     row = {name: configuration.get(name) for name in IDENTITY}
     digest = hashlib.sha256(canonical(configuration).encode()).hexdigest()
-    chosen = {name: configuration[name]["name"] for name in ("data", "model")}
-    return row | chosen | {"hash": digest[:16], "label": label(configuration["method"])}
+    names = {name: configuration[name]["name"] for name in ("data", "model")}
+    return row | names | {"hash": digest[:16], "label": label(configuration["method"])}
+
+
+def chosen(method: Mapping[str, Any]) -> Choice:
+    """A method with its options, those too that a configuration leaves out and that are not the method's default."""
+    choice = Choice(**method)
+    defaults = METHODS[choice.name].options if choice.name in METHODS else {}
+    older = {name: value for name, value in earlier(choice).items() if value != defaults[name]}
+    return Choice(choice.name, older | dict(choice.options))
 
 
 def label(method: Mapping[str, Any]) -> str:
     """A method's label; its name and options where this installation does not have it."""
-    choice = Choice(**method)
+    choice = chosen(method)
     try:
         return labelled(choice)
     except ValueError:

@@ -24,7 +24,7 @@ from subspace.study.methods.registry import earlier, recipe_name
 MODEL, DATA = Choice("lenet5"), Choice("mnist5k")
 DENSITIES = (0.1, 0.01, 0.001)
 SIZES = ("density", "dim", "bytes")  # of what is trained: a run has one of them
-WHERE = ("data_dir", "download")  # options of data that say where they are found
+WHERE = ("data_dir", "download")  # options of the data sets here that say where they are found
 AXES = dict(zip(SIZES, ("densities", "dims", "bytes"), strict=True))  # the field of a study that lists each size
 LIMIT = 100_000
 ENTRIES = {"methods": "method", "models": "model", "data": "data"}  # the lists of entries, and what one of them is
@@ -159,7 +159,7 @@ class Run:
         An option that is younger than this format is left out where it says what was done before there was one.
         """
         found = asdict(self)
-        found["data"]["options"] = {name: o for name, o in found["data"]["options"].items() if name not in WHERE}
+        found["data"]["options"] = without_place(self.data)
         options = found["method"]["options"]
         before = earlier(self.method)
         found["method"]["options"] = {name: o for name, o in options.items() if before.get(name, None) != o}
@@ -289,6 +289,12 @@ def training(table: Any) -> Training:
 def expand_all(entry: Entry) -> Iterable[Entry]:
     """The entries that an entry for methods stands for: "all" is each of `METHODS`."""
     return METHODS if entry == "all" else [entry]
+
+
+def without_place(data: Choice) -> dict[str, Any]:
+    """The options of a data set but for where it is found; of your own function all of them say what is there."""
+    here = () if ":" in data.name else WHERE
+    return {name: value for name, value in data.options.items() if name not in here}
 
 
 def label(chosen: Choice) -> str:

@@ -18,7 +18,7 @@ from subspace.study.methods.setting import Setting
 from subspace.study.training.costs.sizes import file_bytes
 
 HEADER = 100  # bytes of a tensor's name, place and digest
-ROOM = 50  # bytes by which files of the same numbers differ, as the order of their names does
+ROOM = 50  # bytes by which files of as many numbers differ, by the order of their names and the digits of fingerprints
 FINE = 500  # the dim that is found is within one part in so many of the largest
 
 
@@ -41,7 +41,8 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that tensors get nothing of few numbers
             model = method.apply(copy.deepcopy(dense), replace(setting, size={"dim": dim}, density=dim / weights))
-        return file_bytes(filled(model), bits) + moved_places(model) * (method.mover is not None) + ROOM * (bits > 0)
+        room = ROOM if bits or setting.options.get("burn_in") else 0
+        return file_bytes(filled(model), bits) + moved_places(model) * (method.mover is not None) + room
 
     low = method.least_dim(dense)
     high = max(low, min(weights, 8 * budget // (bits - 1 if bits else 32)))

@@ -6,7 +6,7 @@ No test figure chooses anything: the accuracy of a run is the one after its last
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,8 @@ def choose(loop: Loop, dense: nn.Module) -> nn.Module:
     state.dense_bytes = costs.stored(dense)
     metrics.reduced_bytes_dense = loop.team.gradient_bytes(dense)
     if loop.run.bytes:
-        state.fitting = largest_dim(dense, loop.setting(), chosen, loop.run.bytes, loop.run.train.theta_bits)
+        guessing = replace(loop.setting(), fit=lambda *_, **__: None)  # a file's size is that of any training's end
+        state.fitting = largest_dim(dense, guessing, chosen, loop.run.bytes, loop.run.train.theta_bits)
     kept = state.saved["model"] if state.saved and state.saved["search"] is None else None
     if isinstance(kept, torch.Tensor):
         return restore_model(dense, kept)

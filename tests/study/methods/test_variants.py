@@ -173,8 +173,13 @@ def test_the_first_weights_are_the_offset(method_, alpha, name, offset):
 def test_an_offset_of_zero_is_random_pruning():
     assert state(applied("dctps", offset="zero")) == state(applied("random_pruning_epl"))
     assert state(applied("dctps_rigl", offset="zero")) == state(applied("rigl"))
-    for options in ({"frozen": True}, {"alphas": "norms"}):
-        with pytest.raises(ValueError, match="offset must not be zero with alphas or a frozen S, got zero"):
+    for options in (
+        {"frozen": True},
+        {"alphas": "norms"},
+        {"alpha": "fixed"},
+        {"gain": 3.0},
+    ):  # none says a thing of it
+        with pytest.raises(ValueError, match="must not be zero with alpha, alphas, gain or a frozen S, got zero"):
             applied("dctps", offset="zero", **options)
 
 
@@ -341,7 +346,8 @@ def test_every_sparse_method_has_a_basis():
             {"embedding": "lottery", "offset": "initial"},
             "a trajectory must have a point away from its first, got none in 1",
         ),
-        ("random_subspace", {"burn_in": -1}, "burn_in of random_subspace must be at least 0 and below 2\\^63, got -1"),
+        ("random_subspace", {"burn_in": -1}, "burn_in of random_subspace must be an integer of at least 0 .* got -1"),
+        ("gradual", {"t_start": 0.9, "t_end": 0.5}, "t_end must be at least t_start, 0.9, got 0.5"),
         ("doped", {"factors": "one", "dropout": 0.1}, "dropout must be 0 with one factor trained, got 0.1"),
         ("doped", {"factors": "two"}, "factors of doped must be one of 'both', 'one', got 'two'"),
         ("doped", {"dropout": 1.5}, r"dropout of doped must be in \[0, 1\], got 1.5"),

@@ -120,7 +120,7 @@ def test_the_generators_are_as_they_were_after_a_constructor_that_fails(mine):
         (
             "resnet18",
             {"clases": 3},
-            r"^options of resnet18 must be in_channels, num_classes, got 'clases'; did you mean",
+            r"^options of resnet18 must be (biases, )?in_channels, num_classes, got 'clases'; did you mean",
         ),
         ("mlp", {"hiden": [3]}, r"got 'hiden'; did you mean 'hidden'\?$"),
         ("lenet5", {"key": 3}, r"^options of lenet5 must be .*, got 'key'$"),
@@ -140,6 +140,9 @@ def test_what_is_no_model_is_refused_in_one_sentence(name, options, message, min
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+    if options:  # is said before anything is trained, too
+        with pytest.raises(ValueError, match=message):
+            models.require(Choice(name, options))
 
 
 class Foreign(nn.Module):

@@ -13,6 +13,7 @@ from subspace.study.entries.entry import Choice
 from subspace.study.methods import METHODS
 from subspace.study.reports import grids
 from subspace.study.reports.grid import Cell, Grid
+from subspace.study.results.comparisons import comparisons
 from subspace.study.results.equal_cost import at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import runs_table
@@ -108,6 +109,23 @@ def test_they_have_the_figures_of_the_summary():
     equal = lines(shown(grids.equal_grid(at_equal(TABLE, "bytes", [3000, 20_000]), "here")))
     at = equal.index("DCTpS, EPL 60.0 ± 14.1 80.0")
     assert equal[at + 1] == "0.01: 2.96k 0.1: 19.2k"
+
+
+def test_who_has_no_result_at_a_size_is_not_the_best_there():
+    def entry(name, density, last):
+        run = Run(Choice(name), Choice("mlp"), Choice("digits"), density)
+        return failure(run) if last is None else finished(run, last)
+
+    lasts = {"dctps": (0.9, 0.8), "rigl": (0.8, None), "set": (0.7, 0.7)}
+    records = [
+        entry(name, at, last) for name, each in lasts.items() for at, last in zip((0.1, 0.01), each, strict=True)
+    ]
+    grid = grids.compared_grid(comparisons(runs_table(records)), "here")
+    found = {row[0].text: [cell.text for cell in row[1:]] for row in grid.rows}
+    assert found == {
+        METHODS["rigl"].label: ["+10.0", "-"],
+        METHODS["set"].label: ["+20.0", "+10.0"],
+    }
 
 
 STUDIES = [Study("s", tuple(METHODS)), Study("s", tuple(METHODS), dims=tuple(range(5, 13)))]

@@ -43,6 +43,17 @@ def test_a_method_has_a_panel_and_a_network_a_figure():
     assert titles == ["random subspace", "random subspace, offset=initial, burn_in=1"]
 
 
+def test_every_size_in_bytes_has_its_own_share():
+    sized = [(4000, 0.9), (6000, 0.1)]
+    runs = [
+        (Run(Choice("random_subspace"), *MLP, bytes=size, seed=seed), last) for size, last in sized for seed in (0, 1)
+    ]
+    table = phase_table(runs_table([*DENSE, *(finished(*each) for each in runs)]), targets=[0.5])
+    assert table[["bytes", "runs", "share"]].values.tolist() == [[4000, 2, 1.0], [6000, 2, 0.0]]
+    ((_, figure),) = phase_diagrams(table)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["4,000", "6,000"]
+
+
 def test_without_ordinary_training_of_a_seed_there_is_no_target():
     with pytest.raises(ValueError, match="runs must have ordinary training of every seed, got none of seed 1"):
         phase_table(runs_table([DENSE[0], *subspace_runs(5, [0.5, 0.5])]))

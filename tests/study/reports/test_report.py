@@ -17,7 +17,7 @@ from subspace.study.results.equal_cost import COSTS, at_equal
 from subspace.study.results.summary import summary_table
 from subspace.study.results.tables import epochs_table, runs_table, tensors_table
 from subspace.study.spec import files
-from subspace.study.spec.study import Study, Training
+from subspace.study.spec.study import Run, Study, Training
 from tests.support.records import failure, finished
 
 TRAIN = Training(epochs=2)
@@ -192,6 +192,15 @@ def test_a_report_names_no_host_no_user_and_no_folder_unless_it_is_asked_to(tmp_
     for words in ('"mine.py", line 3', "images.pt, see https://a.org/b/c", "thing.py:3: odd"):
         assert words in Page(tmp_path / "False" / "report.html").text
     assert files.load(tmp_path / "False" / "cifar" / "study.toml").data == ({"name": "cifar10", "train": 9},)
+
+
+def test_data_that_differ_by_their_folder_alone_stay_two(tmp_path):
+    data = [Choice("mine:data", {"folder": f"/home/jane/{name}/part"}) for name in "ab"]
+    runs = [Run(Choice("ordinary"), Choice("mlp"), each) for each in data]
+    report = write(STUDY, [finished(run, 0.5 + 0.1 * place) for place, run in enumerate(runs)], tmp_path)
+    assert sorted(report.table["mean"]) == [0.5, 0.6]
+    assert report.table["data_options"].nunique() == 2
+    assert not report.table["data_options"].str.contains("jane").any()
 
 
 @pytest.mark.slow

@@ -46,6 +46,11 @@ def test_one_seed_is_better_than_nobody_and_without_a_second_method_nobody_is_na
     )
 
 
+def test_failures_of_the_best_are_told_and_sizes_have_units():
+    (one,) = told(("dctps", {"bytes": 6000}, (0.9, None, None)), ("rigl", {"bytes": 6000}, (0.5, 0.5, 0.5)))
+    assert "best at 6,000 bytes DCTpS, EPL with 90.0 (of 1 of 3 runs)" in one
+
+
 @pytest.mark.parametrize("last", [(None,), ()])
 def test_without_a_finished_run_there_is_no_story(last):
     assert told(("dctps", {"density": 0.1}, last)) == []

@@ -1,6 +1,7 @@
 """Tables say what the records say, to the figure."""
 
 import dataclasses
+import json
 import math
 
 import pandas as pd
@@ -81,6 +82,14 @@ def test_a_failed_run_has_its_error_and_no_figures():
 def test_options_are_json_in_the_row_and_in_the_label_where_they_are_no_defaults():
     row = runs_table(RECORDS).iloc[4]
     assert (row["label"], row["options"]) == ("IMP, 3 rounds", '{"rounds":3,"shuffle":false}')
+
+
+@pytest.mark.parametrize("name", [name for name, known in METHODS.items() if "batches" in known.options])
+def test_an_option_that_is_younger_than_the_format_is_in_row_and_label_where_it_is_no_default(name):
+    runs = runs_table(finished(run(name, 0.1, batches=batches)) for batches in ("fresh", "one"))
+    assert runs["label"].tolist() == [METHODS[name].label, f"{METHODS[name].label}, batches=one"]
+    assert [json.loads(options).get("batches") for options in runs["options"]] == ["fresh", "one"]
+    assert len(summary_table(runs)) == 2
 
 
 def test_a_method_that_is_not_installed_here_still_has_its_row():

@@ -73,6 +73,8 @@ def test_where_the_data_are_is_no_part_of_a_configuration():
     )
     assert here.hash == there.hash != other.hash
     assert (here.configuration()["data"]["options"], here.data.options) == ({}, {"data_dir": "/here"})
+    own = [Run(Choice("dctps"), data=Choice("mine:data", {"data_dir": folder}), density=0.1) for folder in "ab"]
+    assert own[0].hash != own[1].hash  # what a function of one's own reads there is its own business
 
 
 def test_the_hash_is_of_values_and_not_of_how_they_were_written():

@@ -42,6 +42,16 @@ def test_the_file_of_a_run_has_at_most_its_bytes(name, bits):
     assert 0.6 * 6_000 < metrics["file_bytes"] <= 6_000
 
 
+def test_to_fit_a_burn_in_counts_and_leaves_nothing():
+    given = {"embedding": "hashed", "offset": "initial", "burn_in": 1}
+    run = run_of("random_subspace", 6_000, 0, **given)
+    fitted = train(run)
+    plain = train(replace(run, bytes=None, dim=fitted["dim"]))
+    for figure in ("samples", "flops_total", "flops_init", "dim"):
+        assert fitted[figure] == plain[figure], figure
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()  # as a counter of FLOPs would be
+
+
 FITTED = ["dctps", "freezenet", "random_pruning_uniform", "random_subspace", "set"]
 
 

@@ -20,9 +20,10 @@ from subspace.study.reports.figures.looks import BLUE
 from subspace.study.reports.figures.plots import GREY
 from subspace.study.reports.formats import format_size
 from subspace.study.results.summary import DENSE, SETTING, setting
+from subspace.study.spec.study import SIZES
 
 TARGETS = tuple(thousandth / 1000 for thousandth in range(500, 1025, 25))
-CELL = [*SETTING, "method", "options", "label", "density", "dim"]
+CELL = [*SETTING, "method", "options", "label", *SIZES]
 
 
 def phase_table(runs: pd.DataFrame, targets: Sequence[float] = TARGETS) -> pd.DataFrame:
@@ -63,7 +64,7 @@ def phase_diagram(table: pd.DataFrame, title: str) -> Figure:
         axes = figure.subplots(height, columns, squeeze=False).flat
         for label, here in zip(labels, axes, strict=False):  # labels first: at their end no panel is taken
             own = table[table["label"] == label]
-            size = "density" if own["density"].notna().any() else "dim"
+            size = next(name for name in SIZES if own[name].notna().any())
             shares = own.pivot_table("share", "target", size, aggfunc="mean").reindex(targets)
             here.imshow(shares.to_numpy(), origin="lower", aspect="auto", cmap=shades, vmin=0, vmax=1)
             named = [format_size((size, value)) for value in shares.columns]

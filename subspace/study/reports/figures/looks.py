@@ -46,6 +46,7 @@ METHOD_LOOKS: dict[str, Look] = {
 }
 KNOWN = {METHODS[name].label: look for name, look in METHOD_LOOKS.items()}
 KNOWN |= {METHODS["dctps"].label_for({"offset": "signed_dct"}): (SKY, "solid")}
+KNOWN |= {METHODS["force"].label_for({"batches": "one"}): METHOD_LOOKS["force"]}
 
 
 def assign_looks(labels: Iterable[object]) -> dict[str, dict[str, Any]]:
@@ -64,7 +65,10 @@ def css_lines(labels: Iterable[object]) -> list[tuple[str, str]]:
 
 def _chosen(labels: Iterable[object]) -> dict[str, Look]:
     every = list(dict.fromkeys(map(str, labels)))
-    chosen = {label: KNOWN[label] for label in every if label in KNOWN}
+    chosen: dict[str, Look] = {}
+    for label in every:
+        if (look := KNOWN.get(label)) and look not in chosen.values():  # a method may be there in two ways
+            chosen[label] = look
     free = cycle([look for look in LOOKS if look not in chosen.values()])
     return {label: chosen.get(label) or next(free) for label in every}
 

@@ -42,11 +42,14 @@ class Meter(AbstractContextManager["Meter"]):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Not to count for a while, nor to be slowed by it."""
-        self.__exit__(None, None, None)
+        counts = self.counter is not None
+        if counts:
+            self.__exit__(None, None, None)
         try:
             yield
         finally:
-            self.__enter__()
+            if counts:
+                self.__enter__()
 
 
 def computed(model: nn.Module, loss: Callable[[nn.Module], Tensor], samples: int) -> float:
