@@ -23,18 +23,18 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def set_zero(tensor: Tensor, zero: Tensor) -> None:
-    """Set the numbers to 0 where the whole, plain `zero` is True; of a sharded tensor each process does so in its part.
+def fill(tensor: Tensor, where: Tensor, value: float = 0.0) -> None:
+    """Set the numbers to a value where the whole, plain `where` is True; of a sharded tensor each process in its part.
 
-    Where `zero` is the same in all processes nothing travels.
+    Where `where` is the same in all processes nothing travels.
     """
     shared: Any = tensor
     if is_sharded(tensor):
         from torch.distributed.tensor import distribute_tensor
 
-        zero = distribute_tensor(zero, shared.device_mesh, shared.placements, src_data_rank=None).to_local()
+        where = distribute_tensor(where, shared.device_mesh, shared.placements, src_data_rank=None).to_local()
         shared = shared.to_local()
-    shared.masked_fill_(zero, 0)
+    shared.masked_fill_(where, value)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subspace._base.sharded import reshard, set_zero, whole
+from subspace._base.sharded import fill, reshard, whole
 from subspace.methods.budgets import Budget, entries, uniform
+from subspace.methods.optimizer_states import states_of
 from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports, choose, require_finite, warn_empty
 from subspace.parametrization import Subspace, register, require_thetas, require_whole, subspaces
@@ -131,15 +132,15 @@ class GradualPruning:
     def _mask(self) -> None:
         """Set what is pruned to 0, with the optimizer's state of it, and followers'."""
         following = [self._spaces_of(follower) for follower in self.followers]
+        states = {name: states_of(self.optimizer, space.theta) for name, space in self.spaces.items()}
         for name, space in self.spaces.items():
             index, theta = self.kept[name], space.theta
             if len(index) == len(theta):
                 continue
             others = [spaces[name].theta for spaces in following]
             pruned = torch.ones(len(theta), dtype=torch.bool, device=index.device).index_fill(0, index, False)
-            for per_entry in (theta, *self.optimizer.state.get(theta, {}).values(), *others):
-                if isinstance(per_entry, Tensor) and per_entry.shape == theta.shape:
-                    set_zero(per_entry, pruned.to(per_entry.device))
+            for per_entry, zero in (*((t, 0.0) for t in (theta, *others)), *states[name]):
+                fill(per_entry, pruned.to(per_entry.device), zero)
 
     @torch.no_grad()
     def cut(self) -> nn.Module:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subspace._base.sharded import reshard
 from subspace.methods.budgets import exact
 from subspace.methods.followers import Follower, copies
+from subspace.methods.optimizer_states import states_of
 from subspace.methods.parts import Move, parts
 from subspace.methods.processes import Group, require_same, together
 from subspace.methods.ranking import Supports
@@ -140,11 +141,13 @@ class Mover(abc.ABC):
         planned = {f"{name} {what}": t for name, move in moves.items() for what, t in move._asdict().items()}
         device = next(iter(self.parts.values())).space.theta.device
         require_same(planned, f"the moves of step {self.steps}", together(self.model, self.group), device)
+        states = {name: states_of(self.optimizer, self.parts[name].space.theta) for name in moves}
         for name, move in moves.items():
             part, theta = self.parts[name], self.parts[name].space.theta
-            for kept in (theta, theta.grad, *self.optimizer.state.get(theta, {}).values()):
-                if isinstance(kept, Tensor) and kept.shape == theta.shape:
-                    part.begin_anew(kept, move.slots)
+            for kept in (theta,) if theta.grad is None else (theta, theta.grad):
+                part.begin_anew(kept, move.slots)
+            for state in states[name]:
+                part.begin_anew(state.per_entry, move.slots, state.zero)
             followers = [found[name] for found in following]
             for follower in followers:
                 follower.follow(part, move)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from subspace._base.index import fault
 from subspace._base.lineage import Lineage
-from subspace._base.sharded import set_zero, whole
+from subspace._base.sharded import fill, whole
 from subspace.embeddings import Embedding
 from subspace.methods.top import top
 from subspace.parametrization import Subspace, subspaces
@@ -52,10 +52,10 @@ class Part:
         """The sparse part of theta, or of anything of theta's shape: a view."""
         return per_entry.detach()[self.start : self.start + self.sparse.dim]
 
-    def begin_anew(self, per_entry: Tensor, slots: Tensor) -> None:
-        """Set these slots of theta, or of anything of theta's shape, to 0."""
+    def begin_anew(self, per_entry: Tensor, slots: Tensor, zero: float = 0.0) -> None:
+        """Set these slots of theta, or of anything of theta's shape, to 0, or to what stands for it there."""
         begins = torch.zeros(self.space.embedding.dim, dtype=torch.bool, device=slots.device)
-        set_zero(per_entry.detach(), begins.index_fill(0, self.start + slots, True).to(per_entry.device))
+        fill(per_entry.detach(), begins.index_fill(0, self.start + slots, True).to(per_entry.device), zero)
 
     def smallest(self, count: int) -> tuple[Tensor, Tensor]:
         """The slots of the `count` entries of smallest magnitude, by place, and the sorted places of all others.

@@ -32,7 +32,7 @@ from subspace import (
     subspaces,
     tune,
 )
-from subspace._base.sharded import is_sharded, reshard, set_zero, whole
+from subspace._base.sharded import fill, is_sharded, reshard, whole
 from subspace.checkpoint.sealed import read
 from subspace.embeddings import Sparse
 from subspace.methods import GradualPruning, constant, growth
@@ -175,7 +175,7 @@ def test_a_sharded_model_is_pruned_as_a_whole_one_is(run, optimizer, shard):
 def zeroed(rank: int, numbers: list[float], zero: list[bool], replicated: bool) -> Tensor:
     mesh = init_device_mesh("cpu", (2,))
     tensor = distribute_tensor(torch.tensor(numbers), mesh, [Replicate() if replicated else Shard(0)])
-    set_zero(tensor, torch.tensor(zero))
+    fill(tensor, torch.tensor(zero))
     return tensor.full_tensor()
 
 
