@@ -59,6 +59,14 @@ class Choice:
         self.each: tuple[Delta | None, ...] = ()
         self._groups: dict[tuple[int, torch.device], list[Group]] = {}
 
+    def __reduce__(self) -> tuple[type[Choice], tuple[()]]:
+        """A copy of a base, which has these, has no deltas: nobody could take them off it again."""
+        if self.deltas or self.each:
+            raise TypeError(
+                "a base must have no delta in use when it is copied or pickled: call use() before, or merge"
+            )
+        return Choice, ()
+
     def set(self, deltas: Sequence[Delta] = (), each: Sequence[Delta | None] = ()) -> None:
         """Compute with these from now on."""
         self.deltas, self.each = tuple(deltas), tuple(each)

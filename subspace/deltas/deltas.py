@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import io
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils.hooks import RemovableHandle
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.plug_in import PlugIn
-from subspace._base.qualified import named_modules
+from subspace._base.qualified import named_modules, named_parameters
 from subspace._base.quantised import is_quantised
 from subspace.checkpoint import save
 from subspace.checkpoint.names import Names
@@ -68,6 +70,9 @@ class Deltas:
             layer.register_forward_hook(Beside(self._choice, name), with_kwargs=True)
             for name, layer in self._beside.items()
         ]
+        self._state: tuple[str, Sequence[Any]] = ("use", ())  # what is in use: a method, and its arguments
+        self._leave = weakref.finalize(self, _leave, self._hooks, self._built, self._reader)
+        self._leave.atexit = False
         _ALL.add(self)
 
     def __len__(self) -> int:
@@ -112,7 +117,7 @@ class Deltas:
             read = self._reader.read(delta, plugins, prefix)
         self._held[name] = read
         if name in self.active:
-            self.use(*self.active)
+            self._renew(self._state)
 
     def remove(self, name: str) -> None:
         """Forget a delta; raises ValueError for one that is not held, or is in use."""
@@ -130,17 +135,17 @@ class Deltas:
         self._restore()
         self._build(chosen, [name for delta in chosen for name in delta.form if not self._is_beside(name)])
         self._choice.set(chosen)
-        self.active = names
+        self.active, self._state = names, ("use", names)
 
     @contextmanager
     def using(self, *names: str) -> Iterator[None]:
-        """`use` for a block, and then what was in use before."""
-        before = self.active
+        """`use` for a block, and then what was in use before, merged or by rows."""
+        before = self._state
         self.use(*names)
         try:
             yield
         finally:
-            self.use(*before)
+            self._renew(before)
 
     @contextmanager
     def each(self, names: Sequence[str | None]) -> Iterator[None]:
@@ -155,13 +160,12 @@ class Deltas:
         for delta in chosen:
             if delta and (other := [name for name in delta.form if not self._is_beside(name)]):
                 raise ValueError(f"a row's own delta must be one of linear layers, got one of {other[0]}")
-        before = self.active
-        self.use()
-        self._choice.set(each=chosen)
+        before = self._state
+        self._by_rows(*chosen)
         try:
             yield
         finally:
-            self.use(*before)
+            self._renew(before)
 
     def merge(self, *names: str) -> None:
         """Put w = d + U_1 theta_1 + ... in the place of the base's weights, so that layers cost what they did.
@@ -178,14 +182,23 @@ class Deltas:
         self._restore()
         self._build(chosen, wanted)
         self._choice.set()
-        self.active = names
+        self.active, self._state = names, ("merge", names)
 
     def close(self) -> None:
-        """Leave the base as it was, without anything of this on it."""
+        """Leave the base as it was, without anything of this on it; it is left so too when nobody holds the deltas."""
         self.use()
-        for hook in self._hooks:
-            hook.remove()
+        self._leave()
         _ALL.discard(self)
+
+    def _by_rows(self, *deltas: Delta | None) -> None:
+        self.use()
+        self._choice.set(each=deltas)
+        self._state = ("_by_rows", deltas)
+
+    def _renew(self, state: tuple[str, Sequence[Any]]) -> None:
+        """Let be in use what was."""
+        method, arguments = state
+        getattr(self, method)(*arguments)
 
     def _get(self, name: str) -> Delta:
         if name not in self._held:
@@ -237,11 +250,20 @@ class _Built(NamedTuple):
     version: int
 
 
+def _leave(hooks: list[RemovableHandle], built: dict[str, _Built], reader: Reader) -> None:
+    for hook in hooks:
+        hook.remove()
+    for name, each in built.items():
+        reader.tensor(name).data = each.own
+
+
 def _linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers that multiply by their weight in a call of their own; attention's last one is only looked at."""
+    """The layers that alone have their weight and multiply by it in a call of their own; attention's is looked at."""
+    owners = Counter(id(tensor) for _, tensor in named_parameters(base, ties=True))
     for name, module in named_modules(base):
         plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-        if plain and not isinstance(module, NonDynamicallyQuantizableLinear):
+        own = all(owners[id(tensor)] == 1 for tensor in module._parameters.values() if tensor is not None)
+        if plain and own and not isinstance(module, NonDynamicallyQuantizableLinear):
             yield name, module
 
 

@@ -45,7 +45,7 @@ class Reader:
     """Reads deltas of one base; what many of them have in common is built and checked once."""
 
     def __init__(self, base: nn.Module) -> None:
-        self.tensors: dict[str, Tensor] = dict((*named_parameters(base), *named_buffers(base)))
+        self.tensors: dict[str, Tensor] = dict((*named_parameters(base, ties=True), *named_buffers(base)))
         self._forms: dict[str, Form] = {}
         self._probes: dict[str, Probe] = {}
 

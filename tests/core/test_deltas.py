@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+import pickle
 import time
 
 import pytest
@@ -338,3 +340,87 @@ def test_thousands_of_deltas_take_little_more_than_their_numbers():
         deltas.use("1")
         deltas.use("2")
     assert time.perf_counter() - start < 200 * 1e-3  # microseconds, were it not for others on the machine
+
+
+class Shared(nn.Module):
+    """Two linear layers of one weight, and a table that is a head's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a, self.b = nn.Embedding(5, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.head = nn.Linear(8, 5, bias=False)
+        self.b.weight, self.head.weight = self.a.weight, self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.b(torch.relu(self.a(self.table(tokens)))))
+
+
+@pytest.mark.parametrize("name", ["a.weight", "table.weight", "head.weight"])
+def test_a_delta_of_a_shared_weight_is_there_wherever_that_is(name):
+    torch.manual_seed(0)
+    plain, tokens = Shared(), torch.arange(5)
+    before = plain(tokens)
+    model = recipes.sparse_finetuning(copy.deepcopy(plain), dim=20, include=[name])
+    for _, space in subspaces(model):
+        nn.init.normal_(space.theta)
+    deltas = Deltas(plain)
+    deltas.add("one", model)
+    for choose in (deltas.use, deltas.merge):
+        choose("one")
+        torch.testing.assert_close(plain(tokens), model(tokens))
+    deltas.use()
+    assert torch.equal(plain(tokens), before)
+
+
+@pytest.mark.parametrize("way", ["use", "merge", "each"])
+def test_blocks_leave_what_was_in_use(way):
+    deltas, models = held(EMBEDDINGS[1], 2)
+    x, both = inputs(2), ["delta 0", "delta 1"]
+    with deltas.each(both) if way == "each" else contextlib.nullcontext():
+        if way != "each":
+            getattr(deltas, way)(*both)
+        before, weight = deltas.base(x), deltas.base[0].weight.detach().clone()
+        with disabled(deltas.base):
+            assert not torch.equal(deltas.base(x), before)
+            with deltas.using("delta 1"):
+                torch.testing.assert_close(deltas.base(x), models["delta 1"](x))
+        assert torch.equal(deltas.base(x), before)
+        assert torch.equal(deltas.base[0].weight, weight)
+        deltas.add("delta 0", models["delta 0"], replace=True)
+        assert torch.equal(deltas.base(x), before)
+        assert torch.equal(deltas.base[0].weight, weight)
+
+
+def test_a_base_is_left_as_it_was_when_its_deltas_are_forgotten():
+    plain = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(24, 4))
+    x = torch.linspace(-1, 1, 48).reshape(2, 3, 8).sin()
+    before, model = plain(x), recipes.sparse_finetuning(copy.deepcopy(plain), dim=20)
+    for _, space in subspaces(model):
+        nn.init.normal_(space.theta)
+
+    def used():
+        deltas = Deltas(plain)
+        deltas.add("one", model)
+        deltas.use("one")
+        return plain(x)
+
+    torch.testing.assert_close(used(), model(x))
+    assert torch.equal(plain(x), before)
+    assert not plain[2]._forward_hooks
+    torch.testing.assert_close(used(), model(x))
+
+
+def test_a_base_is_copied_without_deltas_in_use_or_not_at_all():
+    deltas, models = held(EMBEDDINGS[1], 1)
+    x = inputs(2)
+    plain = deltas.base(x)
+    deltas.use("delta 0")
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a base must have no delta in use when it is copied or pickled"):
+            copied(deltas.base)
+    deltas.merge("delta 0")
+    torch.testing.assert_close(copy.deepcopy(deltas.base)(x), models["delta 0"](x))
+    deltas.use()
+    again = copy.deepcopy(deltas.base)
+    deltas.use("delta 0")
+    assert torch.equal(again(x), plain)
