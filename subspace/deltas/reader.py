@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from subspace._base.dtypes import at_least_float32
 from subspace._base.plug_in import PlugIn
 from subspace._base.qualified import named_buffers, named_parameters
 from subspace._identity.fingerprint import Probe, fingerprint, probe
@@ -88,7 +89,8 @@ class Reader:
                 continue
             if not (rounded and isinstance(mine, nn.Parameter)):
                 raise ValueError(f"the buffer {name} must be as the base has it in a delta, got another")
-            yield name, value - base
+            wide = at_least_float32(base.dtype)  # a difference in half precision would not come out as it was
+            yield name, value.to(wide) - base.to(wide)
 
     def _form(
         self,

@@ -24,7 +24,7 @@ from subspace._structured.forward import is_structured
 from subspace.methods import weight_gradient
 from subspace.methods.processes import average, unsynced
 from subspace.methods.ranking import Supports
-from subspace.methods.saliencies.base import Objective, evaluate
+from subspace.methods.saliencies.base import Objective, evaluate, require_gradients
 from subspace.methods.top import count_nonfinite, top
 from subspace.parametrization import Subspace
 from subspace.products.layers import LAYERS, Layer, as_product
@@ -60,7 +60,7 @@ def largest_gradients(
 
     reader = GradientReader(spaces, reduce) if group is None else AveragedGradientReader(spaces, reduce, group)
     with preserved(model), torch.enable_grad(), unsynced(model):
-        with _watched(spaces, reader.read):
+        with _seen(reader.read) as read, _watched(spaces, read):
             value = evaluate(objective, model)
         if reader.thetas:
             torch.autograd.grad(value, reader.thetas, allow_unused=True)
@@ -219,6 +219,23 @@ def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:
 
 
 @contextmanager
+def _seen(read: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """A reader of what gradients come to; at the end raises ValueError for what was only used while they were off."""
+    seen: set[str] = set()
+    blind: set[str] = set()
+
+    def read_seen(name: str, made: Tensor, *x: Tensor) -> None:
+        if made.requires_grad:
+            seen.add(name)
+            read(name, made, *x)
+        elif not torch.is_grad_enabled():
+            blind.add(name)
+
+    yield read_seen
+    require_gradients(blind - seen)
+
+
+@contextmanager
 def _watched(spaces: Mapping[str, Subspace], read: Callable[..., None]) -> Iterator[None]:
     """Call read(name, weight) whenever one of the weights is computed, and read(name, y, x) for a layer without.
 
@@ -232,14 +249,13 @@ def _watched(spaces: Mapping[str, Subspace], read: Callable[..., None]) -> Itera
 
             def weighed(_: nn.Module, __: Any, weight: Tensor, name: str = name) -> None:
                 computed[name] += 1
-                if weight.requires_grad:
-                    read(name, weight)
+                read(name, weight)
 
             def entered(_: nn.Module, __: Any, name: str = name) -> None:
                 before[name] = computed[name]
 
             def left(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], y: Tensor, name: str = name) -> None:
-                if computed[name] == before[name] and y.requires_grad:
+                if computed[name] == before[name]:
                     x: Tensor = args[0] if args else options["input"]
                     read(name, y, x.detach())
 

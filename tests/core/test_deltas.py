@@ -424,3 +424,15 @@ def test_a_base_is_copied_without_deltas_in_use_or_not_at_all():
     again = copy.deepcopy(deltas.base)
     deltas.use("delta 0")
     assert torch.equal(again(x), plain)
+
+
+def test_a_bias_in_half_precision_is_the_trained_one():
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 64).bfloat16()
+    model = recipes.sparse_finetuning(copy.deepcopy(plain), dim=9, also_train=["bias"])
+    with torch.no_grad():
+        model.bias += torch.randn(64).bfloat16() / 7
+    deltas = Deltas(plain)
+    deltas.add("one", model)
+    deltas.merge("one")
+    assert torch.equal(plain.bias, model.bias)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, relu
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from subspace import Key, budgets, materialize, offsets, recipes, register, share, subspaces
+from subspace import Key, budgets, materialize, offsets, recipes, register, share, structured, subspaces
 from subspace.embeddings import DirectSum, Sparse
 from subspace.methods import SET, GradualPruning, RigL, constant, cosine, growth, linear
 from subspace.methods.growth import largest
@@ -663,3 +663,44 @@ def test_moments_that_cannot_be_set_to_zero_are_refused_before_anything_moves(mo
     with pytest.raises(TypeError, match="optimizer must keep plain tensors of theta, got OptimState8bit in 'exp_avg'"):
         wide(lambda p: found.append(p) or torchao.AdamW8bit(p, lr=1e-3), WIDE[mover])
     assert all(p.detach().all() for p in found[0] if p.numel() > 256)
+
+
+class Checkpointed(nn.Module):
+    """A body that is computed again in the backward pass, and a head."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)), nn.Linear(16, 4)
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x) if self.reentrant is None else checkpoint(self.body, x, use_reentrant=self.reentrant)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_is_checkpointed_is_scored_and_grows_as_ever_or_is_refused(fast):
+    x, y = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.arange(8) % 4
+
+    def objective(model: nn.Module) -> Tensor:
+        return cross_entropy(model(x), y)
+
+    def made(reentrant: bool | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = recipes.snip(Checkpointed(reentrant), objective, density=0.2, budget=budgets.uniform)
+        model = structured(model) if fast else model
+        moving = RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), t_end=10, delta_t=1)
+        moving.step(objective)
+        return [space.embedding.support().clone() for _, space in subspaces(model)]
+
+    assert all(map(torch.equal, made(None), made(False)))
+    with pytest.raises(ValueError, match=r"body.0.weight must be used where gradients are on, got it used without"):
+        made(True)
+    torch.manual_seed(0)
+    model = recipes.rigl(Checkpointed(True), density=0.2)
+    model = structured(model) if fast else model
+    before = [space.embedding.support().clone() for _, space in subspaces(model)]
+    moving = RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), t_end=10, delta_t=1)
+    with pytest.raises(ValueError, match=r"body.0.weight must be used where gradients are on"):
+        moving.step(objective)
+    assert all(map(torch.equal, before, (space.embedding.support() for _, space in subspaces(model))))

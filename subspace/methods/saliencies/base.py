@@ -8,8 +8,8 @@ scores are made of are then the means of theirs, and what they keep is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
+from subspace._base.qualified import named_modules
 from subspace._base.quantised import is_quantised
 from subspace._base.selection import Selection, targets
 from subspace.methods.coefficients import Bases, BasisRule, bases_of, differentiable
@@ -114,10 +115,37 @@ def gradients(
     Of several processes the mean, but where a graph is created: what is made of that is for `mean` to average. Raises
     as `evaluate`.
     """
-    value = evaluate(objective, model)
-    slopes = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
+    with _blind_calls(model, weights) as blind:
+        value = evaluate(objective, model)
+    found = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, allow_unused=True)
+    require_gradients({name for name, slope in zip(weights, found, strict=True) if slope is None and name in blind})
+    slopes = [torch.zeros_like(w) if slope is None else slope for w, slope in zip(weights.values(), found, strict=True)]
     wide = {name: slope.to(at_least_float32(slope.dtype)) for name, slope in zip(weights, slopes, strict=True)}
     return wide if create_graph else {name: mean(slope) for name, slope in wide.items()}
+
+
+@contextmanager
+def _blind_calls(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
+    """The names of those weights whose modules are called, within, while gradients are off."""
+    blind: set[str] = set()
+    with ExitStack() as undo:
+        for prefix, module in named_modules(model):
+            own = {name for name in names if name.rpartition(".")[0] == prefix}
+
+            def entered(_: nn.Module, __: Any, own: set[str] = own) -> None:
+                if not torch.is_grad_enabled():
+                    blind.update(own)
+
+            if own:
+                undo.callback(module.register_forward_pre_hook(entered).remove)
+        yield blind
+
+
+def require_gradients(blind: Collection[str]) -> None:
+    """Raise ValueError for weights that were used without gradients alone, as reentrant checkpoints do."""
+    if blind:
+        told = "as in a checkpoint without use_reentrant=False"
+        raise ValueError(f"{min(blind)} must be used where gradients are on, got it used without, {told}")
 
 
 def mean(slope: Tensor) -> Tensor:

@@ -144,6 +144,19 @@ def test_densities_per_tensor_are_those_realised_and_none_is_below_the_axis():
     assert "none" in named(axes)
 
 
+def test_a_tensor_has_its_place_whatever_else_a_method_trains():
+    tensors = long_table(tensors_table, every(("dctps", "random_pruning_epl"), densities=(0.001,)))
+    own = tensors["method"] == "dctps"
+    bias = tensors[own & (tensors["place"] == 0)].assign(name="conv1.bias", tensor_density=0.5)
+    rest = tensors[own & (tensors["place"] > 0)].assign(place=tensors["place"] + 1)
+    fuller = pd.concat([tensors[own & (tensors["place"] == 0)], bias.assign(place=1), rest, tensors[~own]])
+    (axes,) = density_per_tensor(fuller, "a title").axes
+    names = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert names == ["conv1", "conv1.bias", "conv2", "conv3", "fc1", "fc2"]
+    at = {len(line.get_xdata()): line.get_xdata().round() for line in axes.lines if len(line.get_xdata()) in (5, 6)}
+    assert at[5].tolist() == [0, 2, 3, 4, 5]
+
+
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_long_names_of_tensors_and_thetas_larger_than_one_leave_room_for_the_figure():
     tensors = long_table(tensors_table, every(("ordinary", "dctps"), densities=(0.001,)))

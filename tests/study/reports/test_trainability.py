@@ -14,7 +14,7 @@ from tests.support.records import failure, finished
 def record(name, density, depth, seed, accuracies, norm=False):
     model = Choice("mlp", {"hidden": [9] * (depth - 1)} | ({"norm": True} if norm else {}))
     run = Run(Choice(name), model, Choice("digits"), density=density, seed=seed)
-    made = finished(run, tensors={f"layers.{n}": (9, 9) for n in range(depth)})
+    made = finished(run, tensors=[{"name": f"layers.{n}", "shape": [9, 9]} for n in range(depth)])
     made["metrics"]["epochs"] = [{"epoch": n, "train_accuracy": value} for n, value in enumerate(accuracies, 1)]
     return made
 
@@ -76,13 +76,25 @@ def test_a_depth_at_which_nothing_came_to_its_end_is_there():
     assert len(list(heat_maps(table, 0.9))) == 1
 
 
+def test_biases_are_no_layers():
+    def of(name, tensors):
+        run = Run(Choice(name), Choice("mlp", {"hidden": [9]}), Choice("digits"), density=0.1)
+        return finished(run, tensors=tensors)
+
+    weights = [{"name": f"layers.{n}.weight", "shape": [9, 9]} for n in (0, 1)]
+    both = [*weights, {"name": "layers.0.bias", "shape": [9]}]
+    assert trainability_table([of("dctps", weights), of("random_subspace", both)], 0.5)["depth"].tolist() == [2, 2]
+
+
 def test_networks_of_other_widths_and_other_data_are_apart():
     def of(hidden, **options):
         run = Run(Choice("dctps"), Choice("mlp", {"hidden": hidden}), Choice("mnist5k", options), density=0.1)
-        return finished(run, tensors={"layers.0": (9, 9), "layers.1": (9, 9)})
+        return finished(run, tensors=[{"name": f"layers.{n}", "shape": [9, 9]} for n in (0, 1)])
 
     table = trainability_table([of([9]), of([5]), of([5], train=100)], 0.5)
     assert table["runs"].tolist() == [1, 1, 1]
+    mixed = trainability_table([of([9, 5, 5]), of([9, 9, 5])], 0.5)
+    assert mixed["kind"].tolist() == ["mlp, hidden=[9, 5, 5]", "mlp, hidden=[9, 9, 5]"]
     assert [title.partition(": ")[2] for title, _ in heat_maps(table, 0.5)] == [
         "mnist5k; mlp, hidden=9",
         "mnist5k; mlp, hidden=5",

@@ -65,7 +65,7 @@ def _network(record: Record) -> str:
 
 
 def _depth(record: Record) -> int:
-    return len(record["metrics"]["tensors"])
+    return sum(len(tensor["shape"]) > 1 for tensor in record["metrics"]["tensors"])  # biases may be among them
 
 
 def _built(record: Record) -> int:
@@ -78,8 +78,8 @@ def _row(record: Record, depths: dict[str, int], accuracy: float) -> dict[str, A
     found = [epoch.get("train_accuracy") or 0.0 for epoch in (record.get("metrics") or {}).get("epochs", [])]
     first = next((number for number, value in enumerate(found, 1) if value >= accuracy), None)
     others = {name: value for name, value in json.loads(row["model_options"]).items() if name not in DEPTHS}
-    if "hidden" in others:  # widths; how many there are is a depth
-        others["hidden"] = " or ".join(map(str, dict.fromkeys(others["hidden"])))
+    if len(set(others.get("hidden", []))) == 1:  # a width; how many there are is a depth
+        others["hidden"] = others["hidden"][0]
     kind = ", ".join([row["model"], *(f"{name}={value}" for name, value in others.items())])
     return {name: row.get(name) for name in CELL} | {
         "kind": kind,

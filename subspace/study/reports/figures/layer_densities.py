@@ -25,6 +25,9 @@ def density_per_tensor(tensors: pd.DataFrame, title: str) -> Figure:
     trains stands below the axis, at "none".
     """
     tensors = tensors[tensors["method"] != DENSE]
+    fullest = tensors.loc[tensors["label"] == tensors.groupby("label")["name"].nunique().idxmax(), "name"]
+    order = {name: place for place, name in enumerate(dict.fromkeys([*fullest, *tensors["name"]]))}
+    tensors = tensors.assign(place=tensors["name"].map(order))  # a method may re-parametrize more tensors than another
     groups = tensors.groupby(["method", "label", "place", "name"], sort=False)["tensor_density"]
     # a theta that several tensors share may have more numbers than one of these
     table = groups.agg(["mean", "min", "max"]).clip(upper=1).reset_index()
