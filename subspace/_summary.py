@@ -139,6 +139,7 @@ def summary(model: nn.Module) -> Summary:
     thetas: dict[int, Tensor] = {}
     for name, space in subspaces(model):
         theta, d, U = space.theta, space.parametrization.offset, space.parametrization.embedding
+        alpha += 0 if id(theta) in thetas else U.alphas()  # a theta that is shared counts once
         mine = 0 if id(theta) in thetas else theta.nbytes
         thetas[id(theta)] = theta
         already = _nbytes(held)
@@ -150,7 +151,6 @@ def summary(model: nn.Module) -> Summary:
         route = None if products is None else products.route
         counts = U.dim, U.dim / d.shape.numel(), mine, mine + chosen
         rows.append(Row(name, shape, d.label(), U.label(), *counts, route, unstructured_reason(space)))
-        alpha += U.alphas()
     return Summary(
         tuple(rows),
         weights=sum(math.prod(row.shape) for row in rows),

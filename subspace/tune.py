@@ -412,8 +412,9 @@ def _waves(target: Target, dim: int, key: Key, scale: float | None) -> FourierFT
 
 def _of_outputs(name: str, target: Target, free: set[str]) -> dict[str, Start]:
     """d, U and theta of a weight and of its layer's bias, unless that trains as it is."""
-    bias = target.module._parameters.get("bias") if target.name == "weight" else None
-    beside = f"{name.removesuffix('weight')}bias"
+    same_name = target.name.replace("weight", "bias", 1)  # as in_proj_bias, bias_ih_l0
+    bias = None if same_name == target.name else target.module._parameters.get(same_name)
+    beside = f"{name.removesuffix(target.name)}{same_name}"
     own = {name: target.weight} if bias is None or beside in free else {name: target.weight, beside: bias}
     try:
         return {each: (d, U, zeros(d.like, U.dim)) for each, (d, U) in of_outputs(own, target.layout).items()}

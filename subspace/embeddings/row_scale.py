@@ -119,6 +119,8 @@ def of_outputs(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, tuple
     for name, tensor in tensors.items():
         d = Pretrained(tensor)
         found[name] = d, RowScale(d, scale=1.0, layout=STANDARD if found else layout, of=of)
+    if len(counts := {len(U.lengths) for _, U in found.values()}) > 1:  # of transposed convolutions in groups
+        raise ValueError(f"weight and bias must have as many outputs, got {' and '.join(map(str, sorted(counts)))}")
     if zero := int((torch.stack([U.lengths for _, U in found.values()]).sum(0) == 0).sum()):
         raise ValueError(f"every output must have an entry other than 0, got {zero} without")
     return found

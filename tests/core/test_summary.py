@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from subspace import Key, recipes, register, save, subspaces, summary
+from subspace import Key, recipes, register, save, share, subspaces, summary
 from subspace._base.index import packed_bytes
 from subspace.embeddings import Direction, DirectSum, Embedding, Scaled, Sparse
 from subspace.offsets import DCT, Zero
@@ -33,6 +33,13 @@ def test_a_shared_theta_is_counted_once():
     assert [row.dim for row in s.rows] == [50, 50]
     assert s.trained_bytes == 200
     assert s.stored_bytes == 400  # and the normalisation of the columns
+
+
+def test_alphas_of_a_shared_theta_are_counted_once():
+    model = recipes.dctps(nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)), density=0.1, seed=0)
+    assert summary(model).alpha == 2
+    share(model, theta := nn.Parameter(torch.zeros(11)))
+    assert (summary(model).alpha, summary(model).dim) == (1, len(theta))
 
 
 def test_a_chosen_index_is_stored_and_a_random_one_is_not():

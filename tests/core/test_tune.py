@@ -325,3 +325,37 @@ def test_what_is_registered_already_is_refused(tuner):
     with pytest.raises(ValueError, match=r"^5.weight must not be parametrized yet, got one that is$"):
         tuner(net)
     assert {each for each, _ in subspaces(net)} == {"5.weight", "7.bias"}
+
+
+@pytest.mark.parametrize("make", [lambda: nn.MultiheadAttention(8, 2), lambda: nn.LSTM(8, 4), lambda: nn.GRU(8, 5)])
+def test_ia3_scales_the_biases_of_attention_and_recurrent_layers_with_their_weights(make):
+    torch.manual_seed(0)
+    plain = make()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.uniform_(-1, 1)
+    model = tune.ia3(copy.deepcopy(plain), biases=True)
+    spaces = dict(subspaces(model))
+    assert spaces.keys() == {name for name, _ in plain.named_parameters()}
+    for name, weight in plain.named_parameters():
+        if "weight" in name:
+            bias = name.replace("weight", "bias")
+            assert spaces[name].theta is spaces[bias].theta
+            with torch.no_grad():
+                spaces[name].theta.copy_(torch.linspace(-1, 1, len(weight)))
+            factors = _read(model, name) / weight
+            torch.testing.assert_close(
+                factors, (_read(model, bias) / plain.get_parameter(bias))[:, None].expand_as(weight)
+            )
+
+
+def _read(model: nn.Module, name: str) -> Tensor:
+    owner, _, last = name.rpartition(".")
+    return getattr(model.get_submodule(owner), last)
+
+
+def test_ia3_of_what_has_other_outputs_than_biases_is_refused_in_one_sentence():
+    net = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, groups=2))
+    with pytest.raises(ValueError, match="0.weight cannot be tuned: weight and bias must have as many outputs, got"):
+        tune.ia3(net, biases=True)
+    assert not list(subspaces(net))

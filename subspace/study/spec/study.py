@@ -163,7 +163,10 @@ class Run:
         options = found["method"]["options"]
         before = earlier(self.method)
         found["method"]["options"] = {name: o for name, o in options.items() if before.get(name, None) != o}
-        found["train"]["learning_rate"] = float(self.train.learning_rate)
+        found["train"] |= {name: float(found["train"][name]) for name in ("learning_rate", "validation")}
+        for name in ("optimizer", "schedule"):
+            if isinstance(entry := found["train"][name], Mapping) and list(entry) == ["name"]:
+                found["train"][name] = entry["name"]  # what has no options is its name
         found["density"] = None if self.density is None else float(self.density)
         for table, name in ((found, "bytes"), (found["train"], "theta_bits")):
             if not table[name]:

@@ -79,6 +79,11 @@ def test_where_the_data_are_is_no_part_of_a_configuration():
 
 def test_the_hash_is_of_values_and_not_of_how_they_were_written():
     assert run("dctps", density=1).hash == run("dctps", density=1.0).hash
+    for one, other in (
+        ({"optimizer": "SGD"}, {"optimizer": {"name": "SGD"}}),
+        ({"validation": 0}, {"validation": 0.0}),
+    ):
+        assert run("ordinary", train=Training(**one)).hash == run("ordinary", train=Training(**other)).hash
     assert Run(Choice("rigl", dict(METHODS["rigl"].options)), density=0.1) == run("rigl", density=0.1)
     one, other = (
         {"name": "SGD", "momentum": 0.9, "nesterov": True},
