@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from subspace.integrations.resuming import MakeMover, Moves, of_the_base, record, resume
 
@@ -71,7 +74,8 @@ class DeltaCallback(Callback):
                 return self.objective(module, batch)
             module.log = module.log_dict = lambda *args, **kwargs: None
             try:
-                output = module.training_step(batch, batch_idx)
+                with _uncounted(module):
+                    output = module.training_step(batch, batch_idx)
             finally:
                 del module.log, module.log_dict
         loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
@@ -81,3 +85,17 @@ class DeltaCallback(Callback):
         for name in of_the_base(pl_module):
             checkpoint["state_dict"].pop(name, None)
         checkpoint[STATE] = record(pl_module, self.mover)
+
+
+@contextmanager
+def _uncounted(module: nn.Module) -> Iterator[None]:
+    """Within, copies are in the place of a module's metrics: a batch that is seen again does not count."""
+    children = [(owner, name, child) for owner in module.modules() for name, child in owner.named_children()]
+    metrics = [(owner, name, child) for owner, name, child in children if isinstance(child, Metric)]
+    for owner, name, metric in metrics:
+        owner._modules[name] = copy.deepcopy(metric)
+    try:
+        yield
+    finally:
+        for owner, name, metric in metrics:
+            owner._modules[name] = metric

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subspace import methods, recipes, subspaces, tune
 
 lightning = pytest.importorskip("lightning.pytorch")
+import torchmetrics  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 
 from subspace.integrations.lightning import DeltaCallback  # noqa: E402
@@ -99,6 +100,26 @@ def test_it_goes_on_to_the_bit_without_the_base(case, tmp_path):
     trained = {name for name, p in begun.named_parameters() if p.requires_grad}
     assert {name for name in held if not name.endswith("_extra_state")} == trained
     assert same(whole, run(case, tmp_path / "parts", path=path))
+
+
+class Counting(Module):
+    """Counts its samples, alone and in a collection."""
+
+    def __init__(self, recipe) -> None:
+        super().__init__(recipe)
+        self.seen = torchmetrics.SumMetric()
+        self.more = torchmetrics.MetricCollection({"sum": torchmetrics.SumMetric()})
+
+    def training_step(self, batch, batch_idx):
+        self.seen.update(len(batch[0]))
+        self.more.update(len(batch[0]))
+        return super().training_step(batch, batch_idx)
+
+
+def test_metrics_count_every_sample_once(tmp_path):
+    recipe, mover = MOVERS["rigl"]
+    module = fit(Counting(recipe), tmp_path, DeltaCallback(mover))
+    assert module.seen.compute() == module.more.compute()["sum"] == 2 * len(X)
 
 
 def test_its_steps_are_those_of_a_plain_loop(tmp_path):
