@@ -130,8 +130,8 @@ BUGS = [
     Bug(
         "state of what is pruned",
         "methods/gradual_pruning.py",
-        "*self.optimizer.state.get(theta, {}).values(), *others",
-        "*others",
+        "for t in (theta, *others)), *states[name]):",
+        "for t in (theta, *others)),):",
         "gradual",
         "none_returns",
     ),
@@ -382,8 +382,8 @@ BUGS = [
     Bug(
         "moments stay behind",
         "methods/moving.py",
-        "for kept in (theta, theta.grad, *self.optimizer.state.get(theta, {}).values()):",
-        "for kept in (theta,):",
+        "for state in states[name]:",
+        "for state in ():",
         "moving",
         "state",
     ),
@@ -956,6 +956,24 @@ BUGS = [
         "bindings",
         "each_change",
     ),
+    Bug("closures too late", "_alpha_group.py", "if closure is None:", "if True:", "alpha_group", "closure"),
+    Bug("codes of 0", "methods/optimizer_states.py", "int(codes.abs().argmin())", "0", "moving", "eight_bits"),
+    Bug(
+        "padding as it was made", "products/layers.py", '== "same"', "== 0", "structured", "structured_changes_nothing"
+    ),
+    Bug("rows exchanged", "_base/first_values.py", "sums * factors[-1]", "sums", "delta", "rows_of_a_large_tensor"),
+    Bug(
+        "shared and beside",
+        "deltas/deltas.py",
+        "if plain and own and not",
+        "if plain and not",
+        "deltas",
+        "shared_weight",
+    ),
+    Bug(
+        "best of nothing", "study/reports/grids.py", 'if is_best else "-"', 'if True else "-"', "grids", "not_the_best"
+    ),
+    Bug("empty option everywhere", "study/methods/registry.py", 'default != "" and ', "", "variants", "changed_option"),
     Bug("d left out", "products/routes/apart.py", "_rows(gx).addmm_(", "_rows(gx).addmm(", "bindings", "bound_product"),
 ]
 
