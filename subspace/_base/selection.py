@@ -171,7 +171,7 @@ def _matching(argument: str, expression: str, names: Iterable[str]) -> set[str]:
     """The names that a regular expression matches, whole; ValueError if there are none."""
     found = {name for name in names if re.fullmatch(expression, name)}
     if not found:
-        told = f"got {expression!r}, which matches none; [{expression!r}] is a suffix"
+        told = f"got {expression!r}, which matches none; suffixes want a list"
         raise ValueError(f"{argument} must match whole names of tensors of the model, {told}")
     return found
 

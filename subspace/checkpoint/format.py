@@ -73,8 +73,6 @@ def save(
         raise ValueError("model must have at least one registered subspace, got none")
     if own := [name for name, m in named_modules(model) if _has_extra_state(m)]:
         raise ValueError(f"all state must be in Parameters and buffers to be saved, got an extra state of {own[0]!r}")
-    if again := [name for name, space in spaces.items() if not space.is_alone()]:
-        raise ValueError(f"{again[0]} must be d + U theta alone to be saved, got it parametrized again")
     reshard(model)
     require_thetas(model)
     held = TensorTable()

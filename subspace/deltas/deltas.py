@@ -71,8 +71,8 @@ class Deltas:
             for name, layer in self._beside.items()
         ]
         self._state: tuple[str, Sequence[Any]] = ("use", ())  # what is in use: a method, and its arguments
-        self._leave = weakref.finalize(self, _leave, self._hooks, self._built, self._reader)
-        self._leave.atexit = False
+        self._at_end = weakref.finalize(self, _leave, self._hooks, self._built, self._reader)
+        self._at_end.atexit = False
         _ALL.add(self)
 
     def __len__(self) -> int:
@@ -170,7 +170,8 @@ class Deltas:
     def merge(self, *names: str) -> None:
         """Put w = d + U_1 theta_1 + ... in the place of the base's weights, so that layers cost what they did.
 
-        `use` puts the base's own tensors back, bit for bit: they are kept, so that both are in memory.
+        `use` puts the base's own tensors back, bit for bit: they are kept, so that both are in memory. They are back
+        as well when nobody holds the deltas any more.
 
         Raises:
             ValueError: For a name that is not held, or a quantised weight; what was in use is then in use still.
@@ -187,7 +188,7 @@ class Deltas:
     def close(self) -> None:
         """Leave the base as it was, without anything of this on it; it is left so too when nobody holds the deltas."""
         self.use()
-        self._leave()
+        _leave(self._hooks, self._built, self._reader)
         _ALL.discard(self)
 
     def _by_rows(self, *deltas: Delta | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -89,13 +88,17 @@ class DeltaCallback(Callback):
 
 @contextmanager
 def _uncounted(module: nn.Module) -> Iterator[None]:
-    """Within, copies are in the place of a module's metrics: a batch that is seen again does not count."""
-    children = [(owner, name, child) for owner in module.modules() for name, child in owner.named_children()]
-    metrics = [(owner, name, child) for owner, name, child in children if isinstance(child, Metric)]
-    for owner, name, metric in metrics:
-        owner._modules[name] = copy.deepcopy(metric)
+    """The metrics of a module are afterwards as they were: a batch that is seen again does not count."""
+    metrics = [each for each in module.modules() if isinstance(each, Metric)]
+    before = [{**vars(metric), **{n: _own(state) for n, state in metric.metric_state.items()}} for metric in metrics]
     try:
         yield
     finally:
-        for owner, name, metric in metrics:
-            owner._modules[name] = metric
+        for metric, attributes in zip(metrics, before, strict=True):
+            vars(metric).clear()
+            vars(metric).update(attributes)
+
+
+def _own(state: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """A state that later updates do not change."""
+    return state.clone() if isinstance(state, Tensor) else list(state)

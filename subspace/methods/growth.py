@@ -24,7 +24,7 @@ from subspace._structured.forward import is_structured
 from subspace.methods import weight_gradient
 from subspace.methods.processes import average, unsynced
 from subspace.methods.ranking import Supports
-from subspace.methods.saliencies.base import Objective, evaluate, require_gradients
+from subspace.methods.saliencies.base import Objective, evaluate, is_in_reentrant_checkpoint, require_gradients
 from subspace.methods.top import count_nonfinite, top
 from subspace.parametrization import Subspace
 from subspace.products.layers import LAYERS, Layer, as_product
@@ -220,7 +220,7 @@ def _finite(blocks: Iterable[Block], name: str, when: str) -> Iterator[Block]:
 
 @contextmanager
 def _seen(read: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """A reader of what gradients come to; at the end raises ValueError for what was only used while they were off."""
+    """A reader of what gradients come to; at the end raises ValueError for what was in reentrant checkpoints alone."""
     seen: set[str] = set()
     blind: set[str] = set()
 
@@ -228,7 +228,7 @@ def _seen(read: Callable[..., None]) -> Iterator[Callable[..., None]]:
         if made.requires_grad:
             seen.add(name)
             read(name, made, *x)
-        elif not torch.is_grad_enabled():
+        elif is_in_reentrant_checkpoint():
             blind.add(name)
 
     yield read_seen

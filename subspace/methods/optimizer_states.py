@@ -24,14 +24,14 @@ def states_of(optimizer: torch.optim.Optimizer, theta: Tensor) -> list[State]:
     """
     states, kept = [], optimizer.state.get(theta, {})
     for name, value in kept.items():
-        if not isinstance(value, Tensor) or value.shape[-1:] != theta.shape or value.ndim > 2:
+        if not isinstance(value, Tensor) or value.shape[-1:] != theta.shape or value.ndim > 2 or name[:4] == "qmap":
             continue
         codes = kept.get(name.replace("state", "qmap"))  # of bitsandbytes: the value of each code
         if type(value) not in (Tensor, nn.Parameter) and not is_sharded(value):
             raise TypeError(f"optimizer must keep plain tensors of theta, got {type(value).__name__} in {name!r}")
         if value.is_floating_point():
             states.append(State(value, 0.0))
-        elif isinstance(codes, Tensor) and codes is not value:
+        elif isinstance(codes, Tensor) and codes.is_floating_point():
             states.append(State(value, int(codes.abs().argmin())))
         else:
             raise TypeError(f"optimizer must keep numbers of theta that can be set to 0, got {value.dtype} in {name!r}")

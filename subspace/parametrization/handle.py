@@ -44,10 +44,6 @@ class Subspace(NamedTuple):
         """The weight's."""
         return self.parametrization.offset.shape
 
-    def is_alone(self) -> bool:
-        """Whether the weight is d + U theta itself, with nothing parametrized on top of it."""
-        return len(stack_of(self.module, self.name)) == 1
-
 
 def subspaces(model: nn.Module) -> Iterator[tuple[str, Subspace]]:
     """The registered tensors of a model, in its order.

@@ -263,7 +263,7 @@ BAD = [
     ({"dim": 9, "exclude": ["conv", "x"]}, "exclude must name tensors of the model, got 'x', which none ends in"),
     (
         {"dim": 9, "include": "conv"},
-        "include must match whole names of tensors of the model, got 'conv', which matches none; ['conv'] is a suffix",
+        "include must match whole names of tensors of the model, got 'conv', which matches none; suffixes want a list",
     ),
 ]
 

@@ -122,9 +122,7 @@ def test_a_name_that_nothing_is_in_is_refused_and_the_model_is_as_it_was():
     with pytest.raises(ValueError, match="also_train must name tensors of the model, got 'clasifier', which none is"):
         recipes.sparse_finetuning(net, density=0.1, also_train=["clasifier"])
     for argument in ("also_train", "include", "exclude"):
-        with pytest.raises(
-            ValueError, match=rf"{argument} must match whole names .*'lassifier'.* \['lassifier'\] is a"
-        ):
+        with pytest.raises(ValueError, match=f"{argument} must match whole names of tensors .*'lassifier'"):
             recipes.sparse_finetuning(net, density=0.1, **{argument: "lassifier"})
     assert not list(subspaces(net))
     assert all(p.requires_grad for p in net.parameters())

@@ -109,17 +109,23 @@ class Counting(Module):
         super().__init__(recipe)
         self.seen = torchmetrics.SumMetric()
         self.more = torchmetrics.MetricCollection({"sum": torchmetrics.SumMetric()})
+        self.losses, self.all = torchmetrics.MeanMetric(), torchmetrics.CatMetric()
 
     def training_step(self, batch, batch_idx):
         self.seen.update(len(batch[0]))
         self.more.update(len(batch[0]))
-        return super().training_step(batch, batch_idx)
+        self.all.update(batch[1])
+        output = super().training_step(batch, batch_idx)
+        self.losses(output["loss"] if isinstance(output, dict) else output)  # with its graph
+        return output
 
 
 def test_metrics_count_every_sample_once(tmp_path):
     recipe, mover = MOVERS["rigl"]
     module = fit(Counting(recipe), tmp_path, DeltaCallback(mover))
     assert module.seen.compute() == module.more.compute()["sum"] == 2 * len(X)
+    assert len(module.all.compute()) == 2 * len(X)
+    assert module.losses.weight == 12  # batches
 
 
 def test_its_steps_are_those_of_a_plain_loop(tmp_path):

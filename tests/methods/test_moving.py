@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from subspace import Key, budgets, materialize, offsets, recipes, register, share, structured, subspaces
 from subspace.embeddings import DirectSum, Sparse
-from subspace.methods import SET, GradualPruning, RigL, constant, cosine, growth, linear
+from subspace.methods import SET, GradualPruning, RigL, constant, cosine, growth, linear, snip
 from subspace.methods.growth import largest
 from subspace.methods.set import _outside
 from tests.support.cases import each_with_one
@@ -694,13 +694,37 @@ def test_what_is_checkpointed_is_scored_and_grows_as_ever_or_is_refused(fast):
         return [space.embedding.support().clone() for _, space in subspaces(model)]
 
     assert all(map(torch.equal, made(None), made(False)))
-    with pytest.raises(ValueError, match=r"body.0.weight must be used where gradients are on, got it used without"):
+    with pytest.raises(
+        ValueError,
+        match=r"body.0.weight must be scored by gradients, got it in a checkpoint without use_reentrant=False",
+    ):
         made(True)
     torch.manual_seed(0)
     model = recipes.rigl(Checkpointed(True), density=0.2)
     model = structured(model) if fast else model
     before = [space.embedding.support().clone() for _, space in subspaces(model)]
     moving = RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), t_end=10, delta_t=1)
-    with pytest.raises(ValueError, match=r"body.0.weight must be used where gradients are on"):
+    with pytest.raises(ValueError, match=r"body.0.weight must be scored by gradients"):
         moving.step(objective)
     assert all(map(torch.equal, before, (space.embedding.support() for _, space in subspaces(model))))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_part_that_the_objective_uses_without_gradients_stays(fast):
+    model = recipes.rigl(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)), density=0.3)
+    model = structured(model) if fast else model
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+
+    def objective(net: nn.Module) -> Tensor:
+        with torch.no_grad():  # as a generator's samples are made for its critic
+            x_hat = net[0](x)
+        return net[1](x_hat).square().mean()
+
+    before = [space.embedding.support().clone() for _, space in subspaces(model)]
+    RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), t_end=10, delta_t=1).step(objective)
+    after = [space.embedding.support() for _, space in subspaces(model)]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    scores = snip(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)), objective)
+    assert not scores["0.weight"].any()
+    assert scores["1.weight"].all()

@@ -54,6 +54,7 @@ LAYERS = {
     "conv2d-unbatched": (lambda: nn.Conv2d(4, 6, 3), (4, 5, 5)),
     "conv2d-1x1": (lambda: nn.Conv2d(4, 9, 1), (2, 4, 5, 5)),
     "conv2d-1x1-stride": (lambda: nn.Conv2d(9, 4, 1, stride=2, padding=1), (2, 9, 5, 6)),
+    "conv2d-one-number": (lambda: nn.Conv2d(4, 6, 3, stride=(2,), padding=(1,)), (2, 4, 7, 6)),
     "conv2d-changed": (
         lambda: changed(nn.Conv2d(4, 6, 3, padding=1), padding=(0, 2), stride=(3, 1), dilation=(1, 2)),
         (2, 4, 9, 7),

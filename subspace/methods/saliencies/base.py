@@ -8,6 +8,7 @@ scores are made of are then the means of theirs, and what they keep is the same.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from subspace._base.dtypes import at_least_float32
 from subspace._base.preserve import preserved
@@ -126,14 +128,14 @@ def gradients(
 
 @contextmanager
 def _blind_calls(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
-    """The names of those weights whose modules are called, within, while gradients are off."""
+    """The names of those weights whose modules are called, within, in a reentrant checkpoint."""
     blind: set[str] = set()
     with ExitStack() as undo:
         for prefix, module in named_modules(model):
             own = {name for name in names if name.rpartition(".")[0] == prefix}
 
             def entered(_: nn.Module, __: Any, own: set[str] = own) -> None:
-                if not torch.is_grad_enabled():
+                if is_in_reentrant_checkpoint():
                     blind.update(own)
 
             if own:
@@ -141,11 +143,20 @@ def _blind_calls(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]
         yield blind
 
 
+def is_in_reentrant_checkpoint() -> bool:
+    """Whether this is called by one of torch's, whose weights gradients come to only in `backward()`."""
+    frame = None if torch.is_grad_enabled() else inspect.currentframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
 def require_gradients(blind: Collection[str]) -> None:
-    """Raise ValueError for weights that were used without gradients alone, as reentrant checkpoints do."""
+    """Raise ValueError for weights that were used in reentrant checkpoints alone."""
     if blind:
-        told = "as in a checkpoint without use_reentrant=False"
-        raise ValueError(f"{min(blind)} must be used where gradients are on, got it used without, {told}")
+        raise ValueError(
+            f"{min(blind)} must be scored by gradients, got it in a checkpoint without use_reentrant=False"
+        )
 
 
 def mean(slope: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def largest_dim(dense: nn.Module, setting: Setting, method: Method, budget: int,
     Raises:
         ValueError: If even the fewest numbers make a file that is too large.
     """
+    if setting.options.get("embedding") == "lottery":
+        raise ValueError("bytes must not be the size of a lottery subspace, whose directions are in its file")
     weights = sum(weight.numel() for *_, weight in targets(dense).values())
 
     def size(dim: int) -> int:
