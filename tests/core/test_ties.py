@@ -11,9 +11,11 @@ from torch import nn
 
 from subspace import (
     Key,
+    embeddings,
     initialize,
     load,
     materialize,
+    methods,
     recipes,
     register,
     save,
@@ -129,6 +131,15 @@ def test_a_file_holds_it_once_and_ties_it_again(recipe, tmp_path):
     again = load(model(), tmp_path / "c")
     torch.testing.assert_close(again(TOKENS), net(TOKENS))
     torch.testing.assert_close(again.table.weight, again.head.weight)
+
+
+@pytest.mark.parametrize("basis", [None, embeddings.DCT])
+def test_its_coefficients_are_chosen_as_those_of_a_weight_of_its_own(basis):
+    tied, apart = model(), model()
+    apart.table.weight = nn.Parameter(apart.table.weight.detach().clone())
+    one, other = (methods.supports(net, methods.magnitude, None, 0.1, basis=basis) for net in (tied, apart))
+    assert one.keys() == other.keys() >= {"head.weight"}
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_on_the_meta_device_it_is_tied_too():
