@@ -11,7 +11,7 @@ import contextlib
 import io
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class Deltas:
             layer.register_forward_hook(Beside(self._choice, name), with_kwargs=True)
             for name, layer in self._beside.items()
         ]
-        self._state: tuple[str, Sequence[Any]] = ("use", ())  # what is in use: a method, and its arguments
+        self._state: tuple[Callable[..., None], Sequence[Any]] = (Deltas.use, ())  # what is in use, and how
         self._at_end = weakref.finalize(self, _leave, self._hooks, self._built, self._reader)
         self._at_end.atexit = False
         _ALL.add(self)
@@ -135,7 +135,7 @@ class Deltas:
         self._restore()
         self._build(chosen, [name for delta in chosen for name in delta.form if not self._is_beside(name)])
         self._choice.set(chosen)
-        self.active, self._state = names, ("use", names)
+        self.active, self._state = names, (Deltas.use, names)
 
     @contextmanager
     def using(self, *names: str) -> Iterator[None]:
@@ -183,7 +183,7 @@ class Deltas:
         self._restore()
         self._build(chosen, wanted)
         self._choice.set()
-        self.active, self._state = names, ("merge", names)
+        self.active, self._state = names, (Deltas.merge, names)
 
     def close(self) -> None:
         """Leave the base as it was, without anything of this on it; it is left so too when nobody holds the deltas."""
@@ -194,12 +194,12 @@ class Deltas:
     def _by_rows(self, *deltas: Delta | None) -> None:
         self.use()
         self._choice.set(each=deltas)
-        self._state = ("_by_rows", deltas)
+        self._state = (Deltas._by_rows, deltas)
 
-    def _renew(self, state: tuple[str, Sequence[Any]]) -> None:
+    def _renew(self, state: tuple[Callable[..., None], Sequence[Any]]) -> None:
         """Let be in use what was."""
-        method, arguments = state
-        getattr(self, method)(*arguments)
+        choose, what = state
+        choose(self, *what)
 
     def _get(self, name: str) -> Delta:
         if name not in self._held:

@@ -24,9 +24,11 @@ def states_of(optimizer: torch.optim.Optimizer, theta: Tensor) -> list[State]:
     """
     states, kept = [], optimizer.state.get(theta, {})
     for name, value in kept.items():
-        if not isinstance(value, Tensor) or value.shape[-1:] != theta.shape or value.ndim > 2 or name[:4] == "qmap":
+        if not isinstance(value, Tensor) or value.shape[-1:] != theta.shape or value.ndim > 2:
             continue
-        codes = kept.get(name.replace("state", "qmap"))  # of bitsandbytes: the value of each code
+        if name.startswith("qmap"):  # of bitsandbytes: the value of each code
+            continue
+        codes = kept.get(name.replace("state", "qmap"))
         if type(value) not in (Tensor, nn.Parameter) and not is_sharded(value):
             raise TypeError(f"optimizer must keep plain tensors of theta, got {type(value).__name__} in {name!r}")
         if value.is_floating_point():

@@ -44,4 +44,6 @@ def as_product(layer: Layer, x: Tensor) -> ProductInput:
 
 def _for_each(value: Any, axes: int) -> tuple[int, ...]:
     """A number for each axis: those of a layer may be changed, to one number for all."""
+    if isinstance(value, tuple) and len(value) == axes:
+        return value
     return (value,) * axes if isinstance(value, int) else tuple(value) * (axes if len(value) == 1 else 1)

@@ -957,7 +957,9 @@ BUGS = [
         "each_change",
     ),
     Bug("closures too late", "_alpha_group.py", "if closure is None:", "if True:", "alpha_group", "closure"),
-    Bug("codes of 0", "methods/optimizer_states.py", "int(codes.abs().argmin())", "0", "moving", "eight_bits"),
+    Bug(
+        "codes of 0", "methods/optimizer_states.py", "int(codes.abs().argmin())", "0", "optimizer_states", "eight_bits"
+    ),
     Bug(
         "padding as it was made", "products/layers.py", '== "same"', "== 0", "structured", "structured_changes_nothing"
     ),

@@ -29,7 +29,7 @@ for line in sys.argv[1:]:
         status = end.code
     assert status == 0, f"{line}: {status}"
     print("done:", line)
-"""  # all in one process, which imports torch once; the laws of launchers have a project of their own in others
+"""  # in one process, which imports torch once; that workers find a module of one's own is a law of the launchers
 
 pytestmark = pytest.mark.slow
 

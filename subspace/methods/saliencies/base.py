@@ -9,9 +9,11 @@ scores are made of are then the means of theirs, and what they keep is the same.
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -130,16 +132,18 @@ def gradients(
 def _blind_calls(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
     """The names of those weights whose modules are called, within, in a reentrant checkpoint."""
     blind: set[str] = set()
+    owned: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        owned[name.rpartition(".")[0]].add(name)
+
+    def notice(own: set[str], *_: Any) -> None:
+        if is_in_reentrant_checkpoint():
+            blind.update(own)
+
     with ExitStack() as undo:
         for prefix, module in named_modules(model):
-            own = {name for name in names if name.rpartition(".")[0] == prefix}
-
-            def entered(_: nn.Module, __: Any, own: set[str] = own) -> None:
-                if is_in_reentrant_checkpoint():
-                    blind.update(own)
-
-            if own:
-                undo.callback(module.register_forward_pre_hook(entered).remove)
+            if prefix in owned:
+                undo.callback(module.register_forward_pre_hook(partial(notice, owned[prefix])).remove)
         yield blind
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +21,8 @@ def arguments(function: Callable[..., Any], choice: Choice, facts: Mapping[str, 
 
     Raises ValueError, naming the nearest, for an option that it has no parameter for, and for one that it needs.
     """
-    known, takes_any = parameters(function)
-    free = sorted(known - {"key"})
-    if not takes_any:
-        require_known(choice.options, free, f"options of {choice.name} must be")
+    require_options(function, choice)
+    known, _ = parameters(function)
     given = {**{name: fact for name, fact in facts.items() if name in known}, **choice.options}
     try:
         inspect.signature(function).bind(**given)
@@ -33,6 +31,13 @@ def arguments(function: Callable[..., Any], choice: Choice, facts: Mapping[str, 
     except ValueError:  # of what is not written in Python there is no signature
         pass
     return given
+
+
+def require_options(function: Callable[..., Any], choice: Choice, others: Iterable[str] = ()) -> None:
+    """ValueError, naming the nearest, for an option that the function has no parameter for and that is no other."""
+    known, takes_any = parameters(function)
+    if not takes_any:
+        require_known(choice.options, sorted({*known - {"key"}, *others}), f"options of {choice.name} must be")
 
 
 def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:

@@ -17,8 +17,8 @@ from torch import nn
 from subspace import Key
 from subspace.study.data import Data
 from subspace.study.entries.entry import Choice
-from subspace.study.entries.lookup import lookup, require_known
-from subspace.study.entries.options import call_with_options, parameters
+from subspace.study.entries.lookup import lookup
+from subspace.study.entries.options import call_with_options, require_options
 from subspace.study.entries.seeding import seeded
 from subspace.study.models.conv1d import conv1d
 from subspace.study.models.fixup_resnet110 import fixup_resnet110
@@ -78,10 +78,7 @@ def require(choice: Choice) -> None:
     """ValueError if there is no such model, by name, at its import path or in its library, or it has no such option."""
     if is_of_library(choice.name):
         return require_in_library(choice.name)
-    known, takes_any = parameters(find(choice.name))
-    if not takes_any:
-        free = {*known - {"key"}, *(["biases"] if choice.name in MODELS else [])}
-        require_known(choice.options, sorted(free), f"options of {choice.name} must be")
+    require_options(find(choice.name), choice, ["biases"] if choice.name in MODELS else [])
 
 
 def facts_of(data: Data) -> dict[str, Any]:
